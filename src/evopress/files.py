@@ -1,0 +1,77 @@
+"""Writing files so that a kill at any moment leaves either the old content or the new, never half of it.
+
+Every file that evopress trusts later (manifest, unit files, profiles, exported shards) goes through here. The cost is
+one fsync of the file and one of its directory for each write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from evopress.errors import ResourceError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the body ends without an error it is synced and takes `path`'s place.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with replacing(target) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> target.read_text()
+    'whole'
+    """
+    temporary = path.with_name(path.name + ".partial")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the content of `path` with `text`, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_disk(directory: Path, needed: int, purpose: str) -> None:
+    """ResourceError unless the file system of `directory` has `needed` free bytes for `purpose`."""
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise ResourceError(f"{purpose} needs {size(needed)} of disk but {directory} has {size(free)} free")
+
+
+def size(count: float) -> str:
+    """A number of bytes in words: `1.4 GB`.
+
+    >>> size(1_400_000_000)
+    '1.4 GB'
+    """
+    for name in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {name}" if name == "B" else f"{count:.1f} {name}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,106 @@
+"""Units, levels and profiles: the data that every other part exchanges.
+
+A profile is a plan, not an action: it says which unit gets which level and knows nothing of tensors, files or models.
+Keeping it immutable and hashable makes duplicates, caches and journals trivial. This module imports nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from evopress.errors import ProfileError
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One way to compress a unit. `cost` is an integer in the budget's own quantum (bits of storage, weights, ...)."""
+
+    name: str
+    cost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A thing that gets a level: one weight matrix or one sub-layer.
+
+    `block` is the index of the decoder block it lies in, `role` its place inside the block (`self_attn.q_proj`), `size`
+    its number of weights. `levels` are in order of strictly increasing cost, the most compressed first.
+    """
+
+    name: str
+    block: int
+    role: str
+    size: int
+    levels: tuple[Level, ...]
+
+    def __post_init__(self) -> None:
+        costs = [level.cost for level in self.levels]
+        if not costs or any(a >= b for a, b in pairwise(costs)):
+            raise ProfileError(f"unit {self.name}: level costs {costs} must be non-empty and strictly increasing")
+
+    def index(self, level: str) -> int:
+        """Position of the level named `level`; ProfileError lists the known names."""
+        for i, known in enumerate(self.levels):
+            if known.name == level:
+                return i
+        known_names = ", ".join(known.name for known in self.levels)
+        raise ProfileError(f"unit {self.name}: unknown level {level!r}, it has {known_names}")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The choice of one level for every unit: `names[i]` gets `levels[i]`.
+
+    >>> profile = Profile.of({"blocks.0.q": "3", "blocks.0.k": "4"})
+    >>> profile["blocks.0.k"]
+    '4'
+    >>> print(profile.to_text(), end="")
+    blocks.0.q: 3
+    blocks.0.k: 4
+    """
+
+    names: tuple[str, ...]
+    levels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.levels):
+            raise ProfileError(f"{len(self.names)} units but {len(self.levels)} levels; give one level for each unit")
+
+    @classmethod
+    def of(cls, choice: Mapping[str, str]) -> Profile:
+        """A profile from a mapping of unit name to level name, in the mapping's order."""
+        return cls(tuple(choice), tuple(choice.values()))
+
+    def __getitem__(self, name: str) -> str:
+        try:
+            return self.levels[self.names.index(name)]
+        except ValueError:
+            raise ProfileError(f"unknown unit {name!r} in a profile of {len(self.names)} units") from None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        """Pairs of unit name and level name."""
+        return zip(self.names, self.levels, strict=True)
+
+    def to_text(self) -> str:
+        """The official code's text format: one `name: level` line for each unit."""
+        return "".join(f"{name}: {level}\n" for name, level in self.items())
+
+    @classmethod
+    def from_text(cls, text: str) -> Profile:
+        """Read the official code's text format; ProfileError names the first line that is not `name: level`."""
+        choice: dict[str, str] = {}
+        for number, line in enumerate(text.splitlines(), start=1):
+            if not line.strip():
+                continue
+            name, separator, level = (part.strip() for part in line.rpartition(":"))
+            if not separator or not name or not level:
+                raise ProfileError(f"line {number} of the profile is {line!r}; expected 'name: level'")
+            if name in choice:
+                raise ProfileError(f"line {number} of the profile names {name} a second time")
+            choice[name] = level
+        return cls.of(choice)
