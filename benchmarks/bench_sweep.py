@@ -1,0 +1,138 @@
+"""Stacked GPTQ sweep against the textbook loop per layer and per level, on one block shaped like SmolLM2-135M's.
+
+Weights are random, inputs correlated, levels 2, 3, 4, 5, 6 and 8 bits with group size 64. The loop is the usual one:
+weights as (rows, columns), rank-1 updates inside blocks of 128 columns, a matrix product beyond. It factors each
+layer's Hessian once, not once per level, and returns plain codes; the stacked side also packs its codes and measures
+its errors. Both must agree, up to rare ties of rounding, before anything is timed.
+
+    python benchmarks/bench_sweep.py --threads 2
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from evopress.compress import Compressed, Grid, Hessian, quantize_gptq
+
+WIDTH, HIDDEN, KEYS = 576, 1536, 192
+BLOCK, GROUP, DAMPING = 128, 64, 0.01
+GRIDS = [Grid(bits, GROUP) for bits in (2, 3, 4, 5, 6, 8)]
+MAX_TIES = 2e-3  # share of codes that may differ: a tie that falls the other way changes the columns after it
+
+
+@dataclass(frozen=True)
+class InputGroup:
+    """Layers that read one input."""
+
+    name: str
+    weights: list[Tensor]
+    hessian: Tensor
+
+
+def make_block(seed: int) -> list[InputGroup]:
+    """The four input groups of a transformer block."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"q, k, v": (WIDTH, [WIDTH, KEYS, KEYS]), "o": (WIDTH, [WIDTH])}
+    shapes |= {"gate, up": (WIDTH, [HIDDEN, HIDDEN]), "down": (HIDDEN, [WIDTH])}
+    groups = []
+    for name, (columns, rows) in shapes.items():
+        mix = torch.randn(columns, columns, generator=generator) / columns**0.5 + torch.eye(columns)
+        hessian = Hessian(columns)
+        hessian.add(torch.randn(4 * columns, columns, generator=generator) @ mix)
+        weights = [torch.randn(count, columns, generator=generator) / columns**0.5 for count in rows]
+        groups.append(InputGroup(name, weights, hessian.matrix))
+    return groups
+
+
+def textbook(group: InputGroup) -> list[list[Tensor]]:
+    """GPTQ codes [weight][grid], one layer and one level at a time."""
+    answer = []
+    for weight in group.weights:
+        hessian = group.hessian.clone()
+        hessian.diagonal().add_(DAMPING * hessian.diagonal().mean())
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+        factor = torch.linalg.cholesky(inverse, upper=True)
+        answer.append([textbook_layer(weight.clone(), factor, grid) for grid in GRIDS])
+    return answer
+
+
+def textbook_layer(weight: Tensor, factor: Tensor, grid: Grid) -> Tensor:
+    """GPTQ of one layer at one level; overwrites `weight`, returns codes (rows, columns)."""
+    columns = weight.shape[1]
+    codes = torch.empty_like(weight)
+    top = 2**grid.bits - 1
+    for start in range(0, columns, BLOCK):
+        stop = min(start + BLOCK, columns)
+        part, inner = weight[:, start:stop], factor[start:stop, start:stop]
+        errors = torch.zeros_like(part)
+        for i in range(stop - start):
+            if i % GROUP == 0:
+                low = part[:, i : i + GROUP].amin(1).clamp(max=0)
+                high = part[:, i : i + GROUP].amax(1).clamp(min=0)
+                scale = ((high - low) / top).half().float()
+                zero = torch.round(-low / scale).clamp(0, top)
+            column = part[:, i]
+            code = torch.clamp(torch.round(column / scale) + zero, 0, top)
+            error = (column - (code - zero) * scale) / inner[i, i]
+            part[:, i:] -= error.unsqueeze(1) @ inner[i, i:].unsqueeze(0)
+            errors[:, i] = error
+            codes[:, start + i] = code
+        weight[:, stop:] -= errors @ factor[start:stop, stop:]
+    return codes.to(torch.uint8)
+
+
+def stacked(group: InputGroup) -> list[list[Compressed]]:
+    """The library's answer for a group."""
+    return quantize_gptq(group.weights, group.hessian, GRIDS, damping=DAMPING, block=BLOCK)
+
+
+def share_of_ties(group: InputGroup) -> float:
+    """Share of codes in which the two disagree."""
+    pairs = [
+        (new.tensor.unpacked_codes(), old)
+        for news, olds in zip(stacked(group), textbook(group), strict=True)
+        for new, old in zip(news, olds, strict=True)
+    ]
+    return sum(int((new != old).sum()) for new, old in pairs) / sum(old.numel() for _, old in pairs)
+
+
+def best_seconds(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """The best time of each, taken in turns: other programs only ever add time, and then to both alike."""
+    best = [math.inf] * len(works)
+    for _ in range(repeats):
+        for i, work in enumerate(works):
+            begin = time.perf_counter()
+            work()
+            best[i] = min(best[i], time.perf_counter() - begin)
+    return best
+
+
+def main() -> None:
+    """Check, time, print a markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each side, the best counts (default 3)")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(f"torch {torch.__version__}, {arguments.threads} threads, {len(GRIDS)} levels, best of {arguments.repeats}\n")
+    print("| input group | codes that differ | loop, s | stacked, s | ratio |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    loop_total = stacked_total = 0.0
+    for group in make_block(arguments.seed):
+        ties = share_of_ties(group)
+        assert ties <= MAX_TIES, f"{group.name}: {ties:.2%} of the codes differ"
+        loop, stack = best_seconds([partial(textbook, group), partial(stacked, group)], arguments.repeats)
+        loop_total, stacked_total = loop_total + loop, stacked_total + stack
+        print(f"| {group.name} | {ties:.1e} | {loop:.2f} | {stack:.2f} | {loop / stack:.1f} |")
+    print(f"| whole block | | {loop_total:.2f} | {stacked_total:.2f} | {loop_total / stacked_total:.1f} |")
+
+
+if __name__ == "__main__":
+    main()

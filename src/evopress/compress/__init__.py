@@ -1,0 +1,13 @@
+"""Compression of weight matrices: tensors in, tensors out.
+
+Nothing here knows about models, files or the search. `quantize_gptq` and `quantize_rtn` take the weights of one input
+group and a list of grids, and answer with packed tensors and their layer-wise errors.
+"""
+
+from evopress.compress.gptq import quantize_gptq
+from evopress.compress.grid import Grid
+from evopress.compress.hessian import Hessian
+from evopress.compress.quantized import Compressed, Quantized, storage_bits
+from evopress.compress.rtn import quantize_rtn
+
+__all__ = ["Compressed", "Grid", "Hessian", "Quantized", "quantize_gptq", "quantize_rtn", "storage_bits"]

@@ -1,0 +1,135 @@
+"""The layer-wise Hessian: gathering X^T X, inverting it stably, and measuring errors with it.
+
+Layers that read the same input share one Hessian. Gathering costs tokens * columns^2 multiplications. The factor costs
+a Cholesky in float64 and a triangular inverse in fp32, columns^3 / 3 multiplications together, once per input group.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evopress.errors import ConfigError, DataError
+
+MAX_DAMPING = 1.0  # relative to the mean diagonal; a Hessian that needs more holds nothing to go by
+FIRST_DAMPING = 1e-4  # where escalation starts when none was asked for
+MIN_PIVOT = torch.finfo(torch.float32).eps  # a pivot this small beside its diagonal is rounding noise of an fp32 sum
+
+BAND = 256  # columns per step of a triangular inverse
+
+
+class Hessian:
+    """Running mean of x x^T over calibration tokens.
+
+    >>> hessian = Hessian(columns=2)
+    >>> hessian.add(torch.tensor([[1.0, 0.0], [1.0, 2.0]]))
+    >>> hessian.matrix.tolist()
+    [[1.0, 1.0], [1.0, 2.0]]
+    """
+
+    def __init__(self, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.matrix = torch.zeros(columns, columns, device=device, dtype=dtype)
+        self.tokens = 0
+
+    def add(self, x: Tensor) -> None:
+        """Take in the layer inputs `x` (tokens, columns), of any float dtype; DataError for another shape."""
+        if x.ndim != 2 or x.shape[1] != len(self.matrix):
+            raise DataError(f"layer inputs have shape {tuple(x.shape)}, must be (tokens, {len(self.matrix)})")
+        if not len(x):
+            return
+        x = x.to(self.matrix)
+        total = self.tokens + len(x)
+        self.matrix.addmm_(x.T, x, beta=self.tokens / total, alpha=1 / total)
+        self.tokens = total
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """How a sweep repairs the error of one column with those that follow, from the damped Hessian.
+
+    With U the upper Cholesky factor of the inverse Hessian (GPTQ, arXiv 2210.17323, algorithm 1) and d its diagonal:
+    `matrix` (columns, columns) is U / d per row, unit upper triangular: how much of column c's error column j repairs;
+    `cost` (columns,) is 1 / d^2, what a squared error of column c adds to the output error;
+    `damping` is relative to the mean diagonal and `ridge` is the same in absolute numbers.
+    """
+
+    matrix: Tensor
+    cost: Tensor
+    damping: float
+    ridge: float
+
+
+def check_hessian(hessian: Tensor, columns: int) -> None:
+    """ConfigError when `hessian` is not (columns, columns), DataError when it is not finite."""
+    if tuple(hessian.shape) != (columns, columns):
+        raise ConfigError(f"Hessian has shape {tuple(hessian.shape)}, must be ({columns}, {columns}) as its weights")
+    if not bool(hessian.isfinite().all()):
+        raise DataError(f"Hessian of {columns} columns holds NaN or infinity, layer inputs must be finite")
+
+
+def dead_columns(hessian: Tensor) -> Tensor:
+    """Mask (columns,) of the inputs that were zero in every calibration token."""
+    return hessian.diagonal() == 0
+
+
+def make_feedback(hessian: Tensor, *, damping: float, dtype: torch.dtype = torch.float32) -> Feedback:
+    """Factor the damped Hessian, with ten times the damping each time it turns out not to be positive definite.
+
+    Dead columns get the diagonal 1. DataError when MAX_DAMPING is not enough. With J the reversal of rows and columns
+    and ``J H J = L L^T``, the factor is ``U = J L^-1 J``: one Cholesky, and no inverse of H.
+    """
+    if not 0 <= damping <= MAX_DAMPING:
+        raise ConfigError(f"damping is {damping}, must be 0 to {MAX_DAMPING:g}")
+    home = hessian.device
+    work = hessian.flip(0, 1).to("cpu" if home.type == "mps" else home).double()
+    diagonal = work.diagonal()  # a view: writing to it changes `work`
+    dead = diagonal == 0
+    mean = float(diagonal[~dead].mean()) if not bool(dead.all()) else 1.0
+    diagonal[dead] = 1
+    undamped = diagonal.clone()
+    while True:
+        diagonal.copy_(undamped + damping * mean)
+        lower, failed = torch.linalg.cholesky_ex(work)
+        if not int(failed) and bool((lower.diagonal().square() >= MIN_PIVOT * diagonal).all()):
+            break
+        damping = _escalate(damping, len(work))
+    pivots = lower.diagonal()
+    inverse = _invert_unit((lower / pivots).to(dtype))
+    return Feedback(
+        matrix=inverse.flip(0, 1).to(home),
+        cost=pivots.square().flip(0).to(dtype).to(home),
+        damping=damping,
+        ridge=damping * mean,
+    )
+
+
+def _invert_unit(lower: Tensor) -> Tensor:
+    """The inverse of a unit lower triangular matrix, in bands of columns that skip the zeros above each band."""
+    inverse = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+    for first in range(0, len(lower), BAND):
+        band = inverse[first:, first : first + BAND]
+        band.copy_(torch.linalg.solve_triangular(lower[first:, first:], band, upper=False, unitriangular=True))
+    return inverse
+
+
+def _escalate(damping: float, columns: int) -> float:
+    """The next damping to try; DataError when the last one was the largest."""
+    if damping >= MAX_DAMPING:
+        raise DataError(
+            f"Hessian of {columns} columns is not positive definite with damping {damping:g}, must be a mean of x x^T"
+        )
+    return min(damping * 10, MAX_DAMPING) if damping else FIRST_DAMPING
+
+
+def output_energy(weight: Tensor, hessian: Tensor) -> float:
+    """||WX||^2 per token: the trace of W H W^T for a `weight` (rows, columns)."""
+    return float(((weight @ hessian.to(weight)) * weight).sum(dtype=torch.float64))
+
+
+def relative_error(error: float, energy: float) -> float:
+    """``error / energy``, and 0 where both are 0: a layer that outputs nothing has nothing to lose."""
+    error = max(error, 0.0)
+    if energy > 0:
+        return error / energy
+    return 0.0 if error == 0 else math.inf

@@ -1,0 +1,27 @@
+"""Checks and stacks the weights that are compressed together: every method starts here."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from evopress.errors import BadWeights, ConfigError
+
+
+def stack_weights(weights: Sequence[Tensor]) -> Tensor:
+    """All rows of `weights` (each (rows, columns)) below each other, in fp32, or in float64 if one of them is.
+
+    ConfigError when there are none or they are no matrices of equal width; BadWeights for NaN or infinity.
+    """
+    if not weights:
+        raise ConfigError("no weights to compress, must be at least one")
+    for weight in weights:
+        if weight.ndim != 2 or 0 in weight.shape or weight.shape[1] != weights[0].shape[-1]:
+            shapes = [tuple(weight.shape) for weight in weights]
+            raise ConfigError(f"weights have shapes {shapes}, must be non-empty matrices with equal columns")
+    dtype = torch.float64 if any(weight.dtype == torch.float64 for weight in weights) else torch.float32
+    stack = torch.cat([weight.detach().to(dtype) for weight in weights])
+    if not bool(stack.isfinite().all()):
+        bad = next(i for i, weight in enumerate(weights) if not bool(weight.isfinite().all()))
+        raise BadWeights(f"weight {bad} of {len(weights)} holds NaN or infinity, must be finite")
+    return stack
