@@ -1,0 +1,207 @@
+"""Building a database block by block, in bounded memory, so that a kill loses at most one unit.
+
+For each block: one pass of the calibration activations with taps on its linears (shared Hessians), one stacked sweep
+for each input group, one file for each unit, and one more pass through the compressed block when later blocks shall
+see compressed activations. Live are one block's Hessians and levels and the calibration activations. The cost is
+one or two forward passes of the calibration text, the Hessians (about one more), and the sweeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save
+
+from evopress.assemble import Assembly
+from evopress.compress.gptq import quantize_gptq
+from evopress.compress.grid import Grid
+from evopress.compress.hessian import Hessian
+from evopress.compress.quantized import Compressed, storage_bits
+from evopress.compress.rtn import quantize_rtn
+from evopress.database.manifest import (
+    LevelEntry,
+    Manifest,
+    UnitEntry,
+    read_manifest,
+    write_manifest,
+)
+from evopress.database.store import Database
+from evopress.errors import DatabaseError
+from evopress.files import replacing, require_disk, sha256
+from evopress.models.batches import batches
+from evopress.models.capture import collect_inputs
+from evopress.models.describe import Linear, ModelMap
+from evopress.models.runner import Contexts, Runner
+from evopress.models.weights import weight
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """How levels are made. `propagate` names the level whose activations later blocks see, or is `dense`."""
+
+    name: Literal["gptq", "rtn"] = "gptq"
+    grids: Mapping[str, Grid]
+    damping: float = 0.01
+    act_order: bool = False
+    propagate: str = "dense"
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the method looks at activations."""
+        return self.name != "rtn"
+
+
+def planned_bits(model_map: ModelMap, grids: Mapping[str, Grid]) -> int:
+    """Bits that the tensors of a whole database take, computed without building it."""
+    return sum(storage_bits(linear.view.shape, grid) for linear in model_map.linears for grid in grids.values())
+
+
+def build_database(
+    directory: Path,
+    runner: Runner,
+    method: Method,
+    sequences: Sequence[torch.Tensor],
+    fingerprint: Mapping[str, str],
+    *,
+    batch_tokens: int = 1024,
+    progress: Progress = lambda done, total, what: None,
+) -> Database:
+    """Build, or go on building, the database in `directory` and return it.
+
+    `sequences` are the calibration text, each a 1-D tensor of token ids; RTN takes none. Raises DatabaseError when the
+    directory holds a database of another fingerprint, ResourceError when the disk is too small, BadWeights for NaN.
+    """
+    manifest = _open_or_start(directory, runner.map, method, fingerprint)
+    if manifest.complete:
+        return Database(directory)
+    builder = _Builder(directory, runner, method, manifest)
+    steps = runner.map.n_blocks
+    activations = [runner.begin(ids) for ids in batches(sequences, batch_tokens)] if method.needs_text else []
+    contexts = [context for _, context in activations]
+    hidden = [state for state, _ in activations]
+    for block in range(steps):
+        progress(block, steps, f"block {block}")
+        hidden = builder.block(block, hidden, contexts)
+    progress(steps, steps, "done")
+    return Database(directory)
+
+
+def _open_or_start(directory: Path, model_map: ModelMap, method: Method, fingerprint: Mapping[str, str]) -> Manifest:
+    directory.mkdir(parents=True, exist_ok=True)
+    names = tuple(linear.name for linear in model_map.linears)
+    try:
+        manifest = read_manifest(directory)
+    except DatabaseError:
+        if (directory / "manifest.json").exists():
+            raise
+        require_disk(directory, planned_bits(model_map, method.grids) // 8, "the database")
+        manifest = Manifest(dict(fingerprint), names)
+        write_manifest(directory, manifest)
+        return manifest
+    differs = [key for key in fingerprint if manifest.fingerprint.get(key) != fingerprint[key]]
+    if differs or manifest.names != names:
+        what = ", ".join(differs) or "the model's units"
+        raise DatabaseError(f"the database in {directory} was built from another {what}; use another directory")
+    present = {name: entry for name, entry in manifest.units.items() if (directory / entry.file).is_file()}
+    return Manifest(manifest.fingerprint, names, present)
+
+
+class _Builder:
+    """The state of one build: the manifest as it grows."""
+
+    def __init__(self, directory: Path, runner: Runner, method: Method, manifest: Manifest) -> None:
+        self.directory, self.runner, self.method, self.manifest = directory, runner, method, manifest
+
+    def block(self, block: int, hidden: list[torch.Tensor], contexts: list[Contexts]) -> list[torch.Tensor]:
+        """Make the missing units of one block; returns the activations that the next block sees."""
+        linears = list(self.runner.map.of_block(block))
+        groups: dict[str, list[Linear]] = {}
+        for linear in linears:
+            groups.setdefault(linear.input_group, []).append(linear)
+        wanted = {
+            group: members
+            for group, members in groups.items()
+            if any(member.name not in self.manifest.units for member in members)
+        }
+        if not self.method.needs_text:
+            for members in wanted.values():
+                self._compress(members, None)
+            return hidden
+        dense_out: list[torch.Tensor] | None = None
+        if wanted:
+            hessians, dense_out = self._measure(block, wanted, hidden, contexts)
+            for group, members in wanted.items():
+                self._compress(members, hessians.pop(group))
+        if block == self.runner.map.n_blocks - 1:
+            return []
+        if self.method.propagate == "dense":
+            return dense_out or self._forward(block, hidden, contexts)
+        return self._forward_compressed(block, linears, hidden, contexts)
+
+    def _measure(
+        self, block: int, groups: Mapping[str, list[Linear]], hidden: list[torch.Tensor], contexts: list[Contexts]
+    ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+        device = self.runner.device
+        hessians = {group: Hessian(members[0].view.shape[1], device) for group, members in groups.items()}
+
+        def sink(group: str, inputs: torch.Tensor) -> None:
+            if group in hessians:
+                hessians[group].add(inputs)
+
+        with collect_inputs(self.runner.model, self.runner.map, block, sink):
+            outputs = self._forward(block, hidden, contexts)
+        return {group: hessian.matrix for group, hessian in hessians.items()}, outputs
+
+    def _forward(self, block: int, hidden: list[torch.Tensor], contexts: list[Contexts]) -> list[torch.Tensor]:
+        return [self.runner.block(block, state, context) for state, context in zip(hidden, contexts, strict=True)]
+
+    def _forward_compressed(
+        self, block: int, linears: list[Linear], hidden: list[torch.Tensor], contexts: list[Contexts]
+    ) -> list[torch.Tensor]:
+        database = Database(self.directory)
+
+        def load(unit: str, level: str, dtype: torch.dtype) -> torch.Tensor:
+            return database.dense(unit, level, dtype).to(self.runner.device)
+
+        with Assembly(self.runner.model, self.runner.map, load) as assembly:
+            assembly.use(block, tuple(self.method.propagate for _ in linears))
+            return self._forward(block, hidden, contexts)
+
+    def _compress(self, linears: list[Linear], hessian: torch.Tensor | None) -> None:
+        """Compress one input group as a whole, as the sweep's bits depend on what is stacked; write what is new."""
+        weights = [weight(self.runner.model, linear.view).float() for linear in linears]
+        grids = list(self.method.grids.values())
+        if hessian is None:
+            results = quantize_rtn(weights, grids)
+        else:
+            results = quantize_gptq(
+                weights, hessian, grids, damping=self.method.damping, act_order=self.method.act_order
+            )
+        for linear, levels in zip(linears, results, strict=True):
+            if linear.name not in self.manifest.units:
+                self._write(linear, dict(zip(self.method.grids, levels, strict=True)))
+
+    def _write(self, linear: Linear, levels: Mapping[str, Compressed]) -> None:
+        path = self.directory / f"{linear.name}.safetensors"
+        tensors = {
+            f"{name}.{key}": tensor.cpu().contiguous()
+            for name, level in levels.items()
+            for key, tensor in level.tensor.tensors().items()
+        }
+        with replacing(path) as temporary:
+            temporary.write_bytes(save(tensors))
+        entries = tuple(
+            LevelEntry(
+                name, level.tensor.grid, level.tensor.code_bits, level.tensor.storage_bits, level.error, level.damping
+            )
+            for name, level in levels.items()
+        )
+        entry = UnitEntry(linear.name, linear.block, linear.role, linear.view, path.name, sha256(path), entries)
+        self.manifest = self.manifest.with_unit(entry)
+        write_manifest(self.directory, self.manifest)

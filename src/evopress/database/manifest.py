@@ -1,0 +1,111 @@
+"""The manifest: what a database holds, from which model, by which method, with which errors.
+
+It is the only index: a unit exists when its entry is here, and a file without an entry is ignored. It is rewritten
+atomically after every unit, so a killed build continues at the first missing one. It holds no times and no paths, so
+that two builds of the same thing are the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from evopress.compress.grid import Grid
+from evopress.errors import DatabaseError, SchemaError
+from evopress.files import write_text
+from evopress.models.describe import WeightView
+
+SCHEMA = 1
+FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class LevelEntry:
+    """One level of one unit. Costs in bits, `error` is ||(W - Wc) X||^2 / ||W X||^2, `damping` what the sweep used."""
+
+    name: str
+    grid: Grid
+    code_bits: int
+    storage_bits: int
+    error: float
+    damping: float
+
+
+@dataclass(frozen=True)
+class UnitEntry:
+    """One unit: where its weight is in the model, and the file that holds all its levels."""
+
+    name: str
+    block: int
+    role: str
+    view: WeightView
+    file: str
+    sha256: str
+    levels: tuple[LevelEntry, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return self.view.shape[0] * self.view.shape[1]
+
+    def level(self, name: str) -> LevelEntry:
+        """The level called `name`; DatabaseError lists those that exist."""
+        for level in self.levels:
+            if level.name == name:
+                return level
+        known = ", ".join(level.name for level in self.levels)
+        raise DatabaseError(f"the database has no level {name!r} for {self.name}; it has {known}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A database's table of contents. `fingerprint` maps model, method and calibration to their digests."""
+
+    fingerprint: Mapping[str, str]
+    names: tuple[str, ...]
+    units: Mapping[str, UnitEntry] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def complete(self) -> bool:
+        """Whether every unit is there."""
+        return len(self.units) == len(self.names)
+
+    def with_unit(self, entry: UnitEntry) -> Manifest:
+        """A copy that also holds `entry`."""
+        return replace(self, units={**self.units, entry.name: entry})
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` atomically; units in the model's order whatever the order they were built in."""
+    data = asdict(manifest)
+    data["units"] = {name: data["units"][name] for name in manifest.names if name in manifest.units}
+    write_text(directory / FILE, json.dumps(data, indent=1) + "\n")
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read `manifest.json`; DatabaseError when it is missing or damaged, SchemaError when it is of a newer version."""
+    path = directory / FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        schema = int(data["schema"])
+    except FileNotFoundError:
+        raise DatabaseError(f"no database in {directory}: {FILE} is missing; run the build step first") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatabaseError(f"{path} is damaged ({error}); delete the database and build it again") from None
+    if schema > SCHEMA:
+        raise SchemaError(f"{path} has schema {schema}, this evopress reads up to {SCHEMA}; update evopress")
+    try:
+        units = {name: _unit(entry) for name, entry in data["units"].items()}
+        return Manifest(data["fingerprint"], tuple(data["names"]), units, schema)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DatabaseError(f"{path} is damaged ({error!r}); delete the database and build it again") from None
+
+
+def _unit(data: dict[str, Any]) -> UnitEntry:
+    levels = tuple(LevelEntry(**{**level, "grid": Grid(**level["grid"])}) for level in data["levels"])
+    view = WeightView(**{**data["view"], "shape": tuple(data["view"]["shape"])})
+    return UnitEntry(**{**data, "levels": levels, "view": view})

@@ -1,0 +1,99 @@
+"""A stock Hugging Face checkpoint: dequantized weights in the model's dtype, configuration and tokenizer included.
+
+Plain `AutoModelForCausalLM.from_pretrained` loads it; it has the size of the dense model. Written shard by shard, so
+memory holds one shard; the directory appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from evopress.database.store import Database
+from evopress.errors import RunError
+from evopress.files import require_disk
+from evopress.models import LoadedModel, ModelMap
+from evopress.profile import Profile
+
+SHARD_BYTES = 2_000_000_000
+
+
+def export_checkpoint(
+    directory: Path,
+    loaded: LoadedModel,
+    model_map: ModelMap,
+    database: Database,
+    profile: Profile,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write the checkpoint to `directory`, replacing an earlier export; RunError when something else is there."""
+    if directory.exists() and not (directory / "config.json").is_file():
+        raise RunError(f"{directory} exists and holds no checkpoint; give a new directory for the export")
+    levels = dict(profile.items())
+    units = {linear.view.parameter: linear.name for linear in model_map.linears}
+    tensors = dict(_stored_tensors(loaded.model))
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    require_disk(directory.parent, total, "the export")
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    shards = _plan_shards(tensors)
+    index: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        content = {
+            name: database.dense(units[name], levels[units[name]], tensors[name].dtype).contiguous()
+            if name in units
+            else tensors[name].detach().cpu().contiguous()
+            for name in names
+        }
+        save_file(content, partial / file, metadata={"format": "pt"})
+        index.update(dict.fromkeys(names, file))
+        progress(number, len(shards))
+    if len(shards) > 1:
+        text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
+        (partial / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
+    _save_rest(loaded, partial)
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(partial, directory)
+
+
+def _stored_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and persistent buffers, each shared tensor once, under the name that was seen first."""
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, tensor in model.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() and key in seen:
+            continue
+        seen.add(key)
+        yield name, tensor
+
+
+def _plan_shards(tensors: dict[str, torch.Tensor]) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and filled + tensor.nbytes > SHARD_BYTES:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += tensor.nbytes
+    return shards
+
+
+def _save_rest(loaded: LoadedModel, directory: Path) -> None:
+    """Configuration, generation settings and tokenizer."""
+    loaded.model.config.architectures = [type(loaded.model).__name__]
+    loaded.model.config.save_pretrained(directory)
+    if loaded.model.can_generate():
+        loaded.model.generation_config.save_pretrained(directory)
+    loaded.tokenizer.save_pretrained(directory)

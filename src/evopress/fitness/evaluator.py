@@ -1,0 +1,185 @@
+"""Profiles x tokens -> scores, in as few block passes as the candidates' differences allow.
+
+Candidates of one call walk through the blocks together as a tree: those that agree on all blocks so far share one
+hidden state, and the tree forks at the first block where they differ. So an offspring starts where it leaves its
+parent, without the evaluator knowing who the parent is, and nothing is kept between calls. Every pass has the shape
+that it would have without sharing, so the scores are the same bits. The head is applied in chunks of tokens; the
+teacher's side of a chunk is computed once for all candidates. Memory: candidates x batch_tokens hidden states, and a
+few chunks x vocabulary of logits.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from evopress.assemble import Assembly, Choice
+from evopress.fitness.divergence import Measure
+from evopress.fitness.teacher import Teacher
+from evopress.fitness.tokens import Piece, Tokens
+from evopress.models.batches import batch_indices
+from evopress.models.runner import Runner
+from evopress.profile import Profile
+
+HEAD_BYTES = 100_000_000
+"""Size of one chunk of fp32 logits. Three are live at once; smaller ones re-read the head's weights too often."""
+
+Progress = Callable[[int, int], None]
+
+
+def _silent(done: int, total: int) -> None:
+    """The default progress."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per-sequence sums: `sums` is (profiles, measures, sequences) in float64, `counts` (measures, sequences)."""
+
+    measures: tuple[Measure, ...]
+    sums: Tensor
+    counts: Tensor
+
+    def scores(self, measure: int = 0) -> list[float]:
+        """One score for each profile; NaN becomes infinity, so that it ranks last."""
+        means = (self.sums[:, measure].sum(-1) / self.counts[measure].sum()).tolist()
+        return [math.inf if math.isnan(mean) else self.measures[measure].score(mean) for mean in means]
+
+
+@dataclass
+class Work:
+    """What an evaluator has done, counted in passes of one block over one batch."""
+
+    passes: int = 0
+    passes_without_sharing: int = 0
+    tokens: int = 0
+
+
+@dataclass
+class Evaluator:
+    """Scores profiles on text. Called, it draws a fresh minibatch for each call: the `Evaluate` of a search.
+
+    The draw depends on `seed` and on the number of `calls` so far only; a resumed search sets `calls` and goes on.
+    """
+
+    runner: Runner
+    assembly: Assembly
+    text: Tokens
+    measures: tuple[Measure, ...]
+    seed: int = 0
+    batch_tokens: int = 1024
+    share: bool = True
+    calls: int = 0
+    work: Work = field(default_factory=Work)
+
+    def __post_init__(self) -> None:
+        self.teacher = Teacher(self.runner, self.text.sequences, self.batch_tokens)
+
+    def __call__(self, profiles: Sequence[Profile], tokens: int) -> list[float]:
+        """Scores of the profiles on one fresh minibatch of `tokens` tokens, by the first measure."""
+        pieces = self.text.minibatch(tokens, random.Random(f"{self.seed}/{self.calls}"))
+        scores = self.evaluate(profiles, pieces).scores()
+        self.calls += 1
+        return scores
+
+    def evaluate_all(self, profiles: Sequence[Profile | None], progress: Progress = _silent) -> Scores:
+        """Scores of the profiles (None: the dense model) on the whole text."""
+        pieces = [Piece(position, len(sequence)) for position, sequence in enumerate(self.text.sequences)]
+        return self.evaluate(profiles, pieces, progress)
+
+    def evaluate(
+        self, profiles: Sequence[Profile | None], pieces: Sequence[Piece], progress: Progress = _silent
+    ) -> Scores:
+        """Scores of the profiles (None: the dense model) on given pieces of text, kept for each piece."""
+        candidates = [self.assembly.choices(profile) for profile in profiles if profile is not None]
+        positions = [piece.sequence for piece in pieces]
+        if self.teacher.missing(positions):
+            self.assembly.restore()
+            self.teacher.compute(positions)
+        sums = torch.zeros(len(profiles), len(self.measures), len(pieces), dtype=torch.float64)
+        counts = torch.zeros(len(self.measures), len(pieces), dtype=torch.float64)
+        groups = batch_indices([piece.length for piece in pieces], self.batch_tokens)
+        with torch.inference_mode():
+            for done, group in enumerate(groups):
+                progress(done, len(groups))
+                members = [pieces[position] for position in group]
+                ids = torch.stack([self.text.sequences[piece.sequence][: piece.length] for piece in members])
+                ids = ids.to(self.runner.device)
+                teacher = torch.cat([self.teacher.hidden(piece.sequence, piece.length) for piece in members])
+                compressed = iter(self._students(candidates, ids) if candidates else ())
+                students = [teacher if profile is None else next(compressed) for profile in profiles]
+                sums[:, :, group], counts[:, group] = self._compare(teacher, students, ids)
+        progress(len(groups), len(groups))
+        self.work.tokens += len(profiles) * sum(piece.length for piece in pieces)
+        return Scores(self.measures, sums, counts)
+
+    def _students(self, candidates: Sequence[Sequence[Choice]], ids: Tensor) -> list[Tensor]:
+        """Head inputs (batch, length, hidden) of every candidate, by walking the tree of their choices."""
+        hidden, contexts = self.runner.begin(ids)
+        nodes: list[Tensor] = [hidden]
+        at = [0] * len(candidates)
+        for block in range(self.runner.map.n_blocks):
+            edges = [(node, candidate[block]) for node, candidate in zip(at, candidates, strict=True)]
+            keys = list(edges) if self.share else [(i, *edge) for i, edge in enumerate(edges)]
+            first = {key: i for i, key in reversed(list(enumerate(keys)))}
+            order = sorted(first, key=lambda key: _sort_key(edges[first[key]]))
+            number = {key: i for i, key in enumerate(order)}
+            following = []
+            for key in order:
+                node, choice = edges[first[key]]
+                self.assembly.use(block, choice)
+                following.append(self.runner.block(block, nodes[node], contexts))
+            nodes, at = following, [number[key] for key in keys]
+            self.work.passes += len(nodes)
+            self.work.passes_without_sharing += len(candidates)
+        finished = [self.runner.finish(node) for node in nodes]
+        return [finished[node] for node in at]
+
+    def _compare(self, teacher: Tensor, students: list[Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed losses (profiles, measures, pieces) and counted tokens (measures, pieces) of one batch."""
+        batch, length = ids.shape
+        targets = torch.full_like(ids, -1)
+        targets[:, :-1] = ids[:, 1:]
+        targets = targets.reshape(-1)
+        flat = [student.reshape(batch * length, -1) for student in students]
+        losses = torch.empty(len(students), len(self.measures), batch * length)
+        step = max(16, HEAD_BYTES // (4 * self.runner.vocabulary))
+        for start in range(0, batch * length, step):
+            chunk = slice(start, start + step)
+            losses[:, :, chunk] = self._losses(teacher[chunk], [student[chunk] for student in flat], targets[chunk])
+        counted = torch.stack([measure.counted(targets) for measure in self.measures]).cpu()
+        losses = torch.where(counted, losses, 0.0).double().reshape(len(students), len(self.measures), batch, length)
+        return losses.sum(-1), counted.reshape(-1, batch, length).sum(-1).double()
+
+    def _losses(self, teacher: Tensor, students: list[Tensor], targets: Tensor) -> Tensor:
+        """Losses (profiles, measures, tokens) of one chunk of head inputs (tokens, hidden)."""
+        logits = self.runner.logits(teacher)
+        shared = [measure.prepare(logits, targets) for measure in self.measures]
+        known: dict[int, Tensor] = {}
+        rows = []
+        for student in students:
+            key = student.data_ptr()
+            if key not in known:
+                known[key] = self._candidate(shared, student)
+            rows.append(known[key])
+        return torch.stack(rows)
+
+    def _candidate(self, shared: list[object], student: Tensor) -> Tensor:
+        logits = self.runner.logits(student)
+        last = len(self.measures) - 1
+        return torch.stack(
+            [
+                measure.losses(state, logits if i == last else logits.clone()).cpu()
+                for i, (measure, state) in enumerate(zip(self.measures, shared, strict=True))
+            ]
+        )
+
+
+def _sort_key(edge: tuple[int, Choice]) -> tuple[tuple[str, ...], int]:
+    """Edges with equal choices side by side, so that a choice is assembled once."""
+    node, choice = edge
+    return tuple(level or "" for level in choice), node
