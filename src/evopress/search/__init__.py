@@ -1,0 +1,52 @@
+"""Search: strategies that propose profiles and are told scores. Standard library and numpy only; never torch.
+
+A search knows nothing of models. It runs in milliseconds on a toy function:
+
+>>> from random import Random
+>>> from evopress.profile import Level, Unit
+>>> from evopress.space import make_space
+>>> units = [Unit(f"u{i}", i, "u", 1, (Level("2", 2), Level("3", 3), Level("4", 4))) for i in range(6)]
+>>> space = make_space(units, average=3, exchange="any")
+>>> def evaluate(profiles, tokens):  # the last unit matters most
+...     return [-sum(i * level for i, level in enumerate(space.encode(p))) for p in profiles]
+>>> search = Evolution(space, Random(0), generations=50, offspring=8, stages=[Stage(tokens=1, survivors=1)])
+>>> run_search(search, evaluate).levels
+('2', '2', '2', '4', '4', '4')
+"""
+
+from evopress.search.best_of import BestOf
+from evopress.search.brute_force import BruteForce
+from evopress.search.driver import run_search
+from evopress.search.evolution import Evolution
+from evopress.search.journal import Journal
+from evopress.search.knapsack import Knapsack, knapsack
+from evopress.search.mutation import Mutation, bands, equal_switches, free_switches, mixed
+from evopress.search.presets import PRESETS, Preset, make_mutation
+from evopress.search.stages import Stage, validate_schedule
+from evopress.search.types import Batch, BatchResult, Evaluate, Strategy
+from evopress.search.uniform import Uniform
+
+__all__ = [
+    "PRESETS",
+    "Batch",
+    "BatchResult",
+    "BestOf",
+    "BruteForce",
+    "Evaluate",
+    "Evolution",
+    "Journal",
+    "Knapsack",
+    "Mutation",
+    "Preset",
+    "Stage",
+    "Strategy",
+    "Uniform",
+    "bands",
+    "equal_switches",
+    "free_switches",
+    "knapsack",
+    "make_mutation",
+    "mixed",
+    "run_search",
+    "validate_schedule",
+]

@@ -1,0 +1,98 @@
+"""Algorithm 1 of the paper: a (1 + lambda) evolutionary search with multi-step selection.
+
+One parent, no crossover. Each generation costs `offspring * tokens[0] + survivors[0] * tokens[1] + ...` tokens of
+scoring, the parent's re-score in the last stage included; the search itself takes milliseconds beside that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from evopress.errors import BudgetError, ConfigError
+from evopress.profile import Profile
+from evopress.search.mutation import Indices, Mutation, equal_switches
+from evopress.search.planned import Plan, Planned, ranked
+from evopress.search.stages import Stage, validate_schedule
+from evopress.search.starts import default_starts
+from evopress.search.types import Batch
+from evopress.space import SearchSpace
+
+ATTEMPTS = 500
+"""How many mutations in a row may give nothing new before a generation makes do with the offspring it has."""
+
+
+class Evolution(Planned):
+    """The search. `best` is the current parent and `score` its score in the last stage that it took part in.
+
+    `start` gives the candidates for the first parent; without it they are those of `default_starts`. One candidate
+    is taken as it is, several are scored as generation 0 on `start_tokens` tokens (default: the first stage's).
+    The parent joins the last stage of each generation, as the first of its batch, and stays when nothing beats it.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        rng: Random,
+        *,
+        generations: int,
+        offspring: int,
+        stages: Sequence[Stage],
+        mutate: Mutation = equal_switches,
+        start: Sequence[Profile] | None = None,
+        start_candidates: int = 32,
+        start_tokens: int | None = None,
+    ) -> None:
+        survivors, tokens = [stage.survivors for stage in stages], [stage.tokens for stage in stages]
+        self.stages = validate_schedule(offspring, survivors, tokens, generations=generations)
+        self.space, self.generations, self.offspring = space, generations, offspring
+        self._rng, self._mutate = rng, mutate
+        self._start_tokens = start_tokens if start_tokens is not None else self.stages[0].tokens
+        self._starts = tuple(dict.fromkeys(default_starts(space, rng, start_candidates) if start is None else start))
+        if not self._starts:
+            raise ConfigError("the list of start profiles is empty; give at least one, or none at all for the default")
+        for profile in self._starts:
+            space.validate(profile)
+        super().__init__(self._starts[0])
+
+    def plan(self) -> Plan:
+        """Choose the start, then run generation after generation; the scheme of Algorithm 1."""
+        if len(self._starts) > 1:
+            scores = yield Batch(generation=0, stage=0, tokens=self._start_tokens, profiles=self._starts)
+            self.choose(self._starts, scores)
+        for generation in range(1, self.generations + 1):
+            candidates = [self.space.decode(child) for child in self._children()]
+            if not candidates:
+                self.stopped = f"generation {generation} found no profile besides its parent in {ATTEMPTS} mutations"
+                return
+            yield from self._select(generation, candidates)
+
+    def _select(self, generation: int, candidates: list[Profile]) -> Plan:
+        """Multi-step selection: the parent joins the last stage, by its position in the schedule."""
+        for number, stage in enumerate(self.stages):
+            if number == len(self.stages) - 1:
+                candidates = [self.best, *candidates]
+            scores = yield Batch(generation, number, stage.tokens, tuple(candidates))
+            order = ranked(scores)[: stage.survivors]
+            candidates = [candidates[i] for i in order]
+        self.accepted = candidates[0] != self.best
+        self.best, self.score = candidates[0], scores[order[0]]
+
+    def _children(self) -> list[Indices]:
+        """Offspring that differ from the parent and from each other; fewer than asked for when no more are found."""
+        parent = self.space.encode(self.best)
+        children: list[Indices] = []
+        seen = {parent}
+        failures = 0
+        while len(children) < self.offspring and failures < ATTEMPTS:
+            child = self._mutate(self.space, parent, self._rng)
+            if child is None or child in seen:
+                failures += 1
+                continue
+            if not self.space.fits(child):
+                cost, budget = self.space.cost(child), self.space.budget
+                raise BudgetError(f"a mutation made a profile that costs {cost}, above the budget of {budget}")
+            failures = 0
+            seen.add(child)
+            children.append(child)
+        return children

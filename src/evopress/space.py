@@ -1,0 +1,201 @@
+"""The search space: which profiles are allowed, and what they cost.
+
+Everything is integer arithmetic in the budget's own quantum, so that "meets the budget" is never a matter of rounding.
+Inside a search a profile is a tuple of level indices, one per unit in the space's order; names appear only at the edge
+(`encode`, `decode`). Building a space and every method is linear in the number of units; tables that mutations need in
+their inner loop are computed once, on first use. There is no random number and no tensor in here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from itertools import pairwise
+from operator import getitem
+from typing import Literal
+
+from evopress.errors import BudgetError, ConfigError, ProfileError
+from evopress.profile import Profile, Unit
+
+Exchange = Literal["size", "any"]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """All profiles of `units` whose cost is at most `budget`.
+
+    `groups` partitions the unit indices into exchange groups: a mutation moves cost between units of one group only.
+    Make one with `make_space`; the constructor raises ProfileError for a malformed space and BudgetError for a budget
+    below the cheapest profile.
+    """
+
+    units: tuple[Unit, ...]
+    budget: int
+    groups: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) != len(self.units):
+            raise ProfileError(f"a space of {len(self.units)} units has {len(set(self.names))} names; make them unique")
+        if sum(unit.size for unit in self.units) <= 0:
+            raise ProfileError(f"a space of {len(self.units)} units holds no weights; give units with a size")
+        if sorted(unit for group in self.groups for unit in group) != list(range(len(self.units))):
+            raise ProfileError(f"the exchange groups do not hold each of the {len(self.units)} units exactly once")
+        if self.budget < self.lowest:
+            raise BudgetError(f"a budget of {self.budget} is below the cheapest profile, which costs {self.lowest}")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The units' names, in the space's order."""
+        return tuple(unit.name for unit in self.units)
+
+    @cached_property
+    def costs(self) -> tuple[tuple[int, ...], ...]:
+        """`costs[unit][level]`."""
+        return tuple(tuple(level.cost for level in unit.levels) for unit in self.units)
+
+    @cached_property
+    def steps(self) -> tuple[tuple[int, ...], ...]:
+        """`steps[unit][level]`: what raising that unit from that level to the next one costs."""
+        return tuple(tuple(b - a for a, b in pairwise(costs)) for costs in self.costs)
+
+    @cached_property
+    def roles(self) -> tuple[dict[str, tuple[tuple[int, ...], ...]], ...]:
+        """For each exchange group: role -> its unit indices, one tuple per block, in order of blocks."""
+        return tuple(self._roles(group) for group in self.groups)
+
+    @cached_property
+    def shares(self) -> tuple[int, ...]:
+        """The budget of each exchange group: every group gets the same fraction of the way from its lowest to its
+        highest cost, rounded down to its own steps; what the rounding leaves goes to the largest steps that fit it.
+        """
+        if len(self.groups) == 1:
+            return (self.budget,)
+        low = [sum(self.costs[unit][0] for unit in group) for group in self.groups]
+        room = [sum(self.costs[unit][-1] for unit in group) - low[g] for g, group in enumerate(self.groups)]
+        step = [math.gcd(*(s for unit in group for s in self.steps[unit])) or 1 for group in self.groups]
+        spare = min(self.budget - sum(low), sum(room))
+        extra = [spare * own // (sum(room) or 1) // by * by for own, by in zip(room, step, strict=True)]
+        spare -= sum(extra)
+        for g in sorted(range(len(step)), key=lambda g: -step[g]):
+            more = min(spare, room[g] - extra[g]) // step[g] * step[g]
+            extra[g] += more
+            spare -= more
+        return tuple(a + b for a, b in zip(low, extra, strict=True))
+
+    @property
+    def lowest(self) -> int:
+        """The cost of the cheapest profile."""
+        return sum(costs[0] for costs in self.costs)
+
+    @property
+    def highest(self) -> int:
+        """The cost of the most expensive profile."""
+        return sum(costs[-1] for costs in self.costs)
+
+    @property
+    def total_weights(self) -> int:
+        """The number of weights of all units."""
+        return sum(unit.size for unit in self.units)
+
+    @property
+    def n_profiles(self) -> int:
+        """How many profiles there are if the budget is left aside: an upper bound of the space's size."""
+        return math.prod(len(unit.levels) for unit in self.units)
+
+    def encode(self, profile: Profile) -> tuple[int, ...]:
+        """The level indices of a profile in the space's order; ProfileError when units or levels do not match."""
+        choice = dict(profile.items())
+        if unknown := sorted(choice.keys() - set(self.names)):
+            raise ProfileError(f"the profile names {len(unknown)} unknown units, first {unknown[0]!r}")
+        if missing := [name for name in self.names if name not in choice]:
+            raise ProfileError(f"the profile lacks {len(missing)} of {len(self.units)} units, first {missing[0]!r}")
+        if len(profile) != len(choice):
+            raise ProfileError(f"the profile names {len(profile)} units of which only {len(choice)} are different")
+        return tuple(unit.index(choice[unit.name]) for unit in self.units)
+
+    def decode(self, indices: Sequence[int]) -> Profile:
+        """The profile of level indices; the inverse of `encode`."""
+        return Profile(self.names, tuple(unit.levels[i].name for unit, i in zip(self.units, indices, strict=True)))
+
+    def cost(self, choice: Profile | Sequence[int]) -> int:
+        """The cost of a profile, or of level indices."""
+        indices = self.encode(choice) if isinstance(choice, Profile) else choice
+        return sum(map(getitem, self.costs, indices))
+
+    def average(self, choice: Profile | Sequence[int]) -> float:
+        """The cost per weight: average bits, where costs are bits."""
+        return self.cost(choice) / self.total_weights
+
+    def fits(self, choice: Profile | Sequence[int]) -> bool:
+        """Whether the cost is within the budget."""
+        return self.cost(choice) <= self.budget
+
+    def validate(self, profile: Profile) -> None:
+        """Raise ProfileError when the profile does not match the units, BudgetError when it is above the budget."""
+        cost = self.cost(profile)
+        if cost > self.budget:
+            raise BudgetError(
+                f"the profile costs {cost} ({cost / self.total_weights:.6g} a weight), which is above the budget of "
+                f"{self.budget} ({self.budget / self.total_weights:.6g} a weight)"
+            )
+
+    def uniform(self) -> Profile:
+        """The most expensive profile with one level name everywhere that fits; BudgetError when there is none."""
+        shared = [level.name for level in self.units[0].levels]
+        shared = [name for name in shared if all(any(name == o.name for o in unit.levels) for unit in self.units)]
+        profiles = [Profile(self.names, (name,) * len(self.units)) for name in shared]
+        fitting = [profile for profile in profiles if self.fits(profile)]
+        if not fitting:
+            raise BudgetError(f"none of the {len(shared)} levels that all units have fits a budget of {self.budget}")
+        return max(fitting, key=self.cost)
+
+    def _roles(self, group: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], ...]]:
+        found: dict[str, dict[int, list[int]]] = {}
+        for unit in sorted(group, key=lambda unit: self.units[unit].block):
+            blocks = found.setdefault(self.units[unit].role, {})
+            blocks.setdefault(self.units[unit].block, []).append(unit)
+        return {role: tuple(map(tuple, blocks.values())) for role, blocks in found.items()}
+
+
+def make_space(units: Sequence[Unit], *, average: Fraction | str | float, exchange: Exchange) -> SearchSpace:
+    """The space of all profiles that cost at most `average` per weight.
+
+    The budget is `floor(average * number of weights)`, computed exactly: 2.1 means 21/10, and "7/3" is understood.
+    `exchange="size"` lets units trade only with units of the same size and level costs (the paper's groups for bits),
+    `"any"` lets all units trade. BudgetError when no profile could be as cheap, or as expensive, as `average`.
+
+    >>> from evopress.profile import Level
+    >>> q = Unit("q", 0, "q", 10, (Level("2", 20), Level("4", 40)))
+    >>> make_space([q], average=2.5, exchange="any").budget
+    25
+    """
+    if exchange not in ("size", "any"):
+        raise ConfigError(f"unknown exchange {exchange!r}; use 'size' or 'any'")
+    try:
+        target = Fraction(str(average))
+    except (ValueError, ZeroDivisionError):
+        raise BudgetError(f"the average {average!r} is not a number; give one such as 3 or 2.5 or '7/3'") from None
+    total = sum(unit.size for unit in units)
+    low, high = sum(unit.levels[0].cost for unit in units), sum(unit.levels[-1].cost for unit in units)
+    if total > 0 and not low <= target * total <= high:
+        raise BudgetError(
+            f"an average of {average} cannot be met; the levels allow "
+            f"{_decimal(Fraction(low, total), math.ceil)} to {_decimal(Fraction(high, total), math.floor)}"
+        )
+    return SearchSpace(tuple(units), math.floor(target * total), _exchange_groups(units, exchange))
+
+
+def _exchange_groups(units: Sequence[Unit], exchange: Exchange) -> tuple[tuple[int, ...], ...]:
+    groups: dict[object, list[int]] = {}
+    for i, unit in enumerate(units):
+        key = (unit.size, tuple(level.cost for level in unit.levels)) if exchange == "size" else None
+        groups.setdefault(key, []).append(i)
+    return tuple(map(tuple, groups.values()))
+
+
+def _decimal(value: Fraction, rounding: Callable[[Fraction], int]) -> str:
+    """Four decimals, rounded inwards, so that the number in a message is itself a possible average."""
+    return f"{float(Fraction(rounding(value * 10_000), 10_000)):.10g}"
