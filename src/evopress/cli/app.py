@@ -1,0 +1,155 @@
+"""The commands. Each parses, makes one call and prints; anything worth testing is elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from evopress.cli.options import Out, parsed, with_settings
+from evopress.cli.show import Screen
+from evopress.config import resolve
+from evopress.errors import EvopressError
+from evopress.run import locked, read_run
+
+app = typer.Typer(
+    name="evopress",
+    help="Find the best non-uniform compression of a language model under one global budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+INTERRUPTED = 130
+
+Model = Annotated[str, typer.Argument(help="directory, hub id, .gguf file, or demo")]
+Directory = Annotated[Path, typer.Argument(help="run directory")]
+Bits = Annotated[str | None, typer.Option(help="budget in code bits a weight, as the paper counts")]
+Bpw = Annotated[str | None, typer.Option(help="budget in bits a weight with scales and zeros")]
+PresetName = Annotated[str, typer.Option(help="paper, super-fast or quick")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON object on standard output")]
+Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
+
+
+def _quantize(
+    model: Model,
+    out: Out,
+    bits: Bits = None,
+    bpw: Bpw = None,
+    preset: PresetName = "quick",
+    data: Annotated[str | None, typer.Option(help="demo, a .txt/.jsonl/.parquet file, wikitext2, c4, ...")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+    **settings: Any,
+) -> None:
+    """Build the database, search, evaluate and write a checkpoint, or go on where the last such command stopped."""
+    from evopress.pipeline import run_all
+
+    config = resolve(model, bits=bits, bpw=bpw, preset=preset, data=data, **parsed(settings))
+    with Screen(as_json) as screen:
+        screen.title(config, out)
+        run = run_all(config, out, screen)
+        screen.result(run.directory, run.evaluation)
+
+
+def _on_run(directory: Path, as_json: bool, step: Callable[[Any], Any]) -> None:
+    """Run one step on an existing run directory and print what it returns, if anything."""
+    from evopress.workspace import Workspace
+
+    with Screen(as_json) as screen:
+        run = read_run(directory)
+        with locked(directory):
+            result = step(Workspace(run, screen))
+        screen.step(run, result)
+
+
+@app.command()
+def build(directory: Directory, as_json: Json = False, debug: Debug = False) -> None:
+    """Build the database of a run, or what is missing of it."""
+    from evopress import pipeline
+
+    _on_run(directory, as_json, pipeline.build)
+
+
+@app.command()
+def search(directory: Directory, as_json: Json = False, debug: Debug = False) -> None:
+    """Search the best profile of a run, or go on searching."""
+    from evopress import pipeline
+
+    _on_run(directory, as_json, pipeline.search)
+
+
+@app.command()
+def evaluate(
+    directory: Directory,
+    data: Annotated[str | None, typer.Option(help="another text than the run's held-out one")] = None,
+    tokens: Annotated[int | None, typer.Option(help="only the first so many tokens of that text")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Score dense, uniform, knapsack and searched profile on held-out text."""
+    from evopress import pipeline
+
+    _on_run(directory, as_json, lambda workspace: pipeline.evaluate(workspace, data, tokens))
+
+
+@app.command()
+def export(
+    directory: Directory,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="where to write; default: export/ in the run")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the searched profile as a stock Hugging Face checkpoint."""
+    from evopress import pipeline
+
+    _on_run(directory, as_json, lambda workspace: pipeline.export(workspace, out))
+
+
+@app.command()
+def inspect(directory: Directory, as_json: Json = False, debug: Debug = False) -> None:
+    """Show what a run is, how far it has come and what it found. Reads only; works on a running one."""
+    from evopress.summary import summarize
+
+    with Screen(as_json) as screen:
+        screen.summary(read_run(directory), summarize(read_run(directory)))
+
+
+def _demo(bits: str | None = None, bpw: str | None = None, **arguments: Any) -> None:
+    """Quantize the embedded SmolLM2-135M on the embedded text, to 3 bits unless another budget is given."""
+    _quantize("demo", bits=bits or (None if bpw else "3"), bpw=bpw, **arguments)
+
+
+app.command("quantize")(with_settings(_quantize))
+app.command("demo", help=_demo.__doc__)(with_settings(_demo, like=_quantize, without=("model",), out=Path("runs/demo")))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: every expected error is one line on standard error and its own exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(given, standalone_mode=False)
+    except EvopressError as error:
+        _fail(str(error), error.exit_code, given)
+    except Exception as error:  # the last resort: no traceback for users who did not ask for one
+        if hasattr(error, "format_message"):
+            _fail(error.format_message(), 2, given)
+        _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug and report it", 1, given)
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this return value
+        _fail("interrupted; nothing is lost, the same command goes on from here", INTERRUPTED, given)
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int, arguments: list[str]) -> None:
+    if "--debug" in arguments:
+        traceback.print_exc()
+    print(f"evopress: {' '.join(message.split())}", file=sys.stderr)
+    if "--json" in arguments:
+        print(json.dumps({"error": message, "exit_code": code}))
+    sys.exit(code)

@@ -1,0 +1,108 @@
+"""Flags made from the configuration's fields, so that each setting is described once and every one is a flag."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from evopress.config import BudgetSection, Config
+from evopress.errors import ConfigError
+
+HIDDEN = {("model", "source"), ("data", "source"), ("budget", "average"), ("budget", "counts"), ("search", "preset")}
+"""Fields that are arguments of their own."""
+
+
+def with_settings(
+    command: Callable[..., None],
+    *,
+    like: Callable[..., None] | None = None,
+    without: tuple[str, ...] = (),
+    **defaults: Any,
+) -> Callable[..., None]:
+    """Give `command` (which takes `**settings`) a flag for every field of the configuration.
+
+    `like` is the function whose own arguments it takes (itself by default), `without` drops some of them, `defaults`
+    replaces defaults.
+    """
+    own = [
+        p for p in inspect.signature(like or command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD
+    ]
+    named = [p.replace(kind=p.KEYWORD_ONLY, default=defaults.get(p.name, p.default)) for p in own]
+    kept = [p for p in named if p.name not in without]
+    parameters = kept + _fields()
+
+    def call(**arguments: Any) -> None:
+        command(**arguments)
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    call.__doc__ = (like or command).__doc__
+    return call
+
+
+def numbers(text: str | None, flag: str) -> tuple[int, ...] | None:
+    """`8,2,1` -> (8, 2, 1); ConfigError otherwise."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--{flag} is {text!r}; expected whole numbers with commas, such as 8,2,1") from None
+
+
+def parsed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Flag values as configuration values."""
+    lists = {p.name for p in _fields() if p.name in settings and _is_list(p.name)}
+    return {
+        name: numbers(value, name.replace("_", "-")) if name in lists else value for name, value in settings.items()
+    }
+
+
+def _is_list(name: str) -> bool:
+    return any(
+        name in (fields := section.model_fields) and get_origin(fields[name].annotation) is tuple
+        for section in _sections().values()
+    )
+
+
+def _sections() -> dict[str, type[BudgetSection]]:
+    return {
+        name: field.annotation  # type: ignore[misc]
+        for name, field in Config.model_fields.items()
+        if name != "schema_version"
+    }
+
+
+def _fields() -> list[inspect.Parameter]:
+    made = []
+    for section, kind in _sections().items():
+        for name, field in kind.model_fields.items():
+            if (section, name) in HIDDEN:
+                continue
+            flag = "--" + name.replace("_", "-")
+            flags = [f"{flag}/--no-{name.replace('_', '-')}"] if field.annotation is bool else [flag]
+            option = typer.Option(*flags, help=field.description, show_default=False, rich_help_panel=section.title())
+            made.append(
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=None,
+                    annotation=Annotated[_flag_type(field.annotation) | None, option],
+                )
+            )
+    return made
+
+
+def _flag_type(annotation: Any) -> Any:
+    if get_origin(annotation) is Literal or get_origin(annotation) is tuple:
+        return str
+    plain = [part for part in get_args(annotation) if part is not type(None)]
+    return plain[0] if plain else annotation
+
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="run directory")]
+"""Where a run lives."""

@@ -1,0 +1,196 @@
+"""What the terminal shows: progress with time left, a line a generation, tables and the picture of a profile.
+
+Progress goes to standard error. Results go to standard output, where `--json` makes them one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from evopress.config import Config
+from evopress.files import size
+from evopress.observer import Observer
+from evopress.run import RunDirectory
+from evopress.search.types import BatchResult
+from evopress.space import SearchSpace
+
+COLORS = ("red3", "dark_orange", "gold1", "chartreuse3", "deep_sky_blue1", "medium_purple1", "orchid", "white")
+"""From the most compressed level to the least."""
+
+
+class Screen(Observer):
+    """Draws a run. With `as_json` the result is data on standard output."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._err = Console(stderr=True, highlight=False)
+        self._out = Console(stderr=as_json, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=32),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=self._err,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._generations = 0
+        self._candidate: float | None = None
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def title(self, config: Config, out: Path) -> None:
+        """What is about to happen, in one line."""
+        unit = "bits" if config.budget.counts == "bits" else "bits a weight, scales and zeros included"
+        self._err.print(f"[bold]evopress[/] {config.model.source} at {config.budget.average} {unit} -> {out}")
+        self._generations = config.search.generations
+
+    def note(self, text: str) -> None:
+        """One line."""
+        self._err.print(Text(text, style="dim"))
+
+    def progress(self, phase: str, done: float, total: float, detail: str = "") -> None:
+        """A bar for each phase."""
+        if phase not in self._tasks:
+            self._tasks[phase] = self._progress.add_task(phase, total=total, detail=detail)
+            if not self._err.is_terminal:
+                self.note(f"{phase} ...")
+        self._progress.update(self._tasks[phase], completed=done, total=total, detail=Text(detail[:40], style="dim"))
+
+    def batch(self, result: BatchResult, space: SearchSpace, tokens: int) -> None:
+        """A line for each generation, and the bar of the search."""
+        generation = result.batch.generation
+        if result.accepted is None:
+            return
+        verdict = Text("accepted", style="green") if result.accepted else Text("kept parent", style="dim")
+        line = Text(
+            f"generation {generation:>3}   fitness {result.score:<8.5g} {space.average(result.best):.4f} a weight   "
+        )
+        line.append(f"{tokens / 1000:>8.1f}k tokens   ").append_text(verdict)
+        self._err.print(line.append(" (from the journal)" if result.replayed else ""))
+        if self._generations:
+            self.progress("search", generation, self._generations)
+
+    def result(self, run: RunDirectory, evaluation: dict[str, Any]) -> None:
+        """The end of a whole run."""
+        self._progress.stop()
+        if self._as_json:
+            print(json.dumps(evaluation))
+            return
+        levels = read_levels(run)
+        if levels:
+            self._out.print(picture(levels))
+        self._out.print(scores_table(evaluation))
+        self._out.print(verdict(evaluation))
+        self._out.print(f"checkpoint: {run.export}   ({time.monotonic() - self._started:.0f} s)")
+
+    def step(self, run: RunDirectory, result: Any) -> None:
+        """The end of one step."""
+        self._progress.stop()
+        if self._as_json:
+            from evopress.summary import summarize
+
+            print(json.dumps(result if isinstance(result, dict) else summarize(run)))
+        elif isinstance(result, dict):
+            self._out.print(scores_table(result))
+        else:
+            self._out.print(f"done: {run.path}")
+
+    def summary(self, run: RunDirectory, found: dict[str, Any]) -> None:
+        """What `inspect` shows."""
+        self._progress.stop()
+        if self._as_json:
+            print(json.dumps(found))
+            return
+        config, database, search = run.config, found["database"], found["search"]
+        self._out.print(f"[bold]{run.path}[/]: {config.model.source} at {config.budget.average} {config.budget.counts}")
+        self._out.print(
+            f"database: {database['units']} of {database['of']} units, {size(database['bytes'])}"
+            if database
+            else "database: not begun"
+        )
+        self._out.print(
+            f"search: generation {search['generation']} of {config.search.generations}, {search['batches']} batches"
+            if search
+            else "search: not begun"
+        )
+        if found["profile"]:
+            self._out.print(picture(found["profile"]["profile"]))
+        self._out.print(scores_table(found["evaluation"]) if found["evaluation"] else "evaluation: not begun")
+        self._out.print(f"export: {found['export'] or 'not begun'}")
+
+
+def read_levels(run: RunDirectory) -> dict[str, str]:
+    """unit -> level of the searched profile."""
+    from evopress.records import read_profile
+
+    return dict(read_profile(run.profile).items())
+
+
+def scores_table(evaluation: dict[str, Any]) -> Table:
+    """Dense, uniform, knapsack and searched, side by side."""
+    data = evaluation["data"]
+    table = Table(title=f"held-out: {data['source']}, {evaluation['tokens']} tokens", title_justify="left")
+    for name in ("", "perplexity", "KL", "bits", "bits with scales", "size"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, row in evaluation["profiles"].items():
+        table.add_row(
+            name,
+            f"{row['perplexity']:.2f}",
+            f"{row['kl']:.4f}",
+            f"{row['bits']:.3f}",
+            f"{row['bpw']:.3f}",
+            size(row["bytes"]),
+            style="bold" if name == "searched" else "",
+        )
+    return table
+
+
+def verdict(evaluation: dict[str, Any]) -> str:
+    """The result in a sentence."""
+    rows = evaluation["profiles"]
+    parts = []
+    for name, label in (("uniform", "uniform"), ("dp", "the knapsack")):
+        change = 1 - rows["searched"]["kl"] / rows[name]["kl"] if rows[name]["kl"] else 0.0
+        parts.append(f"{abs(change):.0%} {'below' if change >= 0 else 'ABOVE'} {label}")
+    return f"The searched profile's KL is {' and '.join(parts)}."
+
+
+def picture(levels: dict[str, str]) -> Text:
+    """One row for each role, one column for each block, the level in the cell; colder colors keep more bits."""
+    known = sorted(set(levels.values()), key=lambda level: (len(level), level))
+    roles: dict[str, dict[int, str]] = {}
+    for name, level in levels.items():
+        block = next(i for i, part in enumerate(name.split(".")) if part.isdigit())
+        parts = name.split(".")
+        roles.setdefault(".".join(parts[block + 1 :]), {})[int(parts[block])] = level
+    blocks = sorted({block for row in roles.values() for block in row})
+    width = max(len(role) for role in roles)
+    text = Text(f"{'level by block':<{width}}  {blocks[0]} to {blocks[-1]}\n", style="dim")
+    for role, row in roles.items():
+        text.append(f"{role:<{width}}  ", style="default")
+        for block in blocks:
+            level = row.get(block, "")
+            style = f"bold {COLORS[min(known.index(level), len(COLORS) - 1)]}" if level else ""
+            text.append(f"{level or '.'} ", style=style)
+        text.append("\n")
+    return text

@@ -1,0 +1,76 @@
+"""How much memory and disk a run will need, from shapes alone, so that it can refuse before it starts.
+
+The same formulas make the table for models of 8B and 70B in `benchmarks/results/memory.md`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evopress.errors import ResourceError
+from evopress.files import size
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the formulas need of a model. `groups` are one block's input groups: (columns, rows of its linears)."""
+
+    parameters: int
+    bytes_per_weight: int
+    blocks: int
+    width: int
+    vocabulary: int
+    groups: tuple[tuple[int, int], ...]
+
+    @property
+    def compressed(self) -> int:
+        """Weights in the compressed layers of all blocks."""
+        return self.blocks * sum(columns * rows for columns, rows in self.groups)
+
+
+def build_memory(shapes: Shapes, tokens: int, level_bits: Sequence[float]) -> dict[str, int]:
+    """Bytes that a build holds at its peak, by what they hold; `level_bits` are stored bits a weight, one a level."""
+    widest = max(shapes.groups, key=lambda group: group[0] * (group[0] + group[1] * len(level_bits)))
+    return {
+        "model": shapes.parameters * shapes.bytes_per_weight,
+        "calibration activations": 2 * tokens * shapes.width * shapes.bytes_per_weight,
+        "Hessians of one block": sum(4 * columns**2 for columns, _ in shapes.groups),
+        "sweep of one input group": 4 * (4 * widest[0] ** 2 + 3 * widest[0] * widest[1] * len(level_bits)),
+        "levels of one block": int(sum(level_bits) * shapes.compressed / shapes.blocks / 8),
+    }
+
+
+def search_memory(shapes: Shapes, tokens: int, candidates: int, batch_tokens: int, head_bytes: int) -> dict[str, int]:
+    """Bytes that a search holds beside the bank, by what they hold."""
+    state = shapes.width * shapes.bytes_per_weight
+    return {
+        "model": shapes.parameters * shapes.bytes_per_weight,
+        "teacher": tokens * state,
+        "candidates' hidden states": 2 * candidates * batch_tokens * state,
+        "logits": 4 * max(head_bytes, 16 * 4 * shapes.vocabulary),
+    }
+
+
+def available_memory() -> int:
+    """Bytes of main memory that a new allocation can have without swapping."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def require_memory(needs: dict[str, int], available: int, phase: str) -> None:
+    """ResourceError, with the largest part named, when the parts of `needs` do not fit into `available` bytes."""
+    total = sum(needs.values())
+    if total > available:
+        largest = max(needs, key=lambda part: needs[part])
+        raise ResourceError(
+            f"{phase} needs {size(total)} of memory and {size(available)} are available; "
+            f"most of it is {largest} ({size(needs[largest])})"
+        )

@@ -1,0 +1,73 @@
+"""A run directory: the resolved configuration, a lock, and the names of everything else in it.
+
+    config.toml  database/  journal.jsonl  profile.json  evaluation.json  export/
+
+The lock belongs to the process, so a killed run leaves none behind. Model and text are loaded when first needed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from evopress.config import Config, differences, from_toml, to_toml
+from evopress.errors import RunError, RunLocked, RunMismatch
+from evopress.files import write_text
+
+
+class RunDirectory:
+    """Paths of one run and the configuration that it was made with."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self.path, self.config = path, config
+        self.database = path / "database"
+        self.journal = path / "journal.jsonl"
+        self.profile = path / "profile.json"
+        self.evaluation = path / "evaluation.json"
+        self.export = path / "export"
+
+
+def read_run(path: Path) -> RunDirectory:
+    """The run in an existing directory; RunError when there is none."""
+    file = path / "config.toml"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError:
+        raise RunError(
+            f"no run in {path}: {file} is missing; start one with 'evopress quantize MODEL -o {path}'"
+        ) from None
+    return RunDirectory(path, from_toml(text, str(file)))
+
+
+def start_run(path: Path, config: Config) -> RunDirectory:
+    """Make a run directory, or go on with one that was made by the same configuration.
+
+    RunMismatch says what differs; RunError when `path` holds something else.
+    """
+    if (path / "config.toml").exists():
+        existing = read_run(path)
+        changed = differences(existing.config, config)
+        if changed:
+            raise RunMismatch(f"{path} was made with other settings ({'; '.join(changed)}); use another directory")
+        return existing
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; give a directory for the run")
+    if path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
+        raise RunError(f"{path} is not empty and holds no run; give a new or empty directory")
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(path / "config.toml", to_toml(config))
+    return RunDirectory(path, config)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the directory's lock; RunLocked when a live process has it."""
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunLocked(f"{path} is in use by a live process; wait for it or use another directory") from None
+        yield

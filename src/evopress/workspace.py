@@ -1,0 +1,202 @@
+"""What the steps of a run share: the model, its map, the text and the database, each loaded when first needed.
+
+Everything that can be checked before long work starts is checked here, at the first use of each part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+
+from evopress.assemble import Assembly
+from evopress.config import Config
+from evopress.database.build import Method, planned_bits
+from evopress.database.store import Database
+from evopress.errors import ConfigError
+from evopress.fitness.bank import Bank
+from evopress.fitness.divergence import Measure
+from evopress.fitness.evaluator import HEAD_BYTES, Evaluator
+from evopress.fitness.tokens import Splits, Tokens, load_splits
+from evopress.models import LoadedModel, ModelMap, Runner, check_finite, choose_dtype, describe, fingerprint, load_model
+from evopress.observer import Observer
+from evopress.plan import Shapes, available_memory, build_memory, require_memory, search_memory
+from evopress.profile import Level, Unit
+from evopress.run import RunDirectory
+from evopress.space import SearchSpace, make_space
+
+BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Tokens in one pass of a block: enough to keep the device's matrix units busy."""
+
+Custom = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Workspace:
+    """A run directory with its model, text and database. `fitness` replaces the configured measure by a function."""
+
+    def __init__(self, run: RunDirectory, observer: Observer, fitness: Custom | None = None) -> None:
+        self.run, self.observer, self.fitness = run, observer, fitness
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        return self.run.config
+
+    @cached_property
+    def device(self) -> str:
+        """Where the model runs."""
+        asked = self.config.model.device
+        return asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        """Model and tokenizer, checked for NaN."""
+        section = self.config.model
+        dtype = choose_dtype(self.device) if section.dtype == "auto" else getattr(torch, section.dtype)
+        self.observer.note(f"loading {section.source} as {str(dtype).removeprefix('torch.')} on {self.device}")
+        loaded = load_model(
+            section.source,
+            dtype=dtype,
+            device=self.device,
+            revision=section.revision,
+            trust_remote_code=section.trust_remote_code,
+        )
+        check_finite(loaded.model)
+        return loaded
+
+    @cached_property
+    def map(self) -> ModelMap:
+        """The model's units; ConfigError when the group size does not fit a layer."""
+        found = describe(self.loaded.model)
+        size = self.config.database.group_size
+        for linear in found.linears:
+            if size is not None and size > linear.view.shape[1]:
+                raise ConfigError(
+                    f"group size {size} is larger than the {linear.view.shape[1]} inputs of {linear.name}; "
+                    f"use at most {linear.view.shape[1]}, or 0 for one group a row"
+                )
+        return found
+
+    @cached_property
+    def runner(self) -> Runner:
+        """The model as a sequence of blocks."""
+        return Runner(self.loaded.model, self.map)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Calibration, search and held-out text."""
+        data = self.config.data
+        self.observer.note(f"reading {data.source}")
+        return load_splits(
+            data.source,
+            self.loaded.tokenizer,
+            sequence_length=data.sequence_length,
+            calibration_tokens=data.calibration_tokens if self.method.needs_text else 0,
+            search_tokens=data.search_tokens,
+            heldout_tokens=data.heldout_tokens,
+            seed=self.config.search.seed,
+        )
+
+    @cached_property
+    def method(self) -> Method:
+        """How the database's levels are made."""
+        section = self.config.database
+        propagate = section.propagate
+        if propagate == "auto":
+            propagate = "3" if 3 in section.levels else str(section.levels[0])
+        return Method(
+            name=section.method,
+            grids=section.grids(),
+            damping=section.damping,
+            act_order=section.act_order,
+            propagate=propagate,
+        )
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Digests of what the database depends on."""
+        method = hashlib.sha256(repr(self.method).encode()).hexdigest()
+        calibration = self.splits.calibration.fingerprint if self.method.needs_text else "none"
+        return {"model": fingerprint(self.loaded.model), "method": method, "calibration": calibration}
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens in one pass of a block."""
+        return BATCH_TOKENS.get(self.device.partition(":")[0], 1024)
+
+    @cached_property
+    def database(self) -> Database:
+        """The complete, verified database."""
+        database = Database(self.run.database)
+        database.require_complete()
+        database.verify()
+        return database
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The profiles that the budget allows."""
+        counts = self.config.budget.counts
+        units = tuple(
+            Unit(
+                entry.name,
+                entry.block,
+                entry.role,
+                entry.size,
+                tuple(
+                    Level(level.name, level.code_bits if counts == "bits" else level.storage_bits)
+                    for level in entry.levels
+                ),
+            )
+            for entry in (self.database.manifest.units[name] for name in self.database.manifest.names)
+        )
+        return make_space(units, average=self.config.budget.average, exchange=self.config.budget.exchange)
+
+    @cached_property
+    def layer_errors(self) -> dict[str, dict[str, float]]:
+        """unit -> level -> ||(W - Wc) X||^2 / ||W X||^2: what the knapsack adds up."""
+        units = self.database.manifest.units
+        return {name: {level.name: level.error for level in entry.levels} for name, entry in units.items()}
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """What the memory formulas need."""
+        model, model_map = self.loaded.model, self.map
+        groups: dict[str, tuple[int, int]] = {}
+        for linear in model_map.linears:
+            if linear.block == 0:
+                rows, columns = linear.view.shape
+                groups[linear.input_group] = (columns, groups.get(linear.input_group, (0, 0))[1] + rows)
+        return Shapes(
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            bytes_per_weight=self.loaded.model.dtype.itemsize,
+            blocks=model_map.n_blocks,
+            width=model.get_input_embeddings().weight.shape[1],
+            vocabulary=model.get_output_embeddings().weight.shape[0],
+            groups=tuple(groups.values()),
+        )
+
+    def require_build_memory(self) -> None:
+        """ResourceError when the build would not fit; the model itself is already loaded."""
+        needs = build_memory(self.shapes, self.splits.calibration.total, self._stored_bits())
+        del needs["model"]
+        require_memory(needs, available_memory(), "the build")
+
+    @contextmanager
+    def evaluator(self, text: Tokens, measures: tuple[Measure, ...], candidates: int) -> Iterator[Evaluator]:
+        """An evaluator on `text`, with a bank of half the free memory; the model is dense again on exit."""
+        needs = search_memory(self.shapes, text.total, candidates, self.batch_tokens, HEAD_BYTES)
+        del needs["model"]
+        require_memory(needs, available_memory(), "the search")
+        runner = self.runner
+        bank = Bank(self.database, runner.device, (available_memory() - sum(needs.values())) // 2)
+        with Assembly(self.loaded.model, self.map, bank.load) as assembly:
+            yield Evaluator(
+                runner, assembly, text, measures, seed=self.config.search.seed, batch_tokens=self.batch_tokens
+            )
+
+    def _stored_bits(self) -> list[float]:
+        weights = sum(linear.view.shape[0] * linear.view.shape[1] for linear in self.map.linears)
+        return [planned_bits(self.map, {name: grid}) / weights for name, grid in self.method.grids.items()]

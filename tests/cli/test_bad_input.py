@@ -1,0 +1,247 @@
+"""Every mistake a user can make ends in one clear line, its own exit code, no traceback, and nothing lost."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evopress import errors
+from evopress.testing import pico_tokenizer
+
+Call = Callable[..., Any]
+
+
+def check(result: Any, error: type[errors.EvopressError], *parts: str) -> None:
+    """One line on standard error after the progress, the error's exit code, and no traceback."""
+    last = result.err.strip().splitlines()[-1]
+    assert last.startswith("evopress: "), result.err
+    assert "Traceback" not in result.err
+    for part in parts:
+        assert part in last
+    assert result.code == error.exit_code, last
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def test_exit_codes_are_distinct() -> None:
+    codes = [kind.exit_code for kind in vars(errors).values() if isinstance(kind, type)]
+    assert len(codes) == len(set(codes))
+    assert not {0, 2, 130} & set(codes)
+
+
+@pytest.mark.parametrize("model", ["/no/such/model", "missing.gguf"])
+def test_unknown_model_path(quantize: Call, tmp_path: Path, model: str) -> None:
+    check(quantize(tmp_path / "run", model=model), errors.ModelError, "model not found", model)
+
+
+def test_not_a_causal_language_model(quantize: Call, tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=96
+    )
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    pico_tokenizer().save_pretrained(tmp_path / "bert")
+    check(quantize(tmp_path / "run", model=tmp_path / "bert"), errors.ModelError, "not a causal language model")
+
+
+def test_unsupported_architecture_says_what_was_not_found(quantize: Call, tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.MixtralConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        num_local_experts=2, vocab_size=96,
+    )  # fmt: skip
+    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path / "experts")
+    pico_tokenizer().save_pretrained(tmp_path / "experts")
+    check(quantize(tmp_path / "run", model=tmp_path / "experts"), errors.UnsupportedModel, "3-D weight", "experts")
+
+
+def test_nan_weights(quantize: Call, checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(checkpoint, tmp_path / "nan")
+    tensors = load_file(tmp_path / "nan" / "model.safetensors")
+    name = next(name for name in tensors if "up_proj" in name)
+    tensors[name] = torch.full_like(tensors[name], float("nan"))
+    save_file(tensors, tmp_path / "nan" / "model.safetensors", metadata={"format": "pt"})
+    check(quantize(tmp_path / "run", model=tmp_path / "nan"), errors.BadWeights, name, "NaN")
+
+
+def test_unknown_dataset_lists_the_known(quantize: Call, tmp_path: Path) -> None:
+    check(quantize(tmp_path / "run", data="wikitext3"), errors.DataError, "wikitext3", "wikitext2", "fineweb_edu")
+
+
+def test_empty_file(quantize: Call, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    check(quantize(tmp_path / "run", data=tmp_path / "empty.txt"), errors.DataError, "empty.txt", "empty")
+
+
+def test_too_few_tokens_says_how_many_there_are(quantize: Call, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("the cat sat on a mat while it rained hard today. " * 20)
+    result = quantize(tmp_path / "run", data=tmp_path / "short.txt")
+    check(result, errors.NotEnoughTokens, "short.txt", "tokens", "asked for")
+
+
+@pytest.mark.parametrize("bits", ["1.5", "4.5", "99"])
+def test_bits_outside_the_levels(quantize: Call, tmp_path: Path, bits: str) -> None:
+    check(quantize(tmp_path / "run", "--bits", bits), errors.BudgetError, bits, "2", "4")
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+@pytest.mark.parametrize("bits", ["three", "-1", "nan"])
+def test_bits_that_are_no_budget(quantize: Call, tmp_path: Path, bits: str) -> None:
+    check(quantize(tmp_path / "run", f"--bits={bits}"), errors.ConfigError, bits)
+
+
+@pytest.mark.parametrize(
+    ("survivors", "tokens", "part"),
+    [
+        ("2,3,1", "32,32,32", "3"),
+        ("4,2", "32,64", "2"),
+        ("2,1", "32,4096", "512"),
+        ("2,1", "32", "1"),
+        ("8,1", "32,64", "8"),
+    ],
+    ids=["growing", "last not 1", "beyond the data", "lengths", "more than offspring"],
+)
+def test_impossible_schedule(quantize: Call, tmp_path: Path, survivors: str, tokens: str, part: str) -> None:
+    result = quantize(tmp_path / "run", "--survivors", survivors, "--tokens-per-stage", tokens)
+    check(result, errors.ScheduleError, part)
+
+
+def test_a_list_that_is_no_list(quantize: Call, tmp_path: Path) -> None:
+    check(quantize(tmp_path / "run", "--survivors", "a,b"), errors.ConfigError, "--survivors", "8,2,1")
+
+
+def test_group_size_larger_than_a_layer(quantize: Call, tmp_path: Path) -> None:
+    check(quantize(tmp_path / "run", "--group-size", "64"), errors.ConfigError, "64", "q_proj", "48")
+
+
+def test_unknown_preset_lists_the_known(quantize: Call, tmp_path: Path) -> None:
+    check(quantize(tmp_path / "run", "--preset", "fast"), errors.ConfigError, "fast", "paper", "quick", "super-fast")
+
+
+def test_unknown_fitness_lists_the_known_before_any_work(quantize: Call, tmp_path: Path) -> None:
+    check(quantize(tmp_path / "run", "--fitness", "jsd"), errors.ConfigError, "jsd", "topk-kl")
+    assert not (tmp_path / "run" / "database").exists()
+
+
+def test_directory_of_another_configuration(quantize: Call, tmp_path: Path) -> None:
+    quantize(tmp_path / "run")
+    before = content(tmp_path / "run")
+    check(quantize(tmp_path / "run", "--seed", "7"), errors.RunMismatch, "search.seed: 0 -> 7")
+    assert content(tmp_path / "run") == before
+
+
+def test_directory_that_holds_something_else(quantize: Call, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    check(quantize(tmp_path), errors.RunError, "not empty")
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["config.toml", "profile.json", "database/manifest.json", "journal.jsonl"])
+def test_newer_schema(quantize: Call, call: Call, tmp_path: Path, name: str) -> None:
+    quantize(tmp_path / "run")
+    file = tmp_path / "run" / name
+    text = file.read_text()
+    for old in ("schema_version = 1", '"schema": 1', '"journal":1'):
+        text = text.replace(old, old[:-1] + "99")
+    file.write_text(text)
+    step = {"profile.json": "export"}.get(name, "search")
+    check(call(step, tmp_path / "run"), errors.SchemaError, "99", "update evopress")
+
+
+def test_directory_in_use_by_a_live_process(quantize: Call, call: Call, tmp_path: Path) -> None:
+    quantize(tmp_path / "run")
+    with (tmp_path / "run" / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        check(call("search", tmp_path / "run"), errors.RunLocked, "in use by a live process")
+        assert call("inspect", tmp_path / "run").code == 0
+    assert call("search", tmp_path / "run").code == 0
+
+
+def test_damaged_database_file(quantize: Call, call: Call, tmp_path: Path) -> None:
+    quantize(tmp_path / "run")
+    file = sorted((tmp_path / "run" / "database").glob("*.safetensors"))[5]
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    check(call("search", tmp_path / "run"), errors.ChecksumError, file.name, "damaged")
+    file.unlink()
+    assert call("build", tmp_path / "run").code == 0
+    assert file.read_bytes() == whole
+
+
+def test_truncated_last_line_of_the_journal_is_scored_again(quantize: Call, call: Call, tmp_path: Path) -> None:
+    quantize(tmp_path / "run")
+    journal = tmp_path / "run" / "journal.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[:-20])
+    assert call("search", tmp_path / "run").code == 0
+    assert journal.read_bytes() == whole
+
+
+def test_damage_inside_the_journal(quantize: Call, call: Call, tmp_path: Path) -> None:
+    quantize(tmp_path / "run")
+    journal = tmp_path / "run" / "journal.jsonl"
+    lines = journal.read_bytes().split(b"\n")
+    lines[2] = lines[2][:-10]
+    journal.write_bytes(b"\n".join(lines))
+    check(call("search", tmp_path / "run"), errors.JournalError, "line 3", "damaged")
+
+
+def test_disk_too_small_for_the_plan(quantize: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    check(quantize(tmp_path / "run"), errors.ResourceError, "disk", "10.0 kB free")
+    assert not list((tmp_path / "run" / "database").glob("*.safetensors"))
+
+
+def test_memory_too_small_for_the_plan(quantize: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evopress.workspace.available_memory", lambda: 20_000)
+    check(quantize(tmp_path / "run"), errors.ResourceError, "memory", "20.0 kB")
+
+
+@pytest.mark.parametrize("step", ["build", "search", "evaluate", "export", "inspect"])
+def test_steps_on_no_run(call: Call, tmp_path: Path, step: str) -> None:
+    check(call(step, tmp_path), errors.RunError, "no run in", "evopress quantize")
+
+
+def test_steps_out_of_order(quantize: Call, call: Call, tmp_path: Path) -> None:
+    quantize(tmp_path / "run")
+    (tmp_path / "run" / "profile.json").unlink()
+    check(call("evaluate", tmp_path / "run"), errors.RunError, "run the search step first")
+    shutil.rmtree(tmp_path / "run" / "database")
+    check(call("search", tmp_path / "run"), errors.DatabaseError, "run the build step first")
+
+
+def test_ctrl_c_says_how_to_go_on(quantize: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evopress.pipeline.search", interrupt)
+        result = quantize(tmp_path / "run")
+        assert result.code == 130
+        assert "the same command goes on" in result.err.splitlines()[-1]
+    assert quantize(tmp_path / "run").code == 0
+
+
+def test_unknown_flags_and_missing_arguments(call: Call) -> None:
+    assert call("quantize", "demo", "--colour", "red").code == 2
+    assert call("quantize", "demo").code == 2
+
+
+def test_errors_are_data_with_json_and_tracebacks_with_debug(call: Call, tmp_path: Path) -> None:
+    result = call("inspect", tmp_path, "--json")
+    assert json.loads(result.out)["exit_code"] == errors.RunError.exit_code
+    assert "Traceback" in call("inspect", tmp_path, "--debug").err

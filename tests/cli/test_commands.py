@@ -1,0 +1,134 @@
+"""The commands as a user runs them, on a pico model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+Call = Callable[..., Any]
+KEYS = {"perplexity", "kl", "bits", "bpw", "bytes"}
+
+
+def test_quantize_prints_a_table_and_leaves_a_whole_run(quantize: Call, tmp_path: Path) -> None:
+    result = quantize(tmp_path / "run")
+    assert result.code == 0, result.err
+    for word in ("dense", "uniform", "dp", "searched", "checkpoint", "mlp.down_proj"):
+        assert word in result.out
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {
+        "config.toml", "database", "journal.jsonl", "profile.json", "profile.txt", "evaluation.json", "export",
+    }  # fmt: skip
+
+
+def test_json_is_one_object_on_standard_output(quantize: Call, tmp_path: Path) -> None:
+    result = quantize(tmp_path / "run", "--json")
+    data = json.loads(result.out)
+    assert list(data["profiles"]) == ["dense", "uniform", "dp", "searched"]
+    assert all(set(row) == KEYS for row in data["profiles"].values())
+    assert {"data", "tokens", "seconds"} <= set(data)
+    assert data["tokens"] == 256
+    assert data["profiles"]["searched"]["bits"] <= 3
+    assert data["profiles"]["dense"]["kl"] == 0
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == data
+
+
+def test_evaluate_on_another_text_any_time_later(quantize: Call, call: Call, text: Path, tmp_path: Path) -> None:
+    assert quantize(tmp_path / "run").code == 0
+    before = (tmp_path / "run" / "evaluation.json").read_bytes()
+    other = tmp_path / "other.txt"
+    other.write_text("nobody knew why it rained hard today while the cat sat on a mat " * 20)
+    result = call("evaluate", tmp_path / "run", "--data", other, "--tokens", "128", "--json")
+    data = json.loads(result.out)
+    assert data["tokens"] == 128
+    assert "other.txt" in data["data"]["source"]
+    assert set(data["profiles"]["dp"]) == KEYS
+    assert (tmp_path / "run" / "evaluation.json").read_bytes() == before
+
+
+def test_the_same_command_again_changes_nothing(quantize: Call, tmp_path: Path) -> None:
+    def content() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in sorted((tmp_path / "run").rglob("*")) if p.is_file()}
+
+    first = quantize(tmp_path / "run", "--json")
+    before = content()
+    again = quantize(tmp_path / "run", "--json")
+    assert again.code == 0
+    assert json.loads(again.out) == json.loads(first.out)
+    assert content() == before
+
+
+def test_the_steps_one_by_one_give_the_same_run(quantize: Call, call: Call, tmp_path: Path) -> None:
+    quantize(tmp_path / "whole")
+    quantize(tmp_path / "steps")
+    for name in ("profile.json", "evaluation.json", "journal.jsonl"):
+        (tmp_path / "steps" / name).unlink()
+    for step in ("build", "search", "evaluate", "export"):
+        assert call(step, tmp_path / "steps").code == 0
+    for name in ("profile.json", "journal.jsonl", "profile.txt", "export/model.safetensors"):
+        assert (tmp_path / "steps" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_inspect_shows_how_far_a_run_is(quantize: Call, call: Call, tmp_path: Path) -> None:
+    quantize(tmp_path / "run")
+    assert "21 of 21 units" in call("inspect", tmp_path / "run").out
+    (tmp_path / "run" / "profile.json").unlink()
+    (tmp_path / "run" / "evaluation.json").unlink()
+    data = json.loads(call("inspect", tmp_path / "run", "--json").out)
+    assert data["database"]["units"] == 21
+    assert data["search"]["generation"] == 3
+    assert data["profile"] is None
+
+
+@pytest.mark.parametrize("bits", ["2", "2.3", "3.5", "4"])
+def test_any_budget_between_the_levels_works(quantize: Call, tmp_path: Path, bits: str) -> None:
+    data = json.loads(quantize(tmp_path / "run", "--bits", bits, "--json").out)
+    assert data["profiles"]["searched"]["bits"] <= float(bits)
+    assert data["profiles"]["searched"]["bits"] > float(bits) - 0.05
+
+
+def test_bpw_counts_scales_and_zeros(call: Call, checkpoint: Path, text: Path, tmp_path: Path) -> None:
+    flags = "--bpw 4.1 --sequence-length 16 --calibration-tokens 256 --search-tokens 512 --heldout-tokens 256 --json "
+    flags += "--levels 2,3,4 --group-size 16 --generations 2 --offspring 4 --survivors 1 --tokens-per-stage 32"
+    result = call("quantize", checkpoint, "-o", tmp_path / "run", "--data", text, *flags.split())
+    row = json.loads(result.out)["profiles"]["searched"]
+    assert row["bpw"] <= 4.1
+    assert row["bpw"] > 4.0
+
+
+def test_paper_preset_is_algorithm_1(quantize: Call, tmp_path: Path) -> None:
+    assert quantize(tmp_path / "run", "--preset", "paper").code == 0
+    text = (tmp_path / "run" / "config.toml").read_text()
+    assert 'exchange = "size"' in text
+    assert 'mutation = "equal"' in text
+    assert 'start = "paper"' in text
+
+
+@pytest.mark.parametrize("fitness", ["topk-kl", "perplexity"])
+def test_other_fitness(quantize: Call, tmp_path: Path, fitness: str) -> None:
+    assert quantize(tmp_path / "run", "--fitness", fitness).code == 0
+    assert json.loads((tmp_path / "run" / "profile.json").read_text())["fitness"]["name"] == fitness
+
+
+def test_export_loads_as_a_stock_checkpoint(quantize: Call, call: Call, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from evopress.observer import Observer
+    from evopress.records import read_profile
+    from evopress.run import read_run
+    from evopress.workspace import Workspace
+
+    quantize(tmp_path / "run")
+    target = tmp_path / "elsewhere" / "checkpoint"
+    assert call("export", tmp_path / "run", "-o", target).code == 0
+    stock = AutoModelForCausalLM.from_pretrained(target).eval()
+    ids = AutoTokenizer.from_pretrained(target)("the cat sat on a mat", return_tensors="pt").input_ids
+    workspace = Workspace(read_run(tmp_path / "run"), Observer())
+    profile = read_profile(tmp_path / "run" / "profile.json")
+    with workspace.evaluator(workspace.splits.heldout, (), 1) as evaluator, torch.no_grad():
+        for block, choice in enumerate(evaluator.assembly.choices(profile)):
+            evaluator.assembly.use(block, choice)
+        assert torch.equal(stock(ids).logits, workspace.loaded.model(ids).logits)

@@ -1,0 +1,188 @@
+"""Documentation that cannot rot: examples run, links lead somewhere, names of flags, tests and messages exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
+FENCE = re.compile(r"(?:^(?P<skip><!-- not run: [^\n]+ -->)\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+TEST = re.compile(r"`(tests/[\w/]+\.py)?::(\w+)`")
+
+ids = [str(page.relative_to(ROOT)) for page in PAGES]
+every_page = pytest.mark.parametrize("page", PAGES, ids=ids)
+
+
+def script(name: str) -> ModuleType:
+    """A module of scripts/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def prose(page: Path) -> str:
+    """A page without its code blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def blocks(page: Path, *kinds: str) -> list[tuple[int, str]]:
+    """Code blocks that are to be run, each with the number of its first line."""
+    text = page.read_text(encoding="utf-8")
+    found = [match for match in FENCE.finditer(text) if match["kind"] in kinds and not match["skip"]]
+    return [(text.count("\n", 0, match.start("body")), match["body"]) for match in found]
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, by GitHub's rule."""
+    headings = re.findall(r"^#+ +(.+?) *$", prose(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, but for the model and the text that examples call `my-model` and `my-text.txt`."""
+    from evopress.testing import write_pico_checkpoint
+
+    write_pico_checkpoint(tmp_path / "my-model", "llama")
+    lines = (f"{n} times {n} is {n * n}, and {n} times that is {n**3}." for n in range(300))
+    (tmp_path / "my-text.txt").write_text("\n\n".join(lines))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_examples_run(page: Path, desk: Path) -> None:
+    namespace: dict[str, Any] = {"__name__": "example"}
+    for line, body in blocks(page, "python"):
+        exec(compile("\n" * line + body, page, "exec"), namespace)  # line numbers in errors are the page's
+
+
+def test_the_pages_with_examples_have_them() -> None:
+    assert {page.name for page in PAGES if blocks(page, "python")} >= {"README.md", "api.md", "extending.md"}
+
+
+@every_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(prose(page)):
+        if target.startswith(("https://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{target} does not exist"
+        assert file.is_relative_to(ROOT), f"{target} lies outside the repository"
+        if anchor:
+            assert anchor in anchors(file), f"{target} has no such heading; {file.name} has {sorted(anchors(file))}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / target.partition("#")[0]).resolve() for target in LINK.findall(prose(index))}
+    assert {page for page in PAGES if page.parent == index.parent} - {index} <= linked
+
+
+@every_page
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    file = ""
+    for path, name in TEST.findall(page.read_text(encoding="utf-8")):
+        file = path or file  # `::name` alone is of the file named before
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
+
+
+@every_page
+def test_commands_in_examples_have_these_flags(page: Path) -> None:
+    made = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for _, body in blocks(page, "sh", ""):
+        for line in body.splitlines():
+            words = shlex.split(line, comments=True) if line.startswith(("make ", "evopress ")) else []
+            if words[:1] == ["make"]:
+                assert re.search(rf"^{words[1]}:", made, re.M), line
+            if words[:1] == ["evopress"] and "[OPTIONS]" not in words:
+                known = flags(words[1])
+                assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known, line
+
+
+def flags(command: str) -> set[str]:
+    """The flags of a command, as docs/cli.md lists them; `demo` also has the settings of `quantize`."""
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    names = ["quantize", command] if command == "demo" else [command]
+    sections = [page.split(f"\n## evopress {name}\n", 1)[1].split("\n## ", 1)[0] for name in names]
+    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", "".join(sections)))
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    for path, text in script("generate_docs").rendered().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name} is old: run python scripts/generate_docs.py"
+
+
+def test_presets_in_the_table_are_the_presets() -> None:
+    from evopress.search.presets import PRESETS
+
+    table = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8").split("<!-- presets:begin -->")[1]
+    rows = {cells[1].strip(): cells[2:-1] for cells in (line.split("|") for line in table.splitlines() if "|" in line)}
+    assert [name.strip(" `") for name in rows["setting"]] == list(PRESETS)
+    for column, preset in enumerate(PRESETS.values()):
+        assert rows["`--offspring`"][column].strip() == str(preset.offspring)
+        assert rows["`--tokens-per-stage`"][column].strip() == ",".join(map(str, preset.tokens))
+
+
+def test_every_flag_of_the_program_is_on_the_page() -> None:
+    from typer.testing import CliRunner
+
+    from evopress.cli.app import app
+
+    for command in ("quantize", "demo", "build", "search", "evaluate", "export", "inspect"):
+        shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+        listed = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", shown.output)) - {"--help"}
+        assert listed, shown.output
+        assert listed <= flags(command)
+
+
+def test_every_exit_code_is_explained() -> None:
+    from evopress import errors
+
+    cli, help_page = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("cli.md", "troubleshooting.md"))
+    for name, error in vars(errors).items():
+        if inspect.isclass(error) and issubclass(error, errors.EvopressError) and error is not errors.EvopressError:
+            assert f"| {error.exit_code} | `{name}` |" in cli
+            assert f"| {error.exit_code} | `" in help_page
+
+
+def test_messages_in_troubleshooting_are_the_programs() -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
+    joined = re.sub(r'"\n\s*f?"', "", source)  # strings over several lines
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if re.match(r"\| \d", line)]
+    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row[2])]
+    assert messages
+    assert [message for message in messages if message not in joined] == []
+
+
+def test_the_picture_of_a_run_is_drawn(small: dict[str, Any], tmp_path: Path) -> None:
+    import evopress
+
+    run = evopress.quantize(out=tmp_path / "run", **small)
+    draw = script("record_demo").record
+    draw(run.directory.path, tmp_path / "a.svg")
+    draw(run.directory.path, tmp_path / "b.svg")
+    text = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert (tmp_path / "b.svg").read_text(encoding="utf-8") == text
+    assert all(word in text.replace("&#160;", " ") for word in ("mlp.up_proj", "searched", "perplexity"))
+
+
+def test_a_picture_of_no_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["record_demo", str(tmp_path), str(tmp_path / "a.svg")])
+    with pytest.raises(SystemExit, match="no run in"):
+        script("record_demo").main()
