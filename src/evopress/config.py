@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from evopress.errors import BudgetError, ConfigError, RunError, ScheduleError, SchemaError
-from evopress.search.presets import PRESETS
+from evopress.search.presets import PRESETS, MutationName
 from evopress.search.stages import validate_schedule
 from evopress.space import Exchange
 
@@ -49,6 +49,7 @@ class DataSection(Section):
     calibration_tokens: int = Field(16384, ge=0, description="tokens for the database's Hessians")
     search_tokens: int = Field(32768, ge=2, description="tokens that the search draws its minibatches from")
     heldout_tokens: int = Field(8192, ge=2, description="tokens for the final scores")
+    text_seed: int = Field(0, description="chooses the calibration and search text")
 
 
 class DatabaseSection(Section):
@@ -60,6 +61,7 @@ class DatabaseSection(Section):
     symmetric: bool = Field(False, description="grids without a zero point")
     act_order: bool = Field(False, description="quantize columns in order of decreasing activation")
     damping: float = Field(0.01, gt=0, description="added to the Hessian's diagonal, relative to its mean")
+    database: str | None = Field(None, description="directory of a database to share with other runs")
     propagate: str = Field("auto", description="what later blocks see: dense, or a level; auto: 3, or the lowest")
 
     @field_validator("levels")
@@ -99,7 +101,8 @@ class BudgetSection(Section):
             raise ValueError(f"the budget is {average!r}; expected a number such as 3 or 2.25") from None
         if value <= 0:
             raise ValueError(f"the budget is {average}; it must be above 0")
-        return average
+        decimal = f"{float(value):.12g}"  # one spelling for each number: 3, 3.0 and 6/2 are the same budget
+        return decimal if Fraction(decimal) == value else str(value)
 
 
 class SearchSection(Section):
@@ -111,7 +114,8 @@ class SearchSection(Section):
     offspring: int = Field(ge=1, description="candidates in a generation")
     survivors: tuple[int, ...] = Field(description="how many each stage keeps, the last 1, such as 8,2,1")
     tokens_per_stage: tuple[int, ...] = Field(description="tokens each stage scores on, such as 256,1024,4096")
-    mutation: Literal["equal", "free", "bands", "mixed"] = Field(description="equal: the paper's; see the docs")
+    mutation: MutationName = Field(description="equal: the paper's; free, bands, roles, mixed: see the docs")
+    coarse_generations: int = Field(0, ge=0, description="generations at the start that move whole roles")
     band_share: float = Field(0.5, ge=0, le=1, description="share of band moves in the mutation 'mixed'")
     start: Literal["paper", "best"] = Field("best", description="paper: see the paper; best: of uniform, dp and random")
     start_candidates: int = Field(32, ge=1, description="random profiles to choose a start from")
@@ -198,7 +202,9 @@ def _preset_values(name: str) -> dict[str, dict[str, Any]]:
         "tokens_per_stage": preset.tokens,
         "mutation": preset.mutation,
         "band_share": preset.band_share,
+        "coarse_generations": preset.coarse_generations,
         "start": "paper" if paper else "best",
+        "start_candidates": preset.start_candidates,
     }
     data = dict(PAPER_DATA) if paper else {}
     levels = {"levels": (2, 3, 4, 5, 6)} if paper else {}
@@ -249,14 +255,13 @@ def from_toml(text: str, where: str) -> Config:
     return _validated(data)
 
 
+def flat(config: Config) -> dict[str, Any]:
+    """All settings as `section.key` -> value."""
+    sections = config.model_dump(mode="json", exclude={"schema_version"})
+    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+
+
 def differences(old: Config, new: Config) -> list[str]:
     """What differs, one `section.key: old -> new` for each."""
-    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
-    found = []
-    for section, values in before.items():
-        if not isinstance(values, dict):
-            continue
-        for key, value in values.items():
-            if after[section][key] != value:
-                found.append(f"{section}.{key}: {value} -> {after[section][key]}")
-    return found
+    before, after = flat(old), flat(new)
+    return [f"{key}: {value} -> {after[key]}" for key, value in before.items() if after[key] != value]

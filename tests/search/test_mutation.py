@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evopress.search.mutation import Mutation, _run, _switches, bands, equal_switches, free_switches, mixed
+from evopress.profile import Level, Unit
+from evopress.search import Evolution, Stage
+from evopress.search.mutation import Mutation, _run, _switches, bands, equal_switches, free_switches, mixed, roles
 from evopress.search.starts import random_start
-from evopress.space import SearchSpace
+from evopress.space import SearchSpace, make_space
 
-ALL = {"equal": equal_switches, "free": free_switches, "bands": bands, "mixed": mixed(0.5)}
+ALL = {"equal": equal_switches, "free": free_switches, "bands": bands, "roles": roles, "mixed": mixed(0.5)}
 Toy = Callable[..., SearchSpace]
 
 
@@ -117,12 +119,11 @@ def test_bands_pay_by_single_units_where_a_group_has_one_role(toy: Toy) -> None:
     assert any(children)
 
 
-def test_run_lengths_are_log_uniform() -> None:
+def test_runs_are_all_blocks_or_a_half_or_a_quarter_down_to_one() -> None:
     rng = Random(0)
-    counts = Counter(len(_run([(i,) for i in range(15)], rng)) for _ in range(8000))
-    assert set(counts) == set(range(1, 16))
-    assert counts[1] / 8000 == pytest.approx(0.25, abs=0.03)  # log(2/1) of log(16)
-    assert sum(counts[n] for n in range(8, 16)) / 8000 == pytest.approx(0.25, abs=0.03)
+    counts = Counter(len(_run([(i,) for i in range(30)], rng)) for _ in range(8000))
+    assert set(counts) == {30, 15, 7, 3, 1}
+    assert all(count / 8000 == pytest.approx(0.2, abs=0.03) for count in counts.values())
 
 
 def test_mixed_is_all_bands_or_all_singles_at_the_ends(toy: Toy) -> None:
@@ -141,3 +142,37 @@ def test_mixed_is_all_bands_or_all_singles_at_the_ends(toy: Toy) -> None:
 @pytest.mark.parametrize("mutate", ALL.values(), ids=ALL)
 def test_a_space_without_other_profiles_gives_none(toy: Toy, mutate: Mutation) -> None:
     assert all(mutate(toy(sizes=(1,), average="3"), (1,), Random(seed)) is None for seed in range(20))
+
+
+@given(st.integers(0, 10**6))
+def test_whole_roles_trade_as_far_as_the_smaller_allows(seed: int) -> None:
+    """One role moves in all its blocks or is the limit of the other; nobody outside the two is lowered."""
+    sizes = {"q": 9, "k": 3, "up": 24}
+    units = [
+        Unit(f"{block}.{role}", block, role, size, tuple(Level(str(bits), bits * size) for bits in (2, 3, 4)))
+        for block in range(4)
+        for role, size in sizes.items()
+    ]
+    space = make_space(units, average=3, exchange="any")
+    parent = space.encode(space.uniform())
+    child = roles(space, parent, Random(seed))
+    assert child is not None
+    lowered = Counter(space.units[i].role for i in range(12) if child[i] < parent[i])
+    raised = Counter(space.units[i].role for i in range(12) if child[i] > parent[i])
+    assert len(lowered) == 1
+    assert max(*lowered.values(), *raised.values()) >= 3  # of 4 blocks; rounding may give one back
+
+
+def test_a_search_opens_with_whole_roles_and_goes_on_when_they_are_exhausted(toy: Toy) -> None:
+    space = toy(sizes=(1,) * 12)
+    stages = [Stage(1, 1)]
+    coarse = Evolution(space, Random(0), generations=1, offspring=4, stages=stages, coarse_generations=1)
+    batch = coarse.ask()
+    assert batch is not None
+    assert {profile.levels for profile in batch.profiles[1:]} == {("4", "2") * 6, ("2", "4") * 6}
+    levels = (Level("2", 2), Level("3", 3), Level("4", 4))
+    one_role = make_space([Unit(f"u{i}", i, "a", 1, levels) for i in range(6)], average=3, exchange="any")
+    usual = Evolution(one_role, Random(0), generations=1, offspring=4, stages=stages, coarse_generations=1)
+    batch = usual.ask()
+    assert batch is not None
+    assert len(batch.profiles) == 5

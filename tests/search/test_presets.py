@@ -26,5 +26,5 @@ def test_presets_are_valid(preset: Preset, toy: Callable[..., SearchSpace]) -> N
 
 
 def test_unknown_mutations_list_the_known() -> None:
-    with pytest.raises(ConfigError, match="'swap'; use one of equal, free, bands, mixed"):
+    with pytest.raises(ConfigError, match="'swap'; use one of equal, free, bands, roles, mixed"):
         make_mutation("swap")

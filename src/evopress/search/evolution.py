@@ -11,7 +11,7 @@ from random import Random
 
 from evopress.errors import BudgetError, ConfigError
 from evopress.profile import Profile
-from evopress.search.mutation import Indices, Mutation, equal_switches
+from evopress.search.mutation import Indices, Mutation, equal_switches, roles
 from evopress.search.planned import Plan, Planned, ranked
 from evopress.search.stages import Stage, validate_schedule
 from evopress.search.starts import default_starts
@@ -27,6 +27,7 @@ class Evolution(Planned):
 
     `start` gives the candidates for the first parent; without it they are those of `default_starts`. One candidate
     is taken as it is, several are scored as generation 0 on `start_tokens` tokens (default: the first stage's).
+    The first `coarse_generations` move whole roles, whatever `mutate` is: a search over few genes comes first.
     The parent joins the last stage of each generation, as the first of its batch, and stays when nothing beats it.
     """
 
@@ -39,6 +40,7 @@ class Evolution(Planned):
         offspring: int,
         stages: Sequence[Stage],
         mutate: Mutation = equal_switches,
+        coarse_generations: int = 0,
         start: Sequence[Profile] | None = None,
         start_candidates: int = 32,
         start_tokens: int | None = None,
@@ -46,7 +48,7 @@ class Evolution(Planned):
         survivors, tokens = [stage.survivors for stage in stages], [stage.tokens for stage in stages]
         self.stages = validate_schedule(offspring, survivors, tokens, generations=generations)
         self.space, self.generations, self.offspring = space, generations, offspring
-        self._rng, self._mutate = rng, mutate
+        self._rng, self._mutate, self._coarse_generations = rng, mutate, coarse_generations
         self._start_tokens = start_tokens if start_tokens is not None else self.stages[0].tokens
         self._starts = tuple(dict.fromkeys(default_starts(space, rng, start_candidates) if start is None else start))
         if not self._starts:
@@ -61,7 +63,7 @@ class Evolution(Planned):
             scores = yield Batch(generation=0, stage=0, tokens=self._start_tokens, profiles=self._starts)
             self.choose(self._starts, scores)
         for generation in range(1, self.generations + 1):
-            candidates = [self.space.decode(child) for child in self._children()]
+            candidates = [self.space.decode(child) for child in self._children(generation)]
             if not candidates:
                 self.stopped = f"generation {generation} found no profile besides its parent in {ATTEMPTS} mutations"
                 return
@@ -78,14 +80,19 @@ class Evolution(Planned):
         self.accepted = candidates[0] != self.best
         self.best, self.score = candidates[0], scores[order[0]]
 
-    def _children(self) -> list[Indices]:
+    def _children(self, generation: int) -> list[Indices]:
+        """The offspring of a generation. Whole roles may have nothing left to trade; then the usual moves go on."""
+        coarse = self._distinct_children(roles) if generation <= self._coarse_generations else []
+        return coarse or self._distinct_children(self._mutate)
+
+    def _distinct_children(self, mutate: Mutation) -> list[Indices]:
         """Offspring that differ from the parent and from each other; fewer than asked for when no more are found."""
         parent = self.space.encode(self.best)
         children: list[Indices] = []
         seen = {parent}
         failures = 0
         while len(children) < self.offspring and failures < ATTEMPTS:
-            child = self._mutate(self.space, parent, self._rng)
+            child = mutate(self.space, parent, self._rng)
             if child is None or child in seen:
                 failures += 1
                 continue

@@ -6,13 +6,13 @@ the parent. One call is linear in the number of units.
 
     equal_switches   Algorithm 1: one unit up, another of its group down, both by a step of the same cost
     free_switches    one unit up, others down until it fits (or the reverse), then the freed budget is spent
-    bands            one role in a run of consecutive blocks up or down, paid for by another role
-    mixed            one of the two, by chance
+    bands            one role up and another down, each in a run of consecutive blocks
+    roles            the same in all blocks
+    mixed            `bands` or single switches, by chance
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -55,22 +55,19 @@ def free_switches(space: SearchSpace, parent: Indices, rng: Random) -> Indices |
 
 
 def bands(space: SearchSpace, parent: Indices, rng: Random) -> Indices | None:
-    """Move all units of one role in a run of consecutive blocks by one level, up or down.
+    """`min(U1, U2)` trades: raise one role and lower another, each in a run of consecutive blocks.
 
-    The length of the run is log-uniform between one block and all. Another role's band pays (or gets what was freed)
-    as far as needed, then single units do, and what is left is spent until no step fits. All of it stays inside one
-    exchange group.
+    A run is all blocks, a half, a quarter, ... or one block long, each as likely; see `_trade`.
     """
-    draft = Draft(space, parent)
-    at = _draw_group(space, rng)
-    group, roles = space.groups[at], space.roles[at]
-    role = rng.choice(list(roles))
-    band = _run(roles[role], rng)
-    others = [other for other in roles if other != role]
-    partner = _run(roles[rng.choice(others)], rng) if others else []
-    rng.shuffle(partner)
-    done = (_raise_band if rng.random() < 0.5 else _lower_band)(draft, group, band, partner, rng)
-    return _offspring(draft, parent) if done else None
+    return _trades(space, parent, rng, _run)
+
+
+def roles(space: SearchSpace, parent: Indices, rng: Random) -> Indices | None:
+    """`bands` over all blocks: raise a whole role by one level and lower another.
+
+    There are few such moves and their effects are large, so few tokens tell the good ones: they open a search.
+    """
+    return _trades(space, parent, rng, _flat)
 
 
 def mixed(p_band: float, single: Mutation = free_switches) -> Mutation:
@@ -135,32 +132,65 @@ def _lower_first(draft: Draft, group: Indices, rng: Random) -> bool:
     return _spend(draft, group, [lowered], rng)
 
 
-def _raise_band(draft: Draft, group: Indices, band: list[int], partner: list[int], rng: Random) -> bool:
-    raised = draft.raisable(band)
+Run = Callable[[Sequence[Sequence[int]], Random], list[int]]
+
+
+def _trades(space: SearchSpace, parent: Indices, rng: Random, run: Run) -> Indices | None:
+    draft = Draft(space, parent)
+    for _ in range(_switches(rng)):
+        if not _trade(draft, space, rng, run):
+            return None
+    return _offspring(draft, parent)
+
+
+def _trade(draft: Draft, space: SearchSpace, rng: Random, run: Run) -> bool:
+    """Raise the units of one role's run and lower those of another's, as far as the smaller of both allows.
+
+    Both lie in one exchange group. The cheaper run moves as a whole, the other one from one of its ends until the
+    budget is met; what is left is spent until no step fits. In a group of one role the units outside the run, in
+    random order, are the other side.
+    """
+    at = _draw_group(space, rng)
+    group, by_role = space.groups[at], space.roles[at]
+    first, *others = rng.sample(list(by_role), min(2, len(by_role)))
+    raised = draft.raisable(run(by_role[first], rng))
+    if others:
+        lowered = draft.lowerable(run(by_role[others[0]], rng))
+    else:
+        inside = set(raised)
+        lowered = draft.lowerable(unit for unit in group if unit not in inside)
+        rng.shuffle(lowered)
+    for side in (raised, lowered):
+        if others and rng.random() < 0.5:
+            side.reverse()
+    if not raised or not lowered:
+        return False
+    if sum(map(draft.step_up, raised)) <= sum(map(draft.step_down, lowered)):
+        lowered = _raise_all(draft, raised, lowered)
+    else:
+        _lower_all(draft, raised, lowered)
+    _spend(draft, group, lowered, rng)
+    return draft.fits
+
+
+def _raise_all(draft: Draft, raised: list[int], lowered: list[int]) -> list[int]:
+    """Raise all of the one side, lower the other in order until it fits; returns those that were lowered."""
     for unit in raised:
         draft.up(unit)
-    lowered: list[int] = []
-    for unit in draft.lowerable(partner):
+    for count, unit in enumerate(lowered):
         if draft.fits:
-            break
+            return lowered[:count]
         draft.down(unit)
-        lowered.append(unit)
-    fixed = set(raised)
-    lowered += draft.shrink([unit for unit in group if unit not in fixed], rng)
-    _spend(draft, group, lowered, rng)
-    return bool(raised) and draft.fits
+    return lowered
 
 
-def _lower_band(draft: Draft, group: Indices, band: list[int], partner: list[int], rng: Random) -> bool:
-    lowered = draft.lowerable(band)
+def _lower_all(draft: Draft, raised: list[int], lowered: list[int]) -> None:
+    """Lower all of the one side, raise the other in order while it fits."""
     for unit in lowered:
         draft.down(unit)
-    raised = False
-    for unit in partner:
+    for unit in raised:
         if draft.affordable((unit,)):
             draft.up(unit)
-            raised = True
-    return _spend(draft, group, lowered, rng) or raised
 
 
 def _spend(draft: Draft, group: Indices, lowered: list[int], rng: Random) -> bool:
@@ -174,8 +204,13 @@ def _spend(draft: Draft, group: Indices, lowered: list[int], rng: Random) -> boo
     return used
 
 
+def _flat(blocks: Sequence[Sequence[int]], rng: Random) -> list[int]:
+    """The units of all blocks."""
+    return [unit for block in blocks for unit in block]
+
+
 def _run(blocks: Sequence[Sequence[int]], rng: Random) -> list[int]:
-    """The units of a run of consecutive blocks whose length is log-uniform in 1..len(blocks)."""
-    length = min(len(blocks), int(math.exp(rng.random() * math.log(len(blocks) + 1))))
+    """The units of a run of consecutive blocks; its length is all of them, a half, a quarter, ... or one."""
+    length = len(blocks) >> rng.randrange(len(blocks).bit_length())
     first = rng.randrange(len(blocks) - length + 1)
     return [unit for block in blocks[first : first + length] for unit in block]

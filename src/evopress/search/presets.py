@@ -10,9 +10,11 @@ from typing import Literal
 from evopress.errors import ConfigError
 from evopress.profile import Profile
 from evopress.search.evolution import Evolution
-from evopress.search.mutation import Mutation, bands, equal_switches, free_switches, mixed
+from evopress.search.mutation import Mutation, bands, equal_switches, free_switches, mixed, roles
 from evopress.search.stages import validate_schedule
 from evopress.space import Exchange, SearchSpace
+
+MutationName = Literal["equal", "free", "bands", "roles", "mixed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +22,8 @@ class Preset:
     """All settings of an evolutionary search but its budget, data and seed.
 
     `survivors` and `tokens` have one entry per stage. `mutation` names the move; `band_share` is the part of bands in
-    `mixed` and has no meaning for the others. `exchange` says which units trade with each other.
+    `mixed` and has no meaning for the others; the first `coarse_generations` move whole roles. `exchange` says which
+    units trade with each other.
     """
 
     generations: int
@@ -28,8 +31,9 @@ class Preset:
     survivors: tuple[int, ...]
     tokens: tuple[int, ...]
     exchange: Exchange
-    mutation: Literal["equal", "free", "bands", "mixed"]
+    mutation: MutationName
     band_share: float = 0.5
+    coarse_generations: int = 0
     start_candidates: int = 32
     start_tokens: int | None = None
 
@@ -52,6 +56,7 @@ class Preset:
             offspring=self.offspring,
             stages=stages,
             mutate=make_mutation(self.mutation, self.band_share),
+            coarse_generations=self.coarse_generations,
             start=start,
             start_candidates=self.start_candidates,
             start_tokens=self.start_tokens,
@@ -60,7 +65,7 @@ class Preset:
 
 def make_mutation(name: str, band_share: float = 0.5) -> Mutation:
     """The mutation of that name; ConfigError lists the names."""
-    known = {"equal": equal_switches, "free": free_switches, "bands": bands, "mixed": mixed(band_share)}
+    known = {"equal": equal_switches, "free": free_switches, "bands": bands, "roles": roles, "mixed": mixed(band_share)}
     if name not in known:
         raise ConfigError(f"unknown mutation {name!r}; use one of {', '.join(known)}")
     return known[name]
@@ -84,12 +89,14 @@ PRESETS: dict[str, Preset] = {
         mutation="equal",
     ),
     "quick": Preset(
-        generations=30,
+        generations=14,
         offspring=16,
         survivors=(4, 1),
         tokens=(256, 1024),
         exchange="any",
         mutation="mixed",
+        band_share=0.7,
+        coarse_generations=5,
     ),
 }
 """`paper` and `super-fast` are the paper's settings for bits; `quick` is for two cores and a small model."""
