@@ -25,7 +25,7 @@ def test_budget_is_the_exact_floor(thousandths: int, sizes: list[int]) -> None:
 
 
 def test_decimal_averages_lose_nothing_to_binary_floats() -> None:
-    assert make_space([unit("u", 10**17)], average=2.1, exchange="any").budget == 21 * 10**16
+    assert make_space([unit("u", 10**17 + 1)], average=2.1, exchange="any").budget == 21 * 10**16 + 2
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,12 @@ Each step continues where it was interrupted and does nothing when it has nothin
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from pathlib import Path
 from typing import Any
 
-from evopress.config import Config, resolve
+from evopress.config import Config, flat, resolve
 from evopress.database.build import build_database
 from evopress.export.hf import export_checkpoint
 from evopress.fitness.divergence import KL, Perplexity, make_measure
@@ -100,15 +99,16 @@ def build(workspace: Workspace) -> None:
         make_measure(workspace.config.search.fitness)
     runner, splits = workspace.runner, workspace.splits
     workspace.require_build_memory()
-    build_database(
-        workspace.run.database,
-        runner,
-        workspace.method,
-        splits.calibration.sequences,
-        workspace.fingerprints,
-        batch_tokens=workspace.batch_tokens,
-        progress=lambda done, total, what: workspace.observer.progress("build", done, total, what),
-    )
+    with locked(workspace.run.database):  # other runs may share it
+        build_database(
+            workspace.run.database,
+            runner,
+            workspace.method,
+            splits.calibration.sequences,
+            workspace.fingerprints,
+            batch_tokens=workspace.batch_tokens,
+            progress=lambda done, total, what: workspace.observer.progress("build", done, total, what),
+        )
 
 
 def search(workspace: Workspace) -> Profile:
@@ -117,7 +117,7 @@ def search(workspace: Workspace) -> Profile:
     measure = make_measure(workspace.fitness or config.search.fitness)
     strategy = _strategy(workspace)
     seen = _Seen(workspace)
-    header = {"config": config.model_dump(mode="json"), **workspace.fingerprints, "search": text.fingerprint}
+    header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint}
     with (
         Journal(workspace.run.journal, seed=config.search.seed, fingerprint=header) as journal,
         workspace.evaluator(text, (measure,), config.search.offspring) as evaluator,
@@ -191,7 +191,7 @@ def _strategy(workspace: Workspace) -> Strategy:
         starts = default_starts(space, rng, section.start_candidates)
     else:
         starts = (space.uniform(), knapsack(space, workspace.layer_errors))
-        if not math.isclose(space.average(starts[0]), float(workspace.config.budget.average)):
+        if space.cost(starts[0]) < space.budget:
             starts += random_starts(space, section.start_candidates, rng)
     return Evolution(
         space,
@@ -200,6 +200,7 @@ def _strategy(workspace: Workspace) -> Strategy:
         offspring=section.offspring,
         stages=validate_schedule(section.offspring, section.survivors, section.tokens_per_stage),
         mutate=make_mutation(section.mutation, section.band_share),
+        coarse_generations=section.coarse_generations,
         start=starts,
         start_tokens=section.start_tokens,
     )

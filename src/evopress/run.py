@@ -22,11 +22,17 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path, self.config = path, config
-        self.database = path / "database"
+        shared = config.database.database
+        self.database = Path(shared) if shared else path / "database"
         self.journal = path / "journal.jsonl"
         self.profile = path / "profile.json"
         self.evaluation = path / "evaluation.json"
         self.export = path / "export"
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is work that another configuration would spoil."""
+        return self.journal.exists() or (self.path / "database" / "manifest.json").exists()
 
 
 def read_run(path: Path) -> RunDirectory:
@@ -44,17 +50,17 @@ def read_run(path: Path) -> RunDirectory:
 def start_run(path: Path, config: Config) -> RunDirectory:
     """Make a run directory, or go on with one that was made by the same configuration.
 
+    One that holds nothing but another configuration is taken over: a command that failed on a typo leaves it so.
     RunMismatch says what differs; RunError when `path` holds something else.
     """
     if (path / "config.toml").exists():
         existing = read_run(path)
         changed = differences(existing.config, config)
-        if changed:
+        if changed and existing.begun:
             raise RunMismatch(f"{path} was made with other settings ({'; '.join(changed)}); use another directory")
-        return existing
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path} is a file; give a directory for the run")
-    if path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
+        if not changed:
+            return existing
+    elif path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
         raise RunError(f"{path} is not empty and holds no run; give a new or empty directory")
     path.mkdir(parents=True, exist_ok=True)
     write_text(path / "config.toml", to_toml(config))
@@ -63,7 +69,9 @@ def start_run(path: Path, config: Config) -> RunDirectory:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the directory's lock; RunLocked when a live process has it."""
+    """Hold the directory's lock, making the directory; RunLocked when a live process has it."""
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; give a directory for the run")
     path.mkdir(parents=True, exist_ok=True)
     with (path / ".lock").open("a") as file:
         try:

@@ -48,8 +48,12 @@ class Workspace:
     @cached_property
     def device(self) -> str:
         """Where the model runs."""
-        asked = self.config.model.device
-        return asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        asked, cuda = self.config.model.device, torch.cuda.is_available()
+        if asked == "auto":
+            return "cuda" if cuda else "cpu"
+        if asked.partition(":")[0] not in ("cpu", "cuda") or (asked.startswith("cuda") and not cuda):
+            raise ConfigError(f"device {asked!r} is not there; use auto, cpu{', cuda' if cuda else ''}")
+        return asked
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -97,7 +101,7 @@ class Workspace:
             calibration_tokens=data.calibration_tokens if self.method.needs_text else 0,
             search_tokens=data.search_tokens,
             heldout_tokens=data.heldout_tokens,
-            seed=self.config.search.seed,
+            seed=self.config.data.text_seed,
         )
 
     @cached_property

@@ -86,7 +86,7 @@ class Screen(Observer):
             f"generation {generation:>3}   fitness {result.score:<8.5g} {space.average(result.best):.4f} a weight   "
         )
         line.append(f"{tokens / 1000:>8.1f}k tokens   ").append_text(verdict)
-        self._err.print(line.append(" (from the journal)" if result.replayed else ""))
+        self._err.print(line.append(" (from the journal)" if result.replayed else ""), soft_wrap=True)
         if self._generations:
             self.progress("search", generation, self._generations)
 

@@ -77,7 +77,7 @@ class Evaluator:
     work: Work = field(default_factory=Work)
 
     def __post_init__(self) -> None:
-        self.teacher = Teacher(self.runner, self.text.sequences, self.batch_tokens)
+        self.teacher = Teacher(self.runner, self.text.sequences)
 
     def __call__(self, profiles: Sequence[Profile], tokens: int) -> list[float]:
         """Scores of the profiles on one fresh minibatch of `tokens` tokens, by the first measure."""
@@ -96,10 +96,6 @@ class Evaluator:
     ) -> Scores:
         """Scores of the profiles (None: the dense model) on given pieces of text, kept for each piece."""
         candidates = [self.assembly.choices(profile) for profile in profiles if profile is not None]
-        positions = [piece.sequence for piece in pieces]
-        if self.teacher.missing(positions):
-            self.assembly.restore()
-            self.teacher.compute(positions)
         sums = torch.zeros(len(profiles), len(self.measures), len(pieces), dtype=torch.float64)
         counts = torch.zeros(len(self.measures), len(pieces), dtype=torch.float64)
         groups = batch_indices([piece.length for piece in pieces], self.batch_tokens)
@@ -109,6 +105,7 @@ class Evaluator:
                 members = [pieces[position] for position in group]
                 ids = torch.stack([self.text.sequences[piece.sequence][: piece.length] for piece in members])
                 ids = ids.to(self.runner.device)
+                self._require_teacher(members)
                 teacher = torch.cat([self.teacher.hidden(piece.sequence, piece.length) for piece in members])
                 compressed = iter(self._students(candidates, ids) if candidates else ())
                 students = [teacher if profile is None else next(compressed) for profile in profiles]
@@ -116,6 +113,13 @@ class Evaluator:
         progress(len(groups), len(groups))
         self.work.tokens += len(profiles) * sum(piece.length for piece in pieces)
         return Scores(self.measures, sums, counts)
+
+    def _require_teacher(self, pieces: Sequence[Piece]) -> None:
+        """Have the teacher's answers for these pieces."""
+        positions = [piece.sequence for piece in pieces]
+        if self.teacher.missing(positions):
+            self.assembly.restore()
+            self.teacher.compute(positions)
 
     def _students(self, candidates: Sequence[Sequence[Choice]], ids: Tensor) -> list[Tensor]:
         """Head inputs (batch, length, hidden) of every candidate, by walking the tree of their choices."""

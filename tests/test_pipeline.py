@@ -1,0 +1,125 @@
+"""The Python API: `evopress.quantize`, own fitness functions, and runs that share one database."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import evopress
+from evopress.errors import ConfigError, DatabaseError, DataError, RunMismatch
+
+
+def test_quantize_returns_a_run(small: dict[str, Any], tmp_path: Path) -> None:
+    run = evopress.quantize(out=tmp_path / "run", **small)
+    assert len(run.profile) == 21
+    rows = run.evaluation["profiles"]
+    assert rows["searched"]["bits"] <= 3
+    assert all(math.isfinite(row["kl"]) for row in rows.values())
+
+
+def test_a_function_is_a_fitness(small: dict[str, Any], tmp_path: Path) -> None:
+    seen: list[torch.Size] = []
+
+    def largest_gap(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+        seen.append(student.shape)
+        return (teacher - student).abs().amax(-1)
+
+    run = evopress.quantize(out=tmp_path / "run", fitness=largest_gap, **small)
+    assert seen
+    assert seen[0][1] == 96
+    assert "largest_gap" in (run.directory.path / "config.toml").read_text()
+
+
+def test_seeds_differ_and_repeat(small: dict[str, Any], tmp_path: Path) -> None:
+    def journal(name: str, seed: int) -> bytes:
+        run = evopress.quantize(out=tmp_path / name, seed=seed, **small)
+        return run.directory.journal.read_bytes()
+
+    first = journal("a", 1)
+    assert journal("b", 1) == first
+    assert journal("c", 2) != first
+
+
+def test_runs_share_a_database(small: dict[str, Any], tmp_path: Path) -> None:
+    shared = str(tmp_path / "shared")
+    one = evopress.quantize(out=tmp_path / "one", database=shared, **small)
+    before = {file.name: file.stat().st_mtime_ns for file in Path(shared).glob("*.safetensors")}
+    other = evopress.quantize(out=tmp_path / "other", database=shared, **{**small, "bits": 2.5})
+    assert before == {file.name: file.stat().st_mtime_ns for file in Path(shared).glob("*.safetensors")}
+    assert not (tmp_path / "one" / "database").exists()
+    assert one.evaluation["profiles"]["searched"]["bits"] > other.evaluation["profiles"]["searched"]["bits"]
+    with pytest.raises(DatabaseError, match="another method"):
+        evopress.quantize(out=tmp_path / "third", database=shared, **{**small, "group_size": 8})
+
+
+def test_best_of_random_profiles_is_a_strategy(small: dict[str, Any], tmp_path: Path) -> None:
+    run = evopress.quantize(out=tmp_path / "run", strategy="best-of", start_candidates=5, **small)
+    assert len(run.directory.journal.read_bytes().splitlines()) == 2
+
+
+def test_another_configuration_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
+    evopress.quantize(out=tmp_path / "run", **small)
+    with pytest.raises(RunMismatch, match=r"database.group_size: 16 -> 8"):
+        evopress.quantize(out=tmp_path / "run", **{**small, "group_size": 8})
+
+
+def test_unknown_options_list_the_known(small: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown option .group.*group_size"):
+        evopress.quantize(out=tmp_path / "run", group=8, **small)
+
+
+def test_uniform_and_knapsack_never_cost_more_than_the_budget(small: dict[str, Any], tmp_path: Path) -> None:
+    rows = evopress.quantize(out=tmp_path / "run", **{**small, "bits": 2.7}).evaluation["profiles"]
+    assert rows["uniform"]["bits"] == 2
+    assert 2.6 < rows["dp"]["bits"] <= 2.7
+
+
+def test_a_search_that_starts_at_its_end_returns_the_start(small: dict[str, Any], tmp_path: Path) -> None:
+    run = evopress.quantize(out=tmp_path / "run", **{**small, "generations": 0})
+    assert len(run.profile) == 21
+
+
+def test_final_scores_are_those_of_the_winner_not_of_the_last_candidate(small: dict[str, Any], tmp_path: Path) -> None:
+    from evopress.fitness.divergence import KL
+    from evopress.observer import Observer
+    from evopress.search.types import BatchResult
+    from evopress.workspace import Workspace
+
+    class Last(Observer):
+        """Remembers the last profile that was scored."""
+
+        def batch(self, result: BatchResult, space: object, tokens: int) -> None:
+            self.profile = result.batch.profiles[-1]
+
+    last = Last()
+    run = evopress.quantize(out=tmp_path / "run", observer=last, **small)
+    workspace = Workspace(run.directory, Observer())
+    with workspace.evaluator(workspace.splits.heldout, (KL(),), 2) as evaluator:
+        winner, other = evaluator.evaluate_all([run.profile, last.profile]).scores()
+    assert run.evaluation["profiles"]["searched"]["kl"] == pytest.approx(winner, rel=1e-6)
+    assert other != pytest.approx(winner, rel=1e-6)
+
+
+@pytest.mark.parametrize("bits", ["7/3", 3.0, "3.00"])
+def test_budgets_have_one_spelling(small: dict[str, Any], tmp_path: Path, bits: Any) -> None:
+    run = evopress.quantize(out=tmp_path / "run", **{**small, "bits": bits, "generations": 1})
+    assert run.directory.config.budget.average == ("7/3" if bits == "7/3" else "3")
+
+
+def test_a_run_that_failed_before_any_work_can_be_started_again(small: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        evopress.quantize(out=tmp_path / "run", **{**small, "data": "text.txt"})
+    assert len(evopress.quantize(out=tmp_path / "run", **small).profile) == 21
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda"])
+def test_a_device_that_is_not_there_is_named(
+    small: dict[str, Any], tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"device '{device}' is not there"):
+        evopress.quantize(out=tmp_path / "run", device=device, **small)
