@@ -1,0 +1,116 @@
+"""One generation of a search on a run that has a database: where the time goes, and what sharing prefixes saves.
+
+Asserted first: scores with and without sharing are the same bits. Then timed, in one run:
+
+* the share of the wall time that is spent in the model's own forward passes (goal: at least 80 %);
+* block passes of an average offspring relative to a full forward pass (goal: at most 3/4).
+
+    python benchmarks/bench_search.py runs/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evopress.fitness.divergence import KL
+from evopress.fitness.evaluator import Evaluator
+from evopress.observer import Observer
+from evopress.profile import Profile
+from evopress.run import read_run
+from evopress.search.mutation import equal_switches
+from evopress.search.presets import make_mutation
+from evopress.workspace import Workspace
+
+
+def offspring(workspace: Workspace, count: int, mutation: str) -> list[Profile]:
+    """A parent in the middle of a search (uniform after 100 accepted switches) and its different offspring."""
+    space, rng = workspace.space, random.Random(0)
+    parent = space.encode(space.uniform())
+    for _ in range(100):
+        parent = equal_switches(space, parent, rng) or parent
+    children: set[tuple[int, ...]] = set()
+    mutate = make_mutation(mutation, workspace.config.search.band_share)
+    while len(children) < count:
+        child = mutate(space, parent, rng)
+        if child is not None:
+            children.add(child)
+    return [space.decode(child) for child in [parent, *sorted(children)]]
+
+
+class Stopwatch:
+    """Seconds spent inside wrapped methods of a runner."""
+
+    def __init__(self, runner: Any) -> None:
+        self.seconds = 0.0
+        for name in ("begin", "block", "finish", "logits"):
+            setattr(runner, name, self._timed(getattr(runner, name)))
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                self.seconds += time.perf_counter() - started
+
+        return timed
+
+
+def generation(evaluator: Evaluator, profiles: list[Profile], config: Any) -> float:
+    """Seconds of one generation's stages with the schedule of `config`; selection by the scores."""
+    started = time.perf_counter()
+    parent, candidates = profiles[0], profiles[1:]
+    for number, (survivors, tokens) in enumerate(zip(config.survivors, config.tokens_per_stage, strict=True)):
+        if number == len(config.survivors) - 1:
+            candidates = [parent, *candidates]
+        scores = evaluator(candidates, tokens)
+        candidates = [candidates[i] for i in sorted(range(len(scores)), key=scores.__getitem__)[:survivors]]
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Parse, assert, time, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--mutation", default="equal", help="equal is the paper's")
+    parser.add_argument("--repeats", type=int, default=2)
+    options = parser.parse_args()
+    workspace = Workspace(read_run(options.run), Observer())
+    config = workspace.config.search
+    profiles = offspring(workspace, config.offspring, options.mutation)
+    text = workspace.splits.search
+    with workspace.evaluator(text, (KL(),), len(profiles)) as evaluator:
+        tokens = config.tokens_per_stage[0]
+        shared = evaluator(profiles, tokens)
+        evaluator.calls, evaluator.share = 0, False
+        assert shared == evaluator(profiles, tokens), "sharing changed a score"
+        evaluator.teacher.compute(range(len(text.sequences)))
+        evaluator.share = True
+        generation(evaluator, profiles, config)  # every level is resident after this
+        evaluator.work.passes = evaluator.work.passes_without_sharing = evaluator.work.tokens = 0
+        watch = Stopwatch(workspace.runner)
+        ours = sum(generation(evaluator, profiles, config) for _ in range(options.repeats))
+        work, forward = evaluator.work, watch.seconds
+        passes, everything, seen = work.passes, work.passes_without_sharing, work.tokens
+        evaluator.share = False
+        theirs = sum(generation(evaluator, profiles, config) for _ in range(options.repeats))
+    print(f"machine: {torch.get_num_threads()} threads, {workspace.loaded.model.dtype}, torch {torch.__version__}")
+    print(f"schedule: {config.offspring} offspring, survivors {config.survivors}, tokens {config.tokens_per_stage}\n")
+    print("| measured | value | goal |")
+    print("|---|---:|---:|")
+    print(f"| wall time inside forward passes | {forward / ours:.1%} | 80 % |")
+    print(f"| block passes with sharing / without | {passes / everything:.3f} | 0.75 |")
+    print(f"| wall time with sharing / without | {ours / theirs:.3f} | |")
+    print(f"| seconds a generation | {ours / options.repeats:.1f} | |")
+    print(f"| evaluated tokens a second | {seen / ours:.0f} | |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""What models of 0.1B, 8B and 70B need, from the formulas that the program checks before it starts.
+
+    python benchmarks/memory.py
+"""
+
+from __future__ import annotations
+
+from evopress.compress.grid import Grid
+from evopress.compress.quantized import storage_bits
+from evopress.files import size
+from evopress.fitness.evaluator import HEAD_BYTES
+from evopress.plan import Shapes, build_memory, search_memory
+
+MODELS = {
+    "SmolLM2-135M, fp32": Shapes(134_515_008, 4, 30, 576, 49_152, ((576, 960), (576, 576), (576, 3072), (1536, 576))),
+    "Llama-3-8B, bf16": Shapes(
+        8_030_261_248, 2, 32, 4096, 128_256, ((4096, 6144), (4096, 4096), (4096, 28_672), (14_336, 4096))
+    ),
+    "Llama-3-70B, bf16": Shapes(
+        70_553_706_496, 2, 80, 8192, 128_256, ((8192, 10_240), (8192, 8192), (8192, 57_344), (28_672, 8192))
+    ),
+}
+LEVELS = (2, 3, 4, 5, 6)
+CALIBRATION, SEARCH, OFFSPRING = 131_072, 131_072, 32
+
+
+def main() -> None:
+    """Print one table for the build and one for the search."""
+    bits = [storage_bits((1, 128), Grid(level, 128)) / 128 for level in LEVELS]
+    builds = {name: build_memory(shapes, CALIBRATION, bits) for name, shapes in MODELS.items()}
+    searches = {
+        name: search_memory(shapes, SEARCH, OFFSPRING, 1024 if "fp32" in name else 16384, HEAD_BYTES)
+        | {"bank, packed": int(sum(bits) * shapes.compressed / 8)}
+        for name, shapes in MODELS.items()
+    }
+    print(f"Levels {LEVELS}, group 128; {CALIBRATION} calibration and {SEARCH} search tokens, {OFFSPRING} offspring.")
+    for title, tables in (("Build", builds), ("Search", searches)):
+        print(f"\n| {title} | {' | '.join(tables)} |\n|---|{'---:|' * len(tables)}")
+        for part in next(iter(tables.values())):
+            print(f"| {part} | {' | '.join(size(table[part]) for table in tables.values())} |")
+        print(f"| **together** | {' | '.join(size(sum(table.values())) for table in tables.values())} |")
+
+
+if __name__ == "__main__":
+    main()
