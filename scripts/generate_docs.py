@@ -1,0 +1,214 @@
+"""Writes the parts of the documentation that the program itself knows best, so that they cannot differ from it.
+
+    python scripts/generate_docs.py
+
+renders docs/cli.md from the commands and the error classes, and the marked blocks of other pages: the table of presets
+and the list of architectures. `tests/docs` fails when a page is not what this script would write. It takes seconds,
+most of them the import of transformers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from typer.models import ArgumentInfo, OptionInfo
+
+from evopress import errors
+from evopress.cli.app import app
+from evopress.config import Config, resolve
+from evopress.search.presets import PRESETS
+from evopress.testing import ARCHITECTURES
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_ERRORS = {
+    0: ("", "the command did what it was asked for"),
+    1: ("", "an error that nobody expected; run again with `--debug` and report it"),
+    2: ("", "the command line itself is wrong: unknown option, missing argument, a value of the wrong type"),
+    130: ("", "interrupted with Ctrl-C; the same command goes on"),
+}
+NAMES = {str: "TEXT", int: "N", float: "NUMBER"}
+PRESET_ROWS = ("data.", "database.levels", "database.group_size", "budget.exchange", "search.")
+"""The sections and fields whose resolved values the table of presets shows, where presets decide them."""
+
+
+def main() -> None:
+    """Write every page."""
+    for path, text in rendered().items():
+        path.write_text(text, encoding="utf-8")
+
+
+def rendered() -> dict[Path, str]:
+    """Page -> what it should hold."""
+    pages = {ROOT / "docs" / "cli.md": cli_page()}
+    for name, block, make in (
+        ("README.md", "architectures", architectures),
+        ("docs/concepts.md", "presets", presets_table),
+    ):
+        path = ROOT / name
+        pages[path] = fill(path.read_text(encoding="utf-8"), block, make())
+    return pages
+
+
+def fill(text: str, block: str, content: str) -> str:
+    """`text` with what stands between `<!-- block:begin -->` and `<!-- block:end -->` replaced by `content`."""
+    begin, end = f"<!-- {block}:begin -->", f"<!-- {block}:end -->"
+    head, _, rest = text.partition(begin)
+    _, found, tail = rest.partition(end)
+    if not found:
+        raise ValueError(f"the marks {begin} and {end} are missing")
+    return f"{head}{begin}\n{content.strip()}\n{end}{tail}"
+
+
+def cli_page() -> str:
+    """The whole of docs/cli.md."""
+    callbacks = [(info.name, info.callback) for info in app.registered_commands if info.callback is not None]
+    commands = {name or str(getattr(callback, "__name__", "")): callback for name, callback in callbacks}
+    order = ["quantize", "demo", *(name for name in commands if name not in ("demo", "quantize"))]
+    helps = {name: _help(name, commands[name]) for name in order}
+    lines = [
+        "# Command line",
+        "",
+        "<!-- This page is written by scripts/generate_docs.py; edit the commands, not the page. -->",
+        "",
+        "| command | |",
+        "| --- | --- |",
+        *(f"| [`evopress {name}`](#evopress-{name}) | {helps[name]} |" for name in order),
+        "",
+        "Progress goes to standard error, results to standard output. A setting that is not given has the value of the "
+        "preset; [concepts](concepts.md#presets) has the table. What a setting means is told there, too.",
+        "",
+    ]
+    shown: dict[str, str] = {}
+    for name in order:
+        lines += _command(name, commands[name], helps[name], shown)
+    return "\n".join([*lines, *_exit_codes()]) + "\n"
+
+
+def _help(name: str, callback: Callable[..., None]) -> str:
+    info = next(i for i in app.registered_commands if i.callback is callback)
+    text = info.help or inspect.getdoc(callback) or ""
+    if not text:
+        raise ValueError(f"the command {name} has no help text")
+    return " ".join(text.split())
+
+
+def _command(name: str, callback: Callable[..., None], text: str, shown: dict[str, str]) -> Iterator[str]:
+    """Lines of one command. Settings that an earlier command showed in full are referred to."""
+    own, settings = [], []
+    arguments = ""
+    for parameter in inspect.signature(callback, eval_str=True).parameters.values():
+        kind, info = _annotation(parameter)
+        if isinstance(info, ArgumentInfo):
+            arguments += f" {parameter.name.upper()}"
+            own.append(f"| `{parameter.name.upper()}` | {info.help or ''} | required |")
+            continue
+        panel = info.rich_help_panel if isinstance(info.rich_help_panel, str) else ""
+        row = f"| {_flags(parameter, kind, info)} | {info.help or ''} | {_default(parameter)} |"
+        if panel:
+            settings.append((panel.lower(), f"| {_flags(parameter, kind, info)} | {info.help or ''} |"))
+        else:
+            own.append(row)
+    yield from (f"## evopress {name}", "", text, "", "```", f"evopress {name}{arguments} [OPTIONS]", "```", "")
+    yield from ("| | | default |", "| --- | --- | --- |", *own, "")
+    if settings and "settings" in shown:
+        yield from (f"And all settings of [`evopress {shown['settings']}`](#evopress-{shown['settings']}).", "")
+    elif settings:
+        shown["settings"] = name
+        for section in dict.fromkeys(panel for panel, _ in settings):
+            yield from (f"Settings of the section `{section}`:", "", "| | |", "| --- | --- |")
+            yield from (row for panel, row in settings if panel == section)
+            yield ""
+
+
+def _annotation(parameter: inspect.Parameter) -> tuple[Any, ArgumentInfo | OptionInfo]:
+    if get_origin(parameter.annotation) is not Annotated:
+        raise ValueError(f"{parameter.name} is no typer parameter")
+    kind, info = get_args(parameter.annotation)
+    if get_origin(kind) in (Union, UnionType):
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    return kind, info
+
+
+def _flags(parameter: inspect.Parameter, kind: Any, info: ArgumentInfo | OptionInfo) -> str:
+    given = (info.default, *(info.param_decls or ()))  # inside Annotated, the first flag lands in `default`
+    declared = [flag for flag in given if isinstance(flag, str) and flag.startswith("-")]
+    flags = [part for flag in declared or ["--" + parameter.name.replace("_", "-")] for part in flag.split("/")]
+    value = "" if kind is bool else " " + (_values(parameter.name) or NAMES.get(kind, kind.__name__.upper()))
+    return ", ".join(f"`{flag}{value}`" for flag in flags)
+
+
+def _values(name: str) -> str:
+    """The values a setting can have where they are few: `equal, free, ...`; `N,N` for lists."""
+    if name == "preset":
+        return "\\|".join(PRESETS)
+    for field in Config.model_fields.values():
+        annotation = getattr(field.annotation, "model_fields", {}).get(name)
+        if annotation is not None and get_origin(annotation.annotation) is Literal:
+            return "\\|".join(map(str, get_args(annotation.annotation)))
+        if annotation is not None and get_origin(annotation.annotation) is tuple:
+            return "N,N,..."
+    return ""
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return "required"
+    return "" if parameter.default in (None, False) else f"`{parameter.default}`"
+
+
+def _exit_codes() -> Iterator[str]:
+    """The table of exit codes, from the classes of evopress.errors."""
+    rows = dict(NOT_ERRORS)
+    for name, error in vars(errors).items():
+        if inspect.isclass(error) and issubclass(error, errors.EvopressError) and error is not errors.EvopressError:
+            rows[error.exit_code] = (f"`{name}`", " ".join((inspect.getdoc(error) or "").split()))
+    yield from ("## Exit codes", "")
+    yield (
+        "Every error is one line on standard error: what was wrong, the value, and what would be right. `--debug` adds "
+        'the traceback. With `--json`, standard output holds `{"error": ..., "exit_code": ...}`. What to do about each '
+        "is told in [troubleshooting](troubleshooting.md). In Python the same errors are raised as exceptions of "
+        "`evopress.errors`."
+    )
+    yield from ("", "| code | error | meaning |", "| --: | --- | --- |")
+    yield from (f"| {code} | {name} | {meaning.rstrip('.')} |" for code, (name, meaning) in sorted(rows.items()))
+
+
+def presets_table() -> str:
+    """One row for each setting that presets decide, one column for each preset."""
+    columns = {}
+    for name in PRESETS:
+        data = resolve("model", bits=3, preset=name, data="text.txt").model_dump(mode="json")
+        flat = {f"{section}.{key}": value for section, values in data.items() if isinstance(values, dict)
+                for key, value in values.items()}  # fmt: skip
+        columns[name] = {key: value for key, value in flat.items() if key.startswith(PRESET_ROWS)}
+    skipped = {"data.source", "data.text_seed", "search.preset", "search.seed", "search.fitness", "search.strategy"}
+    keys = [key for key in next(iter(columns.values())) if key not in skipped]
+    lines = ["| setting | " + " | ".join(f"`{name}`" for name in columns) + " |", "| --- |" + " --: |" * len(columns)]
+    for key in keys:
+        flag = "--" + key.partition(".")[2].replace("_", "-")
+        lines.append(f"| `{flag}` | " + " | ".join(_shown(values[key]) for values in columns.values()) + " |")
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def architectures() -> str:
+    """The model types that the tests run on, as a list in one line."""
+    names = [re.sub(r"_text$", "", name) for name in ARCHITECTURES]
+    return textwrap.fill(", ".join(f"`{name}`" for name in names) + ".", 120)
+
+
+if __name__ == "__main__":
+    main()
