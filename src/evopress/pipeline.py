@@ -130,10 +130,13 @@ def search(workspace: Workspace) -> Profile:
     return profile
 
 
-def evaluate(workspace: Workspace, data: str | None = None, tokens: int | None = None) -> dict[str, Any]:
+def evaluate(
+    workspace: Workspace, data: str | None = None, tokens: int | None = None, profile: Path | None = None
+) -> dict[str, Any]:
     """Score dense, uniform, knapsack and searched profile on held-out text, or on any other, and write the result.
 
-    `data` names another text (all of it, or its first `tokens` tokens); then evaluation.json is left as it is.
+    `data` names another text (all of it, or its first `tokens` tokens), `profile` a file with another profile that is
+    scored too, as `given`; with either, evaluation.json is left as it is.
     """
     started = time.monotonic()
     config, space = workspace.config, workspace.space
@@ -146,6 +149,8 @@ def evaluate(workspace: Workspace, data: str | None = None, tokens: int | None =
         "dp": knapsack(space, workspace.layer_errors),
         "searched": read_profile(workspace.run.profile),
     }
+    if profile is not None:
+        profiles["given"] = _read_fitting(workspace, profile)
     with workspace.evaluator(text, (KL(), Perplexity()), len(profiles)) as evaluator:
         scores = evaluator.evaluate_all(
             list(profiles.values()),
@@ -161,25 +166,33 @@ def evaluate(workspace: Workspace, data: str | None = None, tokens: int | None =
         "tokens": text.total,
         "seconds": round(time.monotonic() - started, 1),
     }
-    if data is None:
+    if data is None and profile is None:
         write_evaluation(workspace, result)
     return result
 
 
-def export(workspace: Workspace, out: Path | None = None) -> Path:
-    """Write the searched profile as a stock Hugging Face checkpoint; returns its directory."""
+def export(workspace: Workspace, out: Path | None = None, profile: Path | None = None) -> Path:
+    """Write the searched profile, or that of the file `profile`, as a stock Hugging Face checkpoint.
+
+    Returns its directory: `out`, or `export/` in the run.
+    """
     target = out or workspace.run.export
-    profile = read_profile(workspace.run.profile)
-    workspace.space.validate(profile)
     export_checkpoint(
         target,
         workspace.loaded,
         workspace.map,
         workspace.database,
-        profile,
+        _read_fitting(workspace, profile or workspace.run.profile),
         progress=lambda done, total: workspace.observer.progress("export", done, total),
     )
     return target
+
+
+def _read_fitting(workspace: Workspace, path: Path) -> Profile:
+    """A profile from a file, checked against the model's units and levels; it may be above the budget."""
+    profile = read_profile(path)
+    workspace.space.encode(profile)
+    return profile
 
 
 def _strategy(workspace: Workspace) -> Strategy:

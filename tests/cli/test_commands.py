@@ -113,6 +113,22 @@ def test_other_fitness(quantize: Call, tmp_path: Path, fitness: str) -> None:
     assert json.loads((tmp_path / "run" / "profile.json").read_text())["fitness"]["name"] == fitness
 
 
+def test_profiles_of_the_official_code_are_evaluated_and_exported(quantize: Call, call: Call, tmp_path: Path) -> None:
+    quantize(tmp_path / "run")
+    lines = (tmp_path / "run" / "profile.txt").read_text().splitlines()
+    (tmp_path / "official.txt").write_text("".join(line.rpartition(":")[0] + ": 4\n" for line in lines))
+    data = json.loads(call("evaluate", tmp_path / "run", "--profile", tmp_path / "official.txt", "--json").out)
+    assert data["profiles"]["given"]["bits"] == 4
+    assert data["profiles"]["given"]["kl"] < data["profiles"]["searched"]["kl"]
+    target = tmp_path / "exported"
+    assert call("export", tmp_path / "run", "-o", target, "--profile", tmp_path / "official.txt").code == 0
+    assert (target / "model.safetensors").read_bytes() != (tmp_path / "run/export/model.safetensors").read_bytes()
+    (tmp_path / "official.txt").write_text("model.layers.9.mlp.up_proj: 4\n")
+    result = call("export", tmp_path / "run", "--profile", tmp_path / "official.txt")
+    assert result.code == 19
+    assert "model.layers.9.mlp.up_proj" in result.err.splitlines()[-1]
+
+
 def test_export_loads_as_a_stock_checkpoint(quantize: Call, call: Call, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -33,6 +33,7 @@ Directory = Annotated[Path, typer.Argument(help="run directory")]
 Bits = Annotated[str | None, typer.Option(help="budget in code bits a weight, as the paper counts")]
 Bpw = Annotated[str | None, typer.Option(help="budget in bits a weight with scales and zeros")]
 PresetName = Annotated[str, typer.Option(help="paper, super-fast or quick")]
+ProfileFile = Annotated[Path | None, typer.Option(help="another profile: profile.json, or 'name: level' lines")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON object on standard output")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
 
@@ -90,26 +91,28 @@ def evaluate(
     directory: Directory,
     data: Annotated[str | None, typer.Option(help="another text than the run's held-out one")] = None,
     tokens: Annotated[int | None, typer.Option(help="only the first so many tokens of that text")] = None,
+    profile: ProfileFile = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Score dense, uniform, knapsack and searched profile on held-out text."""
     from evopress import pipeline
 
-    _on_run(directory, as_json, lambda workspace: pipeline.evaluate(workspace, data, tokens))
+    _on_run(directory, as_json, lambda workspace: pipeline.evaluate(workspace, data, tokens, profile))
 
 
 @app.command()
 def export(
     directory: Directory,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="where to write; default: export/ in the run")] = None,
+    profile: ProfileFile = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write the searched profile as a stock Hugging Face checkpoint."""
     from evopress import pipeline
 
-    _on_run(directory, as_json, lambda workspace: pipeline.export(workspace, out))
+    _on_run(directory, as_json, lambda workspace: pipeline.export(workspace, out, profile))
 
 
 @app.command()

@@ -1,0 +1,61 @@
+"""On a space small enough to enumerate, with real levels and the real divergence, every search ends at the optimum."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evopress.fitness.divergence import KL
+from evopress.observer import Observer
+from evopress.pipeline import build, resolve
+from evopress.profile import Profile
+from evopress.run import start_run
+from evopress.search import BruteForce, Evolution, Stage, free_switches, run_search
+from evopress.space import SearchSpace
+from evopress.testing import write_pico_checkpoint
+from evopress.workspace import Workspace
+
+Table = dict[Profile, float]
+
+
+@pytest.fixture(scope="module")
+def enumerated(tmp_path_factory: pytest.TempPathFactory, text: Path) -> tuple[SearchSpace, Table]:
+    """Every profile within 3 bits of a two-block GPT-2 with four units a block, and its KL on 96 tokens."""
+    folder = tmp_path_factory.mktemp("optimum")
+    write_pico_checkpoint(folder / "model", "gpt2", blocks=2)
+    settings: dict[str, Any] = {"sequence_length": 16, "calibration_tokens": 256, "heldout_tokens": 96}
+    settings |= {"levels": (2, 3, 4), "group_size": 16, "search_tokens": 96, "tokens_per_stage": (32, 64)}
+    config = resolve(str(folder / "model"), bits=3, data=str(text), start_tokens=64, **settings)
+    workspace = Workspace(start_run(folder / "run", config), Observer())
+    build(workspace)
+    table: Table = {}
+    with workspace.evaluator(workspace.splits.search, (KL(),), 256) as evaluator:
+
+        def score(profiles: Sequence[Profile], tokens: int) -> list[float]:
+            for start in range(0, len(profiles), 256):
+                part = list(profiles[start : start + 256])
+                table.update(zip(part, evaluator.evaluate_all(part).scores(), strict=True))
+            return [table[profile] for profile in profiles]
+
+        run_search(BruteForce(workspace.space, tokens=96), score)
+    return workspace.space, table
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_search_finds_the_optimum(enumerated: tuple[SearchSpace, Table], seed: int) -> None:
+    space, table = enumerated
+    assert len(table) > 1000
+    search = Evolution(
+        space,
+        random.Random(seed),
+        generations=100,
+        offspring=16,
+        stages=[Stage(tokens=96, survivors=4), Stage(tokens=96, survivors=1)],
+        mutate=free_switches,
+    )
+    found = run_search(search, lambda profiles, tokens: [table[profile] for profile in profiles])
+    assert table[found] == min(table.values())
