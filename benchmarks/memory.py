@@ -1,6 +1,6 @@
 """What models of 0.1B, 8B and 70B need, from the formulas that the program checks before it starts.
 
-    python benchmarks/memory.py
+python benchmarks/memory.py
 """
 
 from __future__ import annotations
