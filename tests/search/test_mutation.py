@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 
 from evopress.profile import Level, Unit
 from evopress.search import Evolution, Stage
-from evopress.search.mutation import Mutation, _run, _switches, bands, equal_switches, free_switches, mixed, roles
+from evopress.search.draft import Draft
+from evopress.search.mutation import (
+    Mutation,
+    _flat,
+    _run,
+    _switches,
+    _trade,
+    bands,
+    equal_switches,
+    free_switches,
+    mixed,
+    roles,
+)
 from evopress.search.starts import random_start
 from evopress.space import SearchSpace, make_space
 
@@ -145,7 +157,7 @@ def test_a_space_without_other_profiles_gives_none(toy: Toy, mutate: Mutation) -
 
 
 @given(st.integers(0, 10**6))
-def test_whole_roles_trade_as_far_as_the_smaller_allows(seed: int) -> None:
+def test_one_trade_of_whole_roles_goes_as_far_as_the_smaller_allows(seed: int) -> None:
     """One role moves in all its blocks or is the limit of the other; nobody outside the two is lowered."""
     sizes = {"q": 9, "k": 3, "up": 24}
     units = [
@@ -155,8 +167,10 @@ def test_whole_roles_trade_as_far_as_the_smaller_allows(seed: int) -> None:
     ]
     space = make_space(units, average=3, exchange="any")
     parent = space.encode(space.uniform())
-    child = roles(space, parent, Random(seed))
-    assert child is not None
+    draft = Draft(space, parent)
+    assert _trade(draft, space, Random(seed), _flat)
+    child = draft.levels
+    assert draft.fits
     lowered = Counter(space.units[i].role for i in range(12) if child[i] < parent[i])
     raised = Counter(space.units[i].role for i in range(12) if child[i] > parent[i])
     assert len(lowered) == 1
