@@ -89,14 +89,14 @@ PRESETS: dict[str, Preset] = {
         mutation="equal",
     ),
     "quick": Preset(
-        generations=14,
+        generations=10,
         offspring=16,
-        survivors=(4, 1),
-        tokens=(256, 1024),
+        survivors=(6, 2, 1),
+        tokens=(256, 512, 2048),
         exchange="any",
         mutation="mixed",
-        band_share=0.7,
-        coarse_generations=5,
+        band_share=0.8,
+        coarse_generations=4,
     ),
 }
 """`paper` and `super-fast` are the paper's settings for bits; `quick` is for two cores and a small model."""
