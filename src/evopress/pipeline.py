@@ -23,7 +23,7 @@ from evopress.fitness.tokens import load_heldout
 from evopress.observer import Observer
 from evopress.profile import Profile
 from evopress.records import read_json, read_profile, sizes, write_evaluation, write_profile
-from evopress.run import RunDirectory, locked, start_run
+from evopress.run import RunDirectory, locked, require_run_or_empty, start_run
 from evopress.search import Evolution, Journal, knapsack, run_search
 from evopress.search.best_of import BestOf
 from evopress.search.presets import make_mutation
@@ -80,6 +80,7 @@ def quantize(
 
 def run_all(config: Config, out: Path, observer: Observer, fitness: Custom | None = None) -> Run:
     """All four steps on the run directory `out`; those whose result is there are not done again."""
+    require_run_or_empty(out)
     with locked(out):
         directory = start_run(out, config)
         workspace = Workspace(directory, observer, fitness)

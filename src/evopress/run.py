@@ -47,12 +47,22 @@ def read_run(path: Path) -> RunDirectory:
     return RunDirectory(path, from_toml(text, str(file)))
 
 
+def require_run_or_empty(path: Path) -> None:
+    """RunError when `path` is a file, or a directory that holds something else than a run; touches nothing."""
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path} is a file; give a directory for the run")
+    found = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    if "config.toml" not in found and found - {".lock", "config.toml.partial"}:  # what a kill at the start leaves
+        raise RunError(f"{path} is not empty and holds no run; give a new or empty directory")
+
+
 def start_run(path: Path, config: Config) -> RunDirectory:
     """Make a run directory, or go on with one that was made by the same configuration.
 
     One that holds nothing but another configuration is taken over: a command that failed on a typo leaves it so.
     RunMismatch says what differs; RunError when `path` holds something else.
     """
+    require_run_or_empty(path)
     if (path / "config.toml").exists():
         existing = read_run(path)
         changed = differences(existing.config, config)
@@ -60,8 +70,6 @@ def start_run(path: Path, config: Config) -> RunDirectory:
             raise RunMismatch(f"{path} was made with other settings ({'; '.join(changed)}); use another directory")
         if not changed:
             return existing
-    elif path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
-        raise RunError(f"{path} is not empty and holds no run; give a new or empty directory")
     path.mkdir(parents=True, exist_ok=True)
     write_text(path / "config.toml", to_toml(config))
     return RunDirectory(path, config)
@@ -70,8 +78,6 @@ def start_run(path: Path, config: Config) -> RunDirectory:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the directory's lock, making the directory; RunLocked when a live process has it."""
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path} is a file; give a directory for the run")
     path.mkdir(parents=True, exist_ok=True)
     with (path / ".lock").open("a") as file:
         try:

@@ -146,6 +146,8 @@ def test_directory_of_another_configuration(quantize: Call, tmp_path: Path) -> N
 def test_directory_that_holds_something_else(quantize: Call, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     check(quantize(tmp_path), errors.RunError, "not empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    check(quantize(tmp_path / "thesis.tex"), errors.RunError, "is a file")
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
