@@ -28,7 +28,8 @@ def enumerated(tmp_path_factory: pytest.TempPathFactory, text: Path) -> tuple[Se
     folder = tmp_path_factory.mktemp("optimum")
     write_pico_checkpoint(folder / "model", "gpt2", blocks=2)
     settings: dict[str, Any] = {"sequence_length": 16, "calibration_tokens": 256, "heldout_tokens": 96}
-    settings |= {"levels": (2, 3, 4), "group_size": 16, "search_tokens": 96, "tokens_per_stage": (32, 64)}
+    settings |= {"levels": (2, 3, 4), "group_size": 16, "search_tokens": 96, "survivors": (1,)}
+    settings |= {"tokens_per_stage": (64,)}
     config = resolve(str(folder / "model"), bits=3, data=str(text), start_tokens=64, **settings)
     workspace = Workspace(start_run(folder / "run", config), Observer())
     build(workspace)
