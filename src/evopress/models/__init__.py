@@ -5,26 +5,37 @@ released tomorrow works today if it is built like the others, and is refused wit
 Importing this package imports torch and transformers (seconds); nothing here may import search or compress.
 """
 
+from evopress.models.bypass import BypassSlot, Switch, bypass_slots, dropped
 from evopress.models.capture import collect_inputs
 from evopress.models.describe import Linear, ModelMap, WeightView, describe
+from evopress.models.dissect import find_sublayers
 from evopress.models.integrity import check_finite, fingerprint
 from evopress.models.load import LoadedModel, choose_dtype, load_model
 from evopress.models.runner import Context, Contexts, Runner
+from evopress.models.sublayers import Granularity, SubLayer, group_sublayers
 from evopress.models.weights import set_weight, weight
 
 __all__ = [
+    "BypassSlot",
     "Context",
     "Contexts",
+    "Granularity",
     "Linear",
     "LoadedModel",
     "ModelMap",
     "Runner",
+    "SubLayer",
+    "Switch",
     "WeightView",
+    "bypass_slots",
     "check_finite",
     "choose_dtype",
     "collect_inputs",
     "describe",
+    "dropped",
+    "find_sublayers",
     "fingerprint",
+    "group_sublayers",
     "load_model",
     "set_weight",
     "weight",

@@ -1,0 +1,163 @@
+"""Switch sub-layers off and on in a live model, by putting other modules in their place.
+
+A dropped sub-layer adds exactly zero to the residual stream and is not computed: none of its linears, norms or
+attention products runs. What remains is one addition of zeros. No `forward` is patched; what is put back is the very
+module that was taken out. While a sub-layer is dropped its parameters are not the model's: `parameters()`,
+`state_dict()` and `to()` do not see them.
+
+A dropped attention still tells the key-value cache that tokens passed, because positions and masks of all other blocks
+are derived from the lengths in it; it stores one number a token for keys and one for values. A cache belongs to the
+choice that it was filled with: do not continue with it after a switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Cache
+
+from evopress.errors import ProfileError
+from evopress.models.sublayers import Granularity, SubLayer, group_sublayers
+
+DROP, KEEP = "drop", "keep"
+"""The two levels of depth pruning."""
+
+
+class Bypass(nn.Module):
+    """In the place of a sub-layer's writer: zeros (..., width) for the first tensor it is called with, (..., any).
+
+    The zeros are new each time, because some blocks add to a sub-layer's output in place.
+    """
+
+    def __init__(self, sublayer: SubLayer) -> None:
+        super().__init__()
+        self.width, self.outputs, self.cache_index = sublayer.width, sublayer.outputs, sublayer.cache_index
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        values = (*args, *kwargs.values())
+        hidden = next(value for value in values if isinstance(value, Tensor))
+        if self.cache_index is not None:
+            for cache in values:
+                if isinstance(cache, Cache):
+                    _count_tokens(cache, hidden, self.cache_index)
+        zeros = hidden.new_zeros(*hidden.shape[:-1], self.width)
+        return zeros if self.outputs is None else (zeros, *[None] * (self.outputs - 1))
+
+
+class PassThrough(nn.Module):
+    """In the place of a servant: hands on what it is given. What it gives is zero already, or read by nobody."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+class Switch:
+    """One sub-layer of a model, that can be dropped and kept again. Make it while the sub-layer is kept.
+
+    >>> from evopress.models import describe, find_sublayers
+    >>> from evopress.testing import pico_model
+    >>> model = pico_model("llama")
+    >>> attention, mlp, *_ = find_sublayers(model, describe(model))
+    >>> switch = Switch(model, mlp)
+    >>> switch.drop()
+    >>> model.model.layers[0].mlp
+    Bypass()
+    >>> switch.keep()
+    >>> model.model.layers[0].mlp.down_proj.out_features
+    48
+    """
+
+    def __init__(self, model: nn.Module, sublayer: SubLayer) -> None:
+        self.sublayer = sublayer
+        self._places = [_Place(model, name, instead) for name, instead in _substitutes(sublayer).items()]
+
+    def drop(self) -> None:
+        """Take the sub-layer out; nothing happens when it is out."""
+        for place in self._places:
+            place.put(place.instead)
+
+    def keep(self) -> None:
+        """Put the sub-layer's own modules back; nothing happens when they are in."""
+        for place in self._places:
+            place.put(place.own)
+
+
+class BypassSlot:
+    """What one unit switches in one block. `level` is the level it has now; None means that nothing was applied."""
+
+    def __init__(self, name: str, switches: Sequence[Switch]) -> None:
+        self.name, self._switches = name, switches
+        self.level: str | None = None
+
+    def apply(self, level: str | None) -> None:
+        """`drop` drops, `keep` and None keep; ProfileError for any other level."""
+        if level not in (DROP, KEEP, None):
+            raise ProfileError(f"unit {self.name}: unknown level {level!r}, it has {DROP}, {KEEP}")
+        for switch in self._switches:
+            (switch.drop if level == DROP else switch.keep)()
+        self.level = level
+
+
+def bypass_slots(
+    model: nn.Module, sublayers: Sequence[SubLayer], granularity: Granularity = "sublayer"
+) -> list[list[BypassSlot]]:
+    """For each block the slots of the units in it. A pair has a slot of the same name in each of its two blocks."""
+    slots: list[list[BypassSlot]] = [[] for _ in range(1 + max(sublayer.block for sublayer in sublayers))]
+    for name, group in group_sublayers(sublayers, granularity).items():
+        for block in dict.fromkeys(sublayer.block for sublayer in group):
+            switches = [Switch(model, sublayer) for sublayer in group if sublayer.block == block]
+            slots[block].append(BypassSlot(name, switches))
+    return slots
+
+
+@contextmanager
+def dropped(model: nn.Module, sublayers: Iterable[SubLayer]) -> Iterator[None]:
+    """A model without some of its sub-layers, as long as the context lasts."""
+    with ExitStack() as stack:
+        for sublayer in sublayers:
+            stack.enter_context(swapped(model, _substitutes(sublayer)))
+        yield
+
+
+@contextmanager
+def swapped(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """A model with other modules under these names, as long as the context lasts."""
+    places = [_Place(model, name, module) for name, module in modules.items()]
+    try:
+        for place in places:
+            place.put(place.instead)
+        yield
+    finally:
+        for place in places:
+            place.put(place.own)
+
+
+def _substitutes(sublayer: SubLayer) -> dict[str, nn.Module]:
+    return {sublayer.writer: Bypass(sublayer), **{name: PassThrough() for name in sublayer.servants}}
+
+
+class _Place:
+    """Where a module hangs in the model, the module itself and its substitute."""
+
+    def __init__(self, model: nn.Module, name: str, instead: nn.Module) -> None:
+        parent, _, self._child = name.rpartition(".")
+        self._parent = model.get_submodule(parent)
+        self.own, self.instead = model.get_submodule(name), instead.train(model.training)
+        if isinstance(self.own, Bypass | PassThrough):
+            raise ValueError(f"{name} is dropped already; make switches while all sub-layers are kept")
+
+    def put(self, module: nn.Module) -> None:
+        setattr(self._parent, self._child, module)
+
+
+def _count_tokens(cache: Cache, hidden: Tensor, index: int) -> None:
+    """Add the tokens of hidden (batch, length, any) to one layer of the cache.
+
+    Keys and values are one head of one number: a cache counts a layer whose tensors are empty as one without tokens.
+    """
+    batch, length = hidden.shape[:2]
+    one = hidden.new_ones(1).expand(batch, 1, length, 1)
+    cache.update(one, one, index)

@@ -1,0 +1,236 @@
+"""Model -> sub-layers: find the attention and the MLP of every block by structure, and prove that dropping works.
+
+Attention is the module that writes keys and values to the cache, the MLP is where the other linears are. For each, the
+outermost module whose output is simply added to the residual stream is taken; norms and other modules that serve
+nothing else are found by what becomes of the block's output without them. Every find is held against the same block
+with the weight and the bias of the sub-layer's last linear set to zero, so that an architecture that is built
+differently is refused instead of being silently wrong. Cost: a dozen passes of eight tokens through each block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from evopress.errors import UnsupportedModel
+from evopress.models.bypass import Bypass, PassThrough, dropped, swapped
+from evopress.models.describe import Linear, ModelMap
+from evopress.models.probe import close, probe_ids
+from evopress.models.runner import Runner
+from evopress.models.sublayers import Kind, SubLayer
+from evopress.models.trace import Trace, trace_cached
+
+_WRONG_SHAPE = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)  # what a wrong substitute may cause
+
+
+def find_sublayers(model: Any, model_map: ModelMap) -> tuple[SubLayer, ...]:
+    """The attention and the MLP of every block, in this order.
+
+    UnsupportedModel names the block and what was not found: one module that writes to the key-value cache, linears
+    beside it, or a module whose output is added to the residual stream and goes nowhere else.
+
+    >>> from evopress.models import describe
+    >>> from evopress.testing import pico_model
+    >>> model = pico_model("opt", blocks=1)
+    >>> for sublayer in find_sublayers(model, describe(model)):
+    ...     print(sublayer.name, sublayer.writer.rpartition(".")[2], [x.rpartition(".")[2] for x in sublayer.servants])
+    model.decoder.layers.0.attn self_attn ['self_attn_layer_norm']
+    model.decoder.layers.0.mlp fc2 ['activation_fn', 'fc1', 'final_layer_norm']
+    """
+    runner, ids = Runner(model, model_map), probe_ids(model)
+    trace = trace_cached(model, ids)
+    hidden, contexts = runner.begin(ids)
+    found: list[SubLayer] = []
+    for index in range(model_map.n_blocks):
+        forward = partial(runner.block, index, hidden, contexts)
+        block = _Block(model, f"{model_map.blocks}.{index}", model_map.of_block(index), trace, forward)
+        attention = block.attention()
+        found += [attention, block.mlp(attention)]
+        hidden = forward()
+    _check_cache(model, found, ids)
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One block under the knife; `forward` runs it on the probe's hidden states."""
+
+    model: nn.Module
+    path: str
+    linears: tuple[Linear, ...]
+    trace: Trace
+    forward: Callable[[], Tensor]
+
+    def attention(self) -> SubLayer:
+        writes = {name: at for name, at in self.trace.cache_writes.items() if _inside(name, [self.path])}
+        if len(writes) != 1:
+            raise UnsupportedModel(
+                f"no attention found in {self.path}: {len(writes)} of its modules write to the key-value cache, not one"
+            )
+        [(caller, cache_index)] = writes.items()
+        for writer in self._between(caller):
+            own = [linear for linear in self.linears if _inside(linear.name, [writer])]
+            if found := self._dissect("attn", writer, own, cache_index):
+                return found
+        raise self._not_additive("attn", caller)
+
+    def mlp(self, attention: SubLayer) -> SubLayer:
+        taken = (attention.writer, *attention.servants)
+        own = [linear for linear in self.linears if not _inside(linear.name, taken)]
+        if not own:
+            raise UnsupportedModel(f"no MLP found in {self.path}: it has no linear beside {attention.writer}")
+        last = self._last(own).name
+        for writer in self._between(last):
+            if found := self._dissect("mlp", writer, own, None, taken):
+                return found
+        raise self._not_additive("mlp", last)
+
+    def _between(self, inner: str) -> list[str]:
+        """`inner` and the modules around it inside the block, the outermost first."""
+        parts = inner.removeprefix(f"{self.path}.").split(".") if inner != self.path else []
+        return [".".join((self.path, *parts[: depth + 1])) for depth in range(len(parts))]
+
+    def _last(self, linears: Iterable[Linear]) -> Linear:
+        """The one that is called last: what writes to the residual stream."""
+        return max(linears, key=lambda linear: self._order[linear.name])
+
+    @cached_property
+    def _order(self) -> dict[str, int]:
+        """When each module was called."""
+        return {name: at for at, name in enumerate(self.trace.entered())}
+
+    def _dissect(
+        self, kind: Kind, writer: str, own: Sequence[Linear], cache_index: int | None, taken: Sequence[str] = ()
+    ) -> SubLayer | None:
+        """The sub-layer with this writer and these linears, if dropping it leaves exactly the rest of the block."""
+        if not own or writer not in self.trace.outputs:
+            return None
+        last = self._last(own)
+        block, width = last.block, last.view.shape[0]
+        name, outputs = f"{self.path}.{kind}", self.trace.outputs[writer]
+        core = SubLayer(name, block, kind, writer, (), width, outputs, cache_index, 0, 0)
+        before, after = self._servants(core, taken)
+        found = self._measured(replace(core, servants=(*before, *after)))
+        if not all(_inside(linear.name, (writer, *before, *after)) for linear in own):
+            return None
+        with dropped(self.model, [found]):
+            without = self._attempt()
+        with _silenced(self.model.get_submodule(last.name), [self.model.get_submodule(name) for name in after]):
+            reference = self.forward()
+        return found if without is not None and close(without, reference, without.dtype) else None
+
+    def _servants(self, core: SubLayer, taken: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Modules beside the writer that serve it alone: called before it, and called after it.
+
+        One before it serves nothing else if the block without the writer does not notice that its output is NaN. One
+        after it belongs to the sub-layer if it reads nothing but the writer's zeros.
+        """
+        order = self._order
+        siblings = [name for name in self._siblings(core.writer) if name not in taken]
+        bypass = {core.writer: Bypass(core)}
+        with swapped(self.model, bypass), self._zero_readers(siblings) as zero_readers:
+            base = self._attempt()
+        if base is None:
+            return [], []
+        before = []
+        for name in siblings:
+            if order[name] < order[core.writer]:
+                with swapped(self.model, {**bypass, name: _Poison()}):
+                    answer = self._attempt()
+                if answer is not None and torch.equal(answer, base):
+                    before.append(name)
+        return before, [name for name in siblings if order[name] > order[core.writer] and name in zero_readers]
+
+    def _siblings(self, writer: str) -> Iterator[str]:
+        """Modules beside the writer, and beside the modules around it, that return one tensor."""
+        around = [self.path, *self._between(writer)]
+        for parent in around[:-1]:
+            for child, _ in self.model.get_submodule(parent).named_children():
+                name = f"{parent}.{child}"
+                if name not in around and self.trace.outputs.get(name, 0) is None:
+                    yield name
+
+    @contextmanager
+    def _zero_readers(self, names: Iterable[str]) -> Iterator[set[str]]:
+        """Fills with those of the modules that are given nothing but zeros while the context lasts."""
+        found: set[str] = set()
+
+        def watch(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+            if args and not args[0].any():
+                found.add(name)
+
+        with ExitStack() as hooks:
+            for name in names:
+                module = self.model.get_submodule(name)
+                hooks.enter_context(module.register_forward_pre_hook(partial(watch, name)))
+            yield found
+
+    def _measured(self, sublayer: SubLayer) -> SubLayer:
+        modules = [self.model.get_submodule(name) for name in (sublayer.writer, *sublayer.servants)]
+        parameters = {id(parameter): parameter for module in modules for parameter in module.parameters()}.values()
+        return replace(
+            sublayer,
+            parameters=sum(parameter.numel() for parameter in parameters),
+            bytes=sum(parameter.nbytes for parameter in parameters),
+        )
+
+    def _attempt(self) -> Tensor | None:
+        """The block's output; None when it cannot run with what was put in."""
+        try:
+            return self.forward()
+        except _WRONG_SHAPE:
+            return None
+
+    def _not_additive(self, kind: Kind, inner: str) -> UnsupportedModel:
+        return UnsupportedModel(
+            f"cannot drop the {kind} of {self.path}: neither {inner} nor a module around it only adds its output to "
+            "the residual stream"
+        )
+
+
+class _Poison(PassThrough):
+    """NaN in place of what a servant would hand on: whatever reads it becomes NaN too."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.full_like(hidden, torch.nan)
+
+
+@contextmanager
+def _silenced(linear: nn.Module, after: Iterable[nn.Module]) -> Iterator[None]:
+    """A sub-layer that is computed but contributes zero: no weight and bias in its last linear, no bias behind it."""
+    parameters = [*linear.parameters()]
+    parameters += [parameter for module in after for name, parameter in module.named_parameters() if "bias" in name]
+    own = [parameter.data for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.data = torch.zeros_like(parameter.data)
+        yield
+    finally:
+        for parameter, data in zip(parameters, own, strict=True):
+            parameter.data = data
+
+
+@torch.no_grad()
+def _check_cache(model: Any, sublayers: Sequence[SubLayer], ids: Tensor) -> None:
+    """The whole model without any sub-layer runs with a cache and counts the tokens in every layer of it."""
+    cache = DynamicCache(config=model.config)
+    with dropped(model, sublayers):
+        try:
+            model(input_ids=ids, past_key_values=cache, use_cache=True)
+        except AttributeError as error:
+            raise UnsupportedModel(f"{type(model).__name__} reads something of a dropped sub-layer: {error}") from error
+    for sublayer in sublayers:
+        if sublayer.cache_index is not None and cache.get_seq_length(sublayer.cache_index) != ids.shape[1]:
+            raise UnsupportedModel(f"a dropped {sublayer.name} does not keep the key-value cache's length right")
+
+
+def _inside(name: str, modules: Iterable[str]) -> bool:
+    """Whether the module `name` is one of `modules` or lies in one of them."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
