@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "search": "errors profile space",
     "compress": "errors",
     "models": "errors",
+    "depth": "errors profile models",
     "assemble": "errors profile models",
     "database": "errors files profile compress models assemble",
     "fitness": "errors files profile models database assemble",
