@@ -22,12 +22,17 @@ from evopress.profile import Profile, Unit
 
 Exchange = Literal["size", "any"]
 
+Limit = tuple[tuple[int, ...], int]
+"""Unit indices, and what these units may cost together."""
+
 
 @dataclass(frozen=True)
 class SearchSpace:
     """All profiles of `units` whose cost is at most `budget`.
 
     `groups` partitions the unit indices into exchange groups: a mutation moves cost between units of one group only.
+    Where the split of the budget is part of the question (exactly k units of each kind dropped), `split` says what each
+    group may cost at most and the budget is their sum; without it any split within the budget is allowed.
     Make one with `make_space`; the constructor raises ProfileError for a malformed space and BudgetError for a budget
     below the cheapest profile.
     """
@@ -35,6 +40,7 @@ class SearchSpace:
     units: tuple[Unit, ...]
     budget: int
     groups: tuple[tuple[int, ...], ...]
+    split: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.units):
@@ -45,6 +51,8 @@ class SearchSpace:
             raise ProfileError(f"the exchange groups do not hold each of the {len(self.units)} units exactly once")
         if self.budget < self.lowest:
             raise BudgetError(f"a budget of {self.budget} is below the cheapest profile, which costs {self.lowest}")
+        if self.split is not None:
+            self._check_split(self.split)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -67,10 +75,20 @@ class SearchSpace:
         return tuple(self._roles(group) for group in self.groups)
 
     @cached_property
+    def limits(self) -> tuple[Limit, ...]:
+        """Which units may cost how much together: each group its part of the split, or all units the budget."""
+        if self.split is None:
+            return ((tuple(range(len(self.units))), self.budget),)
+        return tuple(zip(self.groups, self.split, strict=True))
+
+    @cached_property
     def shares(self) -> tuple[int, ...]:
-        """The budget of each exchange group: every group gets the same fraction of the way from its lowest to its
-        highest cost, rounded down to its own steps; what the rounding leaves goes to the largest steps that fit it.
+        """The budget of each exchange group: its part of the split if there is one. Without, every group gets the same
+        fraction of the way from its lowest to its highest cost, rounded down to its own steps; what the rounding leaves
+        goes to the largest steps that fit it.
         """
+        if self.split is not None:
+            return self.split
         if len(self.groups) == 1:
             return (self.budget,)
         low = [sum(self.costs[unit][0] for unit in group) for group in self.groups]
@@ -130,8 +148,9 @@ class SearchSpace:
         return self.cost(choice) / self.total_weights
 
     def fits(self, choice: Profile | Sequence[int]) -> bool:
-        """Whether the cost is within the budget."""
-        return self.cost(choice) <= self.budget
+        """Whether the cost is within the budget, and within each part of its split."""
+        indices = self.encode(choice) if isinstance(choice, Profile) else choice
+        return all(sum(self.costs[unit][indices[unit]] for unit in units) <= most for units, most in self.limits)
 
     def validate(self, profile: Profile) -> None:
         """Raise ProfileError when the profile does not match the units, BudgetError when it is above the budget."""
@@ -141,6 +160,11 @@ class SearchSpace:
                 f"the profile costs {cost} ({cost / self.total_weights:.6g} a weight), which is above the budget of "
                 f"{self.budget} ({self.budget / self.total_weights:.6g} a weight)"
             )
+        indices = self.encode(profile)
+        for units, most in self.limits:
+            cost = sum(self.costs[unit][indices[unit]] for unit in units)
+            if cost > most:
+                raise BudgetError(f"the {self._like(units)} cost {cost}, above their part of the budget, {most}")
 
     def uniform(self) -> Profile:
         """The most expensive profile with one level name everywhere that fits; BudgetError when there is none."""
@@ -152,6 +176,26 @@ class SearchSpace:
             raise BudgetError(f"none of the {len(shared)} levels that all units have fits a budget of {self.budget}")
         return max(fitting, key=self.cost)
 
+    def parts(self) -> tuple[SearchSpace, ...]:
+        """The independent spaces that this one is made of: one for each group of a split budget, else itself."""
+        if self.split is None:
+            return (self,)
+        return tuple(
+            SearchSpace(tuple(self.units[unit] for unit in group), most, (tuple(range(len(group))),))
+            for group, most in zip(self.groups, self.split, strict=True)
+        )
+
+    def _check_split(self, split: tuple[int, ...]) -> None:
+        if len(split) != len(self.groups) or sum(split) != self.budget:
+            raise ProfileError(f"the split {split} must hold {len(self.groups)} parts that add up to {self.budget}")
+        for group, most in zip(self.groups, split, strict=True):
+            least = sum(self.costs[unit][0] for unit in group)
+            if most < least:
+                raise BudgetError(f"the {self._like(group)} cost at least {least}, their part of the budget is {most}")
+
+    def _like(self, units: Sequence[int]) -> str:
+        return f"{len(units)} units like {self.names[units[0]]!r}"
+
     def _roles(self, group: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], ...]]:
         found: dict[str, dict[int, list[int]]] = {}
         for unit in sorted(group, key=lambda unit: self.units[unit].block):
@@ -160,39 +204,56 @@ class SearchSpace:
         return {role: tuple(map(tuple, blocks.values())) for role, blocks in found.items()}
 
 
-def make_space(units: Sequence[Unit], *, average: Fraction | str | float, exchange: Exchange) -> SearchSpace:
+def make_space(
+    units: Sequence[Unit], *, average: Fraction | str | float, exchange: Exchange | Literal["role"]
+) -> SearchSpace:
     """The space of all profiles that cost at most `average` per weight.
 
     The budget is `floor(average * number of weights)`, computed exactly: 2.1 means 21/10, and "7/3" is understood.
     `exchange="size"` lets units trade only with units of the same size and level costs (the paper's groups for bits),
-    `"any"` lets all units trade. BudgetError when no profile could be as cheap, or as expensive, as `average`.
+    `"any"` lets all units trade. `"role"` lets units trade within their role only and holds each role to the average by
+    itself (the paper's depth: as many attentions dropped as MLPs), whichever units are fixed. BudgetError when no
+    profile could be as cheap, or as expensive, as `average`.
 
     >>> from evopress.profile import Level
     >>> q = Unit("q", 0, "q", 10, (Level("2", 20), Level("4", 40)))
     >>> make_space([q], average=2.5, exchange="any").budget
     25
     """
-    if exchange not in ("size", "any"):
-        raise ConfigError(f"unknown exchange {exchange!r}; use 'size' or 'any'")
+    if exchange not in ("role", "size", "any"):
+        raise ConfigError(f"unknown exchange {exchange!r}; use 'role', 'size' or 'any'")
     try:
         target = Fraction(str(average))
     except (ValueError, ZeroDivisionError):
         raise BudgetError(f"the average {average!r} is not a number; give one such as 3 or 2.5 or '7/3'") from None
+    groups = _exchange_groups(units, exchange)
+    if exchange != "role":
+        return SearchSpace(tuple(units), _budget(units, target, f"an average of {average}"), groups)
+    members = [[units[unit] for unit in group] for group in groups]
+    split = tuple(_budget(own, target, f"an average of {average} for role {own[0].role!r}") for own in members)
+    return SearchSpace(tuple(units), sum(split), groups, split)
+
+
+def _budget(units: Sequence[Unit], target: Fraction, what: str) -> int:
     total = sum(unit.size for unit in units)
     low, high = sum(unit.levels[0].cost for unit in units), sum(unit.levels[-1].cost for unit in units)
     if total > 0 and not low <= target * total <= high:
         raise BudgetError(
-            f"an average of {average} cannot be met; the levels allow "
+            f"{what} cannot be met; the levels allow "
             f"{_decimal(Fraction(low, total), math.ceil)} to {_decimal(Fraction(high, total), math.floor)}"
         )
-    return SearchSpace(tuple(units), math.floor(target * total), _exchange_groups(units, exchange))
+    return math.floor(target * total)
 
 
-def _exchange_groups(units: Sequence[Unit], exchange: Exchange) -> tuple[tuple[int, ...], ...]:
+def _exchange_groups(units: Sequence[Unit], exchange: str) -> tuple[tuple[int, ...], ...]:
+    keys: dict[str, Callable[[Unit], object]] = {
+        "any": lambda unit: None,
+        "role": lambda unit: unit.role,
+        "size": lambda unit: (unit.size, tuple(level.cost for level in unit.levels)),
+    }
     groups: dict[object, list[int]] = {}
     for i, unit in enumerate(units):
-        key = (unit.size, tuple(level.cost for level in unit.levels)) if exchange == "size" else None
-        groups.setdefault(key, []).append(i)
+        groups.setdefault(keys[exchange](unit), []).append(i)
     return tuple(map(tuple, groups.values()))
 
 

@@ -1,6 +1,7 @@
 """Small spaces and toy fitness functions that all search tests share."""
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from random import Random
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from evopress.profile import Level, Profile, Unit
 from evopress.search import Evaluate
 from evopress.space import SearchSpace, make_space
+
+ROLES = ("attn", "mlp")
 
 
 def toy_space(
@@ -53,6 +56,67 @@ def random_spaces(draw: st.DrawFn) -> SearchSpace:
     return make_space(units, average=average, exchange=draw(st.sampled_from(["size", "any"])))
 
 
+def drop_space(
+    blocks: int = 6,
+    k: int = 2,
+    kind: str = "sublayer",
+    exchange: str = "role",
+    protected: Sequence[str] = (),
+    weights: tuple[int, int] = (3, 5),
+) -> SearchSpace:
+    """Units that are dropped or kept, all but k blocks' worth of them; `weights` are those of attention and MLP."""
+    if kind == "sublayer":
+        parts = [
+            (f"{b}.{role}", b, role, size) for b in range(blocks) for role, size in zip(ROLES, weights, strict=True)
+        ]
+    else:
+        width = 2 if kind == "pair" else 1
+        parts = [(f"{b}", b, kind, width * sum(weights)) for b in range(0, blocks, width)]
+        blocks = len(parts)
+    levels = {
+        name: [Level("keep", size)] if name in protected else [Level("drop", 0), Level("keep", size)]
+        for name, _, _, size in parts
+    }
+    units = [Unit(name, block, role, size, tuple(levels[name])) for name, block, role, size in parts]
+    return make_space(units, average=Fraction(blocks - k, blocks), exchange=exchange)  # type: ignore[arg-type]
+
+
+def sparse_space(
+    sizes: Sequence[int] = (40, 60, 80, 40, 60, 80), sparsity: str = "0.6", step: int = 4, reach: int = 3
+) -> SearchSpace:
+    """Levels `-reach` to `reach` around the sparsity, `step` weights apart; three units a block, all exchange."""
+    units = []
+    for i, size in enumerate(sizes):
+        middle = round((1 - Fraction(sparsity)) * size)
+        costs = {f"{n:+d}" if n else "0": middle + n * step for n in range(-reach, reach + 1)}
+        levels = tuple(Level(name, cost) for name, cost in costs.items() if 0 <= cost <= size)
+        units.append(Unit(f"u{i}", i // 3, "qkv"[i % 3], size, levels))
+    budget = sum(next(level.cost for level in unit.levels if level.name == "0") for unit in units)
+    return SearchSpace(tuple(units), budget, (tuple(range(len(units))),))
+
+
+@st.composite
+def drop_spaces(draw: st.DrawFn) -> SearchSpace:
+    """Depth: every granularity and exchange, with some units that must be kept in whole blocks."""
+    kind = draw(st.sampled_from(["sublayer", "block", "pair"]))
+    blocks = draw(st.integers(3, 9)) * (2 if kind == "pair" else 1)
+    starts = range(0, blocks, 2 if kind == "pair" else 1)
+    kept = draw(st.sets(st.sampled_from(starts), max_size=len(starts) - 2))
+    roles = ROLES if kind == "sublayer" else [""]
+    protected = [f"{block}.{role}".rstrip(".") for block in kept for role in roles]
+    k = draw(st.integers(1, len(starts) - len(kept) - 1))
+    weights = draw(st.sampled_from([(3, 5), (4, 4), (1, 1)]))
+    return drop_space(blocks, k, kind, draw(st.sampled_from(["role", "size", "any"])), protected, weights)
+
+
+@st.composite
+def sparse_spaces(draw: st.DrawFn) -> SearchSpace:
+    """Sparsity: equal steps, units of several sizes, levels clipped where they would leave 0 to 100 %."""
+    sizes = draw(st.lists(st.sampled_from([20, 36, 50]), min_size=2, max_size=8))
+    sparsity = draw(st.sampled_from(["0.3", "0.5", "0.62", "0.9"]))
+    return sparse_space(sizes, sparsity, draw(st.integers(1, 5)), draw(st.integers(1, 8)))
+
+
 @pytest.fixture(scope="session")
 def toy() -> Callable[..., SearchSpace]:
     """`toy_space`."""
@@ -69,3 +133,27 @@ def fitness() -> Callable[..., Evaluate]:
 def spaces() -> st.SearchStrategy[SearchSpace]:
     """`random_spaces`, to be drawn from."""
     return random_spaces()
+
+
+@pytest.fixture(scope="session")
+def drops() -> Callable[..., SearchSpace]:
+    """`drop_space`."""
+    return drop_space
+
+
+@pytest.fixture(scope="session")
+def sparse() -> Callable[..., SearchSpace]:
+    """`sparse_space`."""
+    return sparse_space
+
+
+@pytest.fixture(scope="session")
+def depths() -> st.SearchStrategy[SearchSpace]:
+    """`drop_spaces`, to be drawn from."""
+    return drop_spaces()
+
+
+@pytest.fixture(scope="session")
+def sparsities() -> st.SearchStrategy[SearchSpace]:
+    """`sparse_spaces`, to be drawn from."""
+    return sparse_spaces()

@@ -13,18 +13,22 @@ from evopress.space import SearchSpace
 
 
 class Draft:
-    """Mutable level indices. `limit` is what they may cost; it is the space's budget until somebody narrows it."""
+    """Mutable level indices. `limit` is what they may cost: the space's budget, until somebody narrows it."""
 
     def __init__(self, space: SearchSpace, levels: Sequence[int]) -> None:
         self.levels = list(levels)
         self.cost = space.cost(levels)
         self.limit = space.budget
-        self._steps = space.steps
+        self._costs, self._steps = space.costs, space.steps
 
     @property
     def fits(self) -> bool:
         """Whether the draft is within its limit."""
         return self.cost <= self.limit
+
+    def narrow(self, units: Iterable[int], most: int) -> None:
+        """Let `units` cost at most `most` together, beside what the others cost now."""
+        self.limit = self.cost + most - sum(self._costs[unit][self.levels[unit]] for unit in units)
 
     def raisable(self, units: Iterable[int]) -> list[int]:
         """Those of `units` that are not at their highest level."""

@@ -48,7 +48,7 @@ def free_switches(space: SearchSpace, parent: Indices, rng: Random) -> Indices |
     """
     draft = Draft(space, parent)
     for _ in range(_switches(rng)):
-        group = space.groups[_draw_group(space, rng)]
+        group = _narrowed(space, draft, _draw_group(space, rng))
         if not (_raise_first if rng.random() < 0.5 else _lower_first)(draft, group, rng):
             return None
     return _offspring(draft, parent)
@@ -94,6 +94,13 @@ def _draw_group(space: SearchSpace, rng: Random) -> int:
     if len(space.groups) == 1:
         return 0
     return rng.choices(range(len(space.groups)), weights=[len(group) for group in space.groups])[0]
+
+
+def _narrowed(space: SearchSpace, draft: Draft, at: int) -> Indices:
+    """The units of a group, after the draft was narrowed to the group's part of a split budget."""
+    if space.split is not None:
+        draft.narrow(space.groups[at], space.split[at])
+    return space.groups[at]
 
 
 def _equal_pair(space: SearchSpace, draft: Draft, rng: Random) -> tuple[int, int] | None:
@@ -151,7 +158,7 @@ def _trade(draft: Draft, space: SearchSpace, rng: Random, run: Run) -> bool:
     random order, are the other side.
     """
     at = _draw_group(space, rng)
-    group, by_role = space.groups[at], space.roles[at]
+    group, by_role = _narrowed(space, draft, at), space.roles[at]
     first, *others = rng.sample(list(by_role), min(2, len(by_role)))
     raised = draft.raisable(run(by_role[first], rng))
     if others:

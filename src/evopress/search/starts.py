@@ -1,14 +1,16 @@
 """Where a search starts (paper, Algorithm 1): the uniform profile where it meets the budget, else random profiles.
 
-Random profiles are made by lowering random units from the level just above the target until the budget is met. Each
-exchange group does so within its own share of the budget: the split between groups is that of the budget, not of
-chance, because moves inside groups could never correct it. A profile costs about as much as a mutation.
+Random profiles are made by lowering random units from the level just above the target until the budget is met; where
+the levels are drop and keep these are random masks. Each exchange group does so within its own share of the budget: the
+split between groups is that of the budget, not of chance, because moves inside groups could never correct it. A profile
+costs about as much as a mutation.
 """
 
 from __future__ import annotations
 
 from random import Random
 
+from evopress.errors import BudgetError
 from evopress.profile import Profile
 from evopress.search.draft import Draft
 from evopress.search.mutation import Indices
@@ -31,11 +33,12 @@ def random_start(space: SearchSpace, rng: Random) -> Indices:
     """A random profile that fits: lowered from the ceiling until each group is within its share, then filled."""
     draft = Draft(space, ceiling(space))
     for group, share in zip(space.groups, space.shares, strict=True):
-        draft.limit = draft.cost + share - sum(space.costs[unit][draft.levels[unit]] for unit in group)
+        draft.narrow(group, share)
         draft.shrink(group, rng)
         draft.fill(group, rng)
-    draft.limit = space.budget
-    draft.fill(range(len(space.units)), rng)
+    for units, most in space.limits:
+        draft.narrow(units, most)
+        draft.fill(units, rng)
     return tuple(draft.levels)
 
 
@@ -51,6 +54,16 @@ def random_starts(space: SearchSpace, count: int, rng: Random) -> tuple[Profile,
 
 
 def default_starts(space: SearchSpace, rng: Random, count: int = 32) -> tuple[Profile, ...]:
-    """The paper's start: the ceiling alone where it fits (an integer target whose level exists), else random ones."""
+    """The paper's start: one level everywhere where that meets the budget, else up to `count` random profiles.
+
+    One level is the ceiling if it fits, or a uniform profile that costs the budget to the last weight: with sparsities,
+    counts of weights are rounded and the ceiling of some units may be a level too high.
+    """
     top = ceiling(space)
-    return (space.decode(top),) if space.fits(top) else random_starts(space, count, rng)
+    if space.fits(top):
+        return (space.decode(top),)
+    try:
+        uniform = space.uniform()
+    except BudgetError:
+        return random_starts(space, count, rng)
+    return (uniform,) if space.cost(uniform) == space.budget else random_starts(space, count, rng)
