@@ -39,6 +39,15 @@ def test_equals_brute_force(spaces: st.SearchStrategy[SearchSpace], data: st.Dat
     assert total(errors, found) == pytest.approx(min(total(errors, space.decode(p)) for p in all_profiles(space)))
 
 
+@given(data=st.data(), seed=st.integers(0, 10**6))
+def test_a_split_budget_too(depths: st.SearchStrategy[SearchSpace], data: st.DataObject, seed: int) -> None:
+    space = data.draw(depths.filter(lambda space: space.n_profiles <= 2000))
+    errors = random_errors(space, seed)
+    found = knapsack(space, errors)
+    assert space.fits(found)
+    assert total(errors, found) == pytest.approx(min(total(errors, space.decode(p)) for p in all_profiles(space)))
+
+
 @settings(deadline=None, max_examples=150)
 @given(data=st.data(), seed=st.integers(0, 10**6), cells=st.integers(1, 60))
 def test_a_coarse_table_stays_within_the_budget(

@@ -23,8 +23,7 @@ import numpy.typing as npt
 from evopress.errors import ProfileError
 from evopress.profile import Profile
 from evopress.search.draft import Draft
-from evopress.search.planned import Plan, Planned
-from evopress.search.types import Batch
+from evopress.search.planned import OneBatch
 from evopress.space import SearchSpace
 
 MAX_CELLS = 20_000_000
@@ -39,6 +38,19 @@ def knapsack(space: SearchSpace, errors: Errors, *, max_cells: int = MAX_CELLS) 
     Exact when the table fits into `max_cells`, otherwise close to it, and within the budget always. An error that is
     not finite marks a level as one to avoid. ProfileError when an error is missing or a unit has no finite one.
     """
+    chosen = dict(pair for part in space.parts() for pair in _solve(part, errors, max_cells).items())
+    return Profile(space.names, tuple(chosen[name] for name in space.names))
+
+
+class Knapsack(OneBatch):
+    """Score the knapsack's profile once."""
+
+    def __init__(self, space: SearchSpace, errors: Errors, *, tokens: int) -> None:
+        super().__init__([knapsack(space, errors)], tokens=tokens)
+
+
+def _solve(space: SearchSpace, errors: Errors, max_cells: int) -> Profile:
+    """The knapsack of a space whose budget is not split."""
     table = _error_table(space, errors)
     room = min(space.budget, space.highest) - space.lowest
     extras = [[cost - costs[0] for cost in costs] for costs in space.costs]
@@ -47,19 +59,6 @@ def knapsack(space: SearchSpace, errors: Errors, *, max_cells: int = MAX_CELLS) 
     weights = [[-(-extra // quantum) for extra in own] for own in extras]
     choices = _fill_table(table, weights, room // quantum + 1)
     return space.decode(_spend_greedily(space, table, _trace(choices, weights)))
-
-
-class Knapsack(Planned):
-    """Score the knapsack's profile once."""
-
-    def __init__(self, space: SearchSpace, errors: Errors, *, tokens: int) -> None:
-        super().__init__(knapsack(space, errors))
-        self._tokens = tokens
-
-    def plan(self) -> Plan:
-        """One batch of one profile."""
-        scores = yield Batch(0, 0, self._tokens, (self.best,))
-        self.choose((self.best,), scores)
 
 
 def _error_table(space: SearchSpace, errors: Errors) -> list[list[float]]:

@@ -2,6 +2,7 @@
 
 A strategy is a state machine when seen from outside and a plain loop when seen from inside. `Planned` turns the loop,
 a generator that yields a batch and receives its scores, into the two methods, so that no strategy keeps state by hand.
+Most baselines know all their candidates in advance: these are an `OneBatch`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 
 from evopress.profile import Profile
+from evopress.search.effort import Effort
 from evopress.search.types import Batch
 
 Plan = Generator[Batch, list[float], None]
@@ -54,6 +56,24 @@ class Planned(ABC):
         """End a one-batch generation: the best of `profiles` becomes `best`, ties go to the first."""
         winner = ranked(scores)[0]
         self.best, self.score, self.accepted = profiles[winner], scores[winner], True
+
+
+class OneBatch(Planned):
+    """Score given profiles as one batch and keep the best, the first of equals. `effort` says what that takes."""
+
+    def __init__(self, profiles: Sequence[Profile], *, tokens: int) -> None:
+        self._profiles, self._tokens = tuple(profiles), tokens
+        super().__init__(self._profiles[0])
+
+    @property
+    def effort(self) -> Effort:
+        """What will be scored."""
+        return Effort(len(self._profiles), self._tokens)
+
+    def plan(self) -> Plan:
+        """One batch."""
+        scores = yield Batch(0, 0, self._tokens, self._profiles)
+        self.choose(self._profiles, scores)
 
 
 def ranked(scores: Sequence[float]) -> list[int]:
