@@ -5,9 +5,8 @@ from random import Random
 
 import pytest
 
-from evopress.errors import ConfigError, ScheduleError
+from evopress.errors import ScheduleError
 from evopress.search import BestOf, BruteForce, Evaluate, Knapsack, Strategy, Uniform, run_search
-from evopress.search.brute_force import all_profiles
 from evopress.space import SearchSpace
 
 Toy = Callable[..., SearchSpace]
@@ -44,17 +43,3 @@ def test_best_of_keeps_the_best(toy: Toy) -> None:
     assert (search.best, search.score) == (batch.profiles[3], 1.0)
     with pytest.raises(ScheduleError, match="best of 0"):
         BestOf(toy(), Random(0), count=0, tokens=3)
-
-
-def test_brute_force_enumerates_exactly_what_fits(toy: Toy) -> None:
-    space = toy(sizes=(1, 2, 3), average="3")
-    every = [(a, b, c) for a in range(3) for b in range(3) for c in range(3)]
-    assert list(all_profiles(space)) == [levels for levels in every if space.fits(levels)]
-
-
-def test_brute_force_refuses_large_spaces_at_once(toy: Toy) -> None:
-    with pytest.raises(ConfigError, match="more than 10000 profiles"):
-        BruteForce(toy(sizes=(1,) * 300), tokens=1)
-    batch = BruteForce(toy(sizes=(1, 1)), tokens=1, limit=6).ask()
-    assert batch is not None
-    assert len(batch.profiles) == 6

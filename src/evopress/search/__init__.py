@@ -15,8 +15,9 @@ A search knows nothing of models. It runs in milliseconds on a toy function:
 """
 
 from evopress.search.best_of import BestOf
-from evopress.search.brute_force import BruteForce
+from evopress.search.brute_force import BruteForce, count_profiles
 from evopress.search.driver import run_search
+from evopress.search.effort import Effort
 from evopress.search.evolution import Evolution
 from evopress.search.journal import Journal
 from evopress.search.knapsack import Knapsack, knapsack
@@ -32,6 +33,7 @@ __all__ = [
     "BatchResult",
     "BestOf",
     "BruteForce",
+    "Effort",
     "Evaluate",
     "Evolution",
     "Journal",
@@ -42,6 +44,7 @@ __all__ = [
     "Strategy",
     "Uniform",
     "bands",
+    "count_profiles",
     "equal_switches",
     "free_switches",
     "knapsack",
