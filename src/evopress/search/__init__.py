@@ -19,11 +19,17 @@ from evopress.search.brute_force import BruteForce, count_profiles
 from evopress.search.driver import run_search
 from evopress.search.effort import Effort
 from evopress.search.evolution import Evolution
+from evopress.search.greedy import Greedy
 from evopress.search.journal import Journal
 from evopress.search.knapsack import Knapsack, knapsack
 from evopress.search.mutation import Mutation, bands, equal_switches, free_switches, mixed
+from evopress.search.owl import Owl
 from evopress.search.presets import PRESETS, Preset, make_mutation
+from evopress.search.shortened_llama import ShortenedLlama
+from evopress.search.shortgpt import ShortGPT
+from evopress.search.sliding_window import SlidingWindow
 from evopress.search.stages import Stage, validate_schedule
+from evopress.search.subcloning import WeightSubcloning
 from evopress.search.types import Batch, BatchResult, Evaluate, Strategy
 from evopress.search.uniform import Uniform
 
@@ -36,13 +42,19 @@ __all__ = [
     "Effort",
     "Evaluate",
     "Evolution",
+    "Greedy",
     "Journal",
     "Knapsack",
     "Mutation",
+    "Owl",
     "Preset",
+    "ShortGPT",
+    "ShortenedLlama",
+    "SlidingWindow",
     "Stage",
     "Strategy",
     "Uniform",
+    "WeightSubcloning",
     "bands",
     "count_profiles",
     "equal_switches",
