@@ -1,5 +1,6 @@
 """The budget is exact integer arithmetic; impossible spaces and foreign profiles end in one clear line."""
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -43,6 +44,20 @@ def test_decimal_averages_lose_nothing_to_binary_floats() -> None:
 def test_impossible_averages(average: str | float, message: str) -> None:
     with pytest.raises(BudgetError, match=message):
         make_space([unit("u")], average=average, exchange="any")
+
+
+def test_a_share_is_of_the_highest_cost() -> None:
+    counted = [Unit(name, 0, name, 1000, (Level("drop", 0), Level("keep", 2))) for name in "abcdef"]
+    for share in ("2/3", Fraction(2, 3), "0.75"):
+        assert make_space(counted, share=share, exchange="any").budget == math.floor(Fraction(share) * 12)
+    assert make_space(counted, share="0.75", exchange="role").split == (1,) * 6
+    with pytest.raises(BudgetError, match=r"the share 1\.5 cannot be met; the levels allow 0 to 1"):
+        make_space(counted, share=1.5, exchange="any")
+    with pytest.raises(BudgetError, match="the share 'most' is not a number"):
+        make_space(counted, share="most", exchange="any")
+    for both in ({}, {"average": 1, "share": 1}):
+        with pytest.raises(ConfigError, match="either an average or a share; got average"):
+            make_space(counted, exchange="any", **both)  # type: ignore[arg-type]
 
 
 def test_the_range_in_the_message_is_itself_possible() -> None:

@@ -204,16 +204,24 @@ class SearchSpace:
         return {role: tuple(map(tuple, blocks.values())) for role, blocks in found.items()}
 
 
-def make_space(
-    units: Sequence[Unit], *, average: Fraction | str | float, exchange: Exchange | Literal["role"]
-) -> SearchSpace:
-    """The space of all profiles that cost at most `average` per weight.
+Number = Fraction | str | float
+"""A number that is taken exactly as it is written: 2.1 means 21/10, and "7/3" is understood."""
 
-    The budget is `floor(average * number of weights)`, computed exactly: 2.1 means 21/10, and "7/3" is understood.
+
+def make_space(
+    units: Sequence[Unit],
+    *,
+    average: Number | None = None,
+    share: Number | None = None,
+    exchange: Exchange | Literal["role"],
+) -> SearchSpace:
+    """The space of all profiles that cost at most `average` per weight, or `share` of the most expensive profile.
+
+    The budget is `floor(average * number of weights)`, or `floor(share * highest cost)`, computed exactly.
     `exchange="size"` lets units trade only with units of the same size and level costs (the paper's groups for bits),
-    `"any"` lets all units trade. `"role"` lets units trade within their role only and holds each role to the average by
+    `"any"` lets all units trade. `"role"` lets units trade within their role only and holds each role to the budget by
     itself (the paper's depth: as many attentions dropped as MLPs), whichever units are fixed. BudgetError when no
-    profile could be as cheap, or as expensive, as `average`.
+    profile could be as cheap, or as expensive, as asked.
 
     >>> from evopress.profile import Level
     >>> q = Unit("q", 0, "q", 10, (Level("2", 20), Level("4", 40)))
@@ -222,27 +230,32 @@ def make_space(
     """
     if exchange not in ("role", "size", "any"):
         raise ConfigError(f"unknown exchange {exchange!r}; use 'role', 'size' or 'any'")
-    try:
-        target = Fraction(str(average))
-    except (ValueError, ZeroDivisionError):
-        raise BudgetError(f"the average {average!r} is not a number; give one such as 3 or 2.5 or '7/3'") from None
+    if (average is None) == (share is None):
+        raise ConfigError(f"a budget is either an average or a share; got average {average} and share {share}")
     groups = _exchange_groups(units, exchange)
     if exchange != "role":
-        return SearchSpace(tuple(units), _budget(units, target, f"an average of {average}"), groups)
+        return SearchSpace(tuple(units), _budget(units, average, share), groups)
     members = [[units[unit] for unit in group] for group in groups]
-    split = tuple(_budget(own, target, f"an average of {average} for role {own[0].role!r}") for own in members)
+    split = tuple(_budget(own, average, share, f" for role {own[0].role!r}") for own in members)
     return SearchSpace(tuple(units), sum(split), groups, split)
 
 
-def _budget(units: Sequence[Unit], target: Fraction, what: str) -> int:
-    total = sum(unit.size for unit in units)
+def _budget(units: Sequence[Unit], average: Number | None, share: Number | None, where: str = "") -> int:
     low, high = sum(unit.levels[0].cost for unit in units), sum(unit.levels[-1].cost for unit in units)
-    if total > 0 and not low <= target * total <= high:
+    if share is None:
+        what, asked, whole = "average", average, sum(unit.size for unit in units)
+    else:
+        what, asked, whole = "share", share, high
+    try:
+        target = Fraction(str(asked))
+    except (ValueError, ZeroDivisionError):
+        raise BudgetError(f"the {what} {asked!r} is not a number; give one such as 3 or 2.5 or '7/3'") from None
+    if whole > 0 and not low <= target * whole <= high:
         raise BudgetError(
-            f"{what} cannot be met; the levels allow "
-            f"{_decimal(Fraction(low, total), math.ceil)} to {_decimal(Fraction(high, total), math.floor)}"
+            f"the {what} {asked}{where} cannot be met; the levels allow "
+            f"{_decimal(Fraction(low, whole), math.ceil)} to {_decimal(Fraction(high, whole), math.floor)}"
         )
-    return math.floor(target * total)
+    return math.floor(target * whole)
 
 
 def _exchange_groups(units: Sequence[Unit], exchange: str) -> tuple[tuple[int, ...], ...]:

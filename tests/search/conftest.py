@@ -63,8 +63,12 @@ def drop_space(
     exchange: str = "role",
     protected: Sequence[str] = (),
     weights: tuple[int, int] = (3, 5),
+    count: bool = False,
 ) -> SearchSpace:
-    """Units that are dropped or kept, all but k blocks' worth of them; `weights` are those of attention and MLP."""
+    """Units that are dropped or kept, all but k blocks' worth of them; `weights` are those of attention and MLP.
+
+    They cost their weights, or with `count` as many as there are sub-layers in them.
+    """
     if kind == "sublayer":
         parts = [
             (f"{b}.{role}", b, role, size) for b in range(blocks) for role, size in zip(ROLES, weights, strict=True)
@@ -73,12 +77,12 @@ def drop_space(
         width = 2 if kind == "pair" else 1
         parts = [(f"{b}", b, kind, width * sum(weights)) for b in range(0, blocks, width)]
         blocks = len(parts)
-    levels = {
-        name: [Level("keep", size)] if name in protected else [Level("drop", 0), Level("keep", size)]
-        for name, _, _, size in parts
-    }
-    units = [Unit(name, block, role, size, tuple(levels[name])) for name, block, role, size in parts]
-    return make_space(units, average=Fraction(blocks - k, blocks), exchange=exchange)  # type: ignore[arg-type]
+    ones = 1 if kind == "sublayer" else 2 * width
+    units = []
+    for name, block, role, size in parts:
+        keep = Level("keep", ones if count else size)
+        units.append(Unit(name, block, role, size, (keep,) if name in protected else (Level("drop", 0), keep)))
+    return make_space(units, share=Fraction(blocks - k, blocks), exchange=exchange)  # type: ignore[arg-type]
 
 
 def sparse_space(
@@ -106,7 +110,8 @@ def drop_spaces(draw: st.DrawFn) -> SearchSpace:
     protected = [f"{block}.{role}".rstrip(".") for block in kept for role in roles]
     k = draw(st.integers(1, len(starts) - len(kept) - 1))
     weights = draw(st.sampled_from([(3, 5), (4, 4), (1, 1)]))
-    return drop_space(blocks, k, kind, draw(st.sampled_from(["role", "size", "any"])), protected, weights)
+    exchange = draw(st.sampled_from(["role", "size", "any"]))
+    return drop_space(blocks, k, kind, exchange, protected, weights, draw(st.booleans()))
 
 
 @st.composite

@@ -43,8 +43,10 @@ def dropped(space: SearchSpace, profile: Profile) -> Counter[str]:
         {"exchange": "size"},
         {"exchange": "role", "weights": (4, 4)},  # equally large: only the role tells them apart
         {"exchange": "role", "protected": ["0.attn", "1.attn", "2.attn", "5.mlp"]},
+        {"exchange": "role", "count": True},
+        {"exchange": "size", "count": True},
     ],
-    ids=["role", "size", "twins", "protected"],
+    ids=["role", "size", "twins", "protected", "role-count", "size-count"],
 )
 def test_a_search_drops_exactly_k_of_each_kind(
     drops: Drops, fitness: Fitness, options: dict[str, object], mutate: Mutation
