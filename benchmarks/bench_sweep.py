@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from evopress.compress import Compressed, Grid, Hessian, quantize_gptq
+from evopress.compress import Compressed, Grid, Hessian, Quantized, quantize_gptq
 
 WIDTH, HIDDEN, KEYS = 576, 1536, 192
 BLOCK, GROUP, DAMPING = 128, 64, 0.01
@@ -87,7 +87,7 @@ def textbook_layer(weight: Tensor, factor: Tensor, grid: Grid) -> Tensor:
     return codes.to(torch.uint8)
 
 
-def stacked(group: InputGroup) -> list[list[Compressed]]:
+def stacked(group: InputGroup) -> list[list[Compressed[Quantized]]]:
     """The library's answer for a group."""
     return quantize_gptq(group.weights, group.hessian, GRIDS, damping=DAMPING, block=BLOCK)
 

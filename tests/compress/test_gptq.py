@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evopress.compress import Compressed, Grid, quantize_gptq, quantize_rtn
+from evopress.compress import Compressed, Grid, Quantized, quantize_gptq, quantize_rtn
 from evopress.compress import gptq as gptq_module
 from evopress.errors import BadWeights, ConfigError, DataError
 
@@ -104,7 +104,7 @@ def test_fp32_differs_from_the_reference_by_rare_ties_only() -> None:
             assert level.error == pytest.approx(output_error(weight, values, hessian), rel=0.05)
 
 
-def same(left: list[list[Compressed]], right: list[list[Compressed]]) -> bool:
+def same(left: list[list[Compressed[Quantized]]], right: list[list[Compressed[Quantized]]]) -> bool:
     """Whether two answers are equal to the bit."""
     pairs = [p for a, b in zip(left, right, strict=True) for p in zip(a, b, strict=True)]
     return all(

@@ -7,7 +7,8 @@ group and a list of grids, and answer with packed tensors and their layer-wise e
 from evopress.compress.gptq import quantize_gptq
 from evopress.compress.grid import Grid
 from evopress.compress.hessian import Hessian
-from evopress.compress.quantized import Compressed, Quantized, storage_bits
+from evopress.compress.packed import Compressed, Packed
+from evopress.compress.quantized import Quantized, storage_bits
 from evopress.compress.rtn import quantize_rtn
 
-__all__ = ["Compressed", "Grid", "Hessian", "Quantized", "quantize_gptq", "quantize_rtn", "storage_bits"]
+__all__ = ["Compressed", "Grid", "Hessian", "Packed", "Quantized", "quantize_gptq", "quantize_rtn", "storage_bits"]

@@ -18,7 +18,8 @@ from evopress.compress.hessian import (
     output_energy,
     relative_error,
 )
-from evopress.compress.quantized import Compressed, Quantized
+from evopress.compress.packed import Compressed
+from evopress.compress.quantized import Quantized
 from evopress.compress.stacking import stack_weights
 from evopress.compress.sweep import Ahead, sweep
 from evopress.errors import ConfigError
@@ -34,7 +35,7 @@ def quantize_gptq(
     damping: float = 0.01,
     block: int = 128,
     act_order: bool = False,
-) -> list[list[Compressed]]:
+) -> list[list[Compressed[Quantized]]]:
     """Quantize `weights` (rows, columns), which all read the input of `hessian`, to each of `grids`: [weight][grid].
 
     `hessian` (columns, columns) is the mean of x x^T over calibration tokens, or any multiple of it; `damping` is
@@ -162,7 +163,7 @@ def _concatenate(pieces: Sequence[_Part]) -> _Part:
 
 def _collect(
     weights: Sequence[Tensor], hessian: Tensor, grids: Sequence[Grid], parts: Sequence[_Part], damping: float
-) -> list[list[Compressed]]:
+) -> list[list[Compressed[Quantized]]]:
     """Cut the stacked rows back into weights and pack them."""
     answer = []
     first = 0

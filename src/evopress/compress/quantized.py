@@ -125,15 +125,3 @@ class Quantized:
 def _to_values(codes: Tensor, scale: Tensor, zero: Tensor) -> None:
     """Turn float `codes` (rows, groups, width) into values in place."""
     codes.sub_(zero.unsqueeze(2)).mul_(scale.unsqueeze(2))
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """A compressed weight and what it cost: `error` is the relative squared output error ||(W-Wc)X||^2 / ||WX||^2.
-
-    `damping` is what the Hessian really needed, relative to its mean diagonal; 0 for methods that use none.
-    """
-
-    tensor: Quantized
-    error: float
-    damping: float

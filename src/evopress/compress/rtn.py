@@ -10,13 +10,14 @@ from torch import Tensor
 
 from evopress.compress.grid import Grid, fit
 from evopress.compress.hessian import check_hessian, output_energy, relative_error
-from evopress.compress.quantized import Compressed, Quantized
+from evopress.compress.packed import Compressed
+from evopress.compress.quantized import Quantized
 from evopress.compress.stacking import stack_weights
 
 
 def quantize_rtn(
     weights: Sequence[Tensor], grids: Sequence[Grid], *, hessian: Tensor | None = None
-) -> list[list[Compressed]]:
+) -> list[list[Compressed[Quantized]]]:
     """Round each of `weights` (rows, columns) to each of `grids`; the answer is indexed [weight][grid].
 
     The errors are measured on `hessian` (columns, columns), or without one on uncorrelated inputs, where they are
@@ -32,7 +33,7 @@ def quantize_rtn(
     ]
 
 
-def _compress(weight: Tensor, grid: Grid, hessian: Tensor) -> Compressed:
+def _compress(weight: Tensor, grid: Grid, hessian: Tensor) -> Compressed[Quantized]:
     """One weight on one grid."""
     codes = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
     scales, zeros = [], []

@@ -20,7 +20,8 @@ from evopress.assemble import Assembly
 from evopress.compress.gptq import quantize_gptq
 from evopress.compress.grid import Grid
 from evopress.compress.hessian import Hessian
-from evopress.compress.quantized import Compressed, storage_bits
+from evopress.compress.packed import Compressed
+from evopress.compress.quantized import Quantized, storage_bits
 from evopress.compress.rtn import quantize_rtn
 from evopress.database.manifest import (
     LevelEntry,
@@ -187,7 +188,7 @@ class _Builder:
             if linear.name not in self.manifest.units:
                 self._write(linear, dict(zip(self.method.grids, levels, strict=True)))
 
-    def _write(self, linear: Linear, levels: Mapping[str, Compressed]) -> None:
+    def _write(self, linear: Linear, levels: Mapping[str, Compressed[Quantized]]) -> None:
         path = self.directory / f"{linear.name}.safetensors"
         tensors = {
             f"{name}.{key}": tensor.cpu().contiguous()
