@@ -53,6 +53,11 @@ class Assembly:
                 parameter.data = slot.dense if level is None else self._load(slot.name, level, slot.dense.dtype)
                 slot.level = level
 
+    def tensor(self, unit: str, level: str) -> torch.Tensor:
+        """What `use` points the unit's parameter at for a level; the parameter stays as it is."""
+        slot = next(slot for slots in self._slots for slot in slots if slot.name == unit)
+        return self._load(unit, level, slot.dense.dtype)
+
     def restore(self) -> None:
         """Give every unit its dense weight back."""
         for block, slots in enumerate(self._slots):

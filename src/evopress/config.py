@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from evopress.compress.grid import Grid
 
 SCHEMA = 1
+START_TOKENS = 2048
+"""What the paper scores start candidates on."""
+SENSITIVITY_TOKENS = 4096
+"""As many passes of a whole model as one or two generations of the quick preset take."""
 
 
 class Section(BaseModel):
@@ -117,9 +121,14 @@ class SearchSection(Section):
     mutation: MutationName = Field(description="equal: the paper's; free, bands, roles, mixed: see the docs")
     coarse_generations: int = Field(0, ge=0, description="generations at the start that move whole roles")
     band_share: float = Field(0.5, ge=0, le=1, description="share of band moves in the mutation 'mixed'")
-    start: Literal["paper", "best"] = Field("best", description="paper: see the paper; best: of uniform, dp and random")
+    start: Literal["paper", "best", "sensitivity"] = Field(
+        "best", description="paper: its own; best: of uniform, dp and random; sensitivity: measured ones too"
+    )
     start_candidates: int = Field(32, ge=1, description="random profiles to choose a start from")
     start_tokens: int = Field(ge=2, description="tokens that choose between start candidates")
+    sensitivity_tokens: int = Field(
+        SENSITIVITY_TOKENS, ge=2, description="tokens that the sensitivities are measured on"
+    )
     fitness: str = Field("kl", description="kl, topk-kl or perplexity")
     seed: int = Field(0, description="decides every random choice")
 
@@ -141,10 +150,12 @@ class Config(Section):
             if not low <= Fraction(self.budget.average) <= high:
                 raise BudgetError(f"{self.budget.average} bits lie outside the levels; give {low} to {high}")
         search = self.search
-        if search.start_tokens > self.data.search_tokens:
-            raise ScheduleError(
-                f"start-tokens {search.start_tokens} exceed the {self.data.search_tokens} search tokens"
-            )
+        asked = {"start-tokens": search.start_tokens}
+        if search.start == "sensitivity":
+            asked["sensitivity-tokens"] = search.sensitivity_tokens
+        for name, tokens in asked.items():
+            if tokens > self.data.search_tokens:
+                raise ScheduleError(f"{name} {tokens} exceed the {self.data.search_tokens} search tokens")
         validate_schedule(
             search.offspring,
             search.survivors,
@@ -154,9 +165,6 @@ class Config(Section):
         )
         return self
 
-
-START_TOKENS = 2048
-"""What the paper scores start candidates on."""
 
 PAPER_DATA = {"sequence_length": 8192, "calibration_tokens": 2**23, "search_tokens": 524_288, "heldout_tokens": 262_144}
 
@@ -188,6 +196,7 @@ def resolve(model: str, *, bits: float | str | None = None, bpw: float | str | N
         _section_of(key, sections)[key] = value
     available = sections["data"].get("search_tokens", DataSection.model_fields["search_tokens"].default)
     sections["search"].setdefault("start_tokens", min(START_TOKENS, available))
+    sections["search"].setdefault("sensitivity_tokens", min(SENSITIVITY_TOKENS, available))
     return _validated(sections)
 
 
@@ -203,7 +212,7 @@ def _preset_values(name: str) -> dict[str, dict[str, Any]]:
         "mutation": preset.mutation,
         "band_share": preset.band_share,
         "coarse_generations": preset.coarse_generations,
-        "start": "paper" if paper else "best",
+        "start": "paper" if paper else "sensitivity",
         "start_candidates": preset.start_candidates,
     }
     data = dict(PAPER_DATA) if paper else {}

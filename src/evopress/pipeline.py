@@ -1,7 +1,7 @@
 """READ FIRST: a run from model to checkpoint, in four steps on one run directory.
 
     build      model + calibration text          -> database/
-    search     database + search text + budget   -> journal.jsonl, profile.json
+    search     database + search text + budget   -> sensitivity.json, journal.jsonl, profile.json
     evaluate   profile + held-out text           -> evaluation.json
     export     profile + database                -> export/, a stock Hugging Face checkpoint
 
@@ -19,14 +19,25 @@ from evopress.config import Config, flat, resolve
 from evopress.database.build import build_database
 from evopress.export.hf import export_checkpoint
 from evopress.fitness.divergence import KL, Perplexity, make_measure
+from evopress.fitness.sensitivity import Sensitivity, measure_sensitivity
 from evopress.fitness.tokens import load_heldout
 from evopress.observer import Observer
+from evopress.plan import sensitivity_memory
 from evopress.profile import Profile
-from evopress.records import read_json, read_profile, sizes, write_evaluation, write_profile
+from evopress.records import (
+    read_json,
+    read_profile,
+    read_sensitivity,
+    sizes,
+    write_evaluation,
+    write_profile,
+    write_sensitivity,
+)
 from evopress.run import RunDirectory, locked, require_run_or_empty, start_run
 from evopress.search import Evolution, Journal, knapsack, run_search
 from evopress.search.best_of import BestOf
 from evopress.search.presets import make_mutation
+from evopress.search.sensitivity import expansion_point, sensitivity_starts
 from evopress.search.stages import validate_schedule
 from evopress.search.starts import default_starts, random_starts
 from evopress.search.types import BatchResult, Strategy
@@ -116,8 +127,9 @@ def search(workspace: Workspace) -> Profile:
     """Search the space, or go on from the journal, and write profile.json."""
     config, text = workspace.config, workspace.splits.search
     measure = make_measure(workspace.fitness or config.search.fitness)
-    strategy = _strategy(workspace)
-    seen = _Seen(workspace)
+    sensitivity = _sensitivity(workspace)
+    strategy = _strategy(workspace, sensitivity)
+    seen = _Seen(workspace, sensitivity.cost if sensitivity else 0)
     header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint}
     with (
         Journal(workspace.run.journal, seed=config.search.seed, fingerprint=header) as journal,
@@ -196,7 +208,35 @@ def _read_fitting(workspace: Workspace, path: Path) -> Profile:
     return profile
 
 
-def _strategy(workspace: Workspace) -> Strategy:
+def _sensitivity(workspace: Workspace) -> Sensitivity | None:
+    """The measured sensitivities, from the run directory or measured now; None when the search starts without."""
+    section, space, text = workspace.config.search, workspace.space, workspace.splits.search
+    if section.start != "sensitivity" or section.strategy != "evolution":
+        return None
+    parent, tokens = expansion_point(space), section.sensitivity_tokens
+    fingerprint = workspace.fingerprints | {
+        "search text": text.fingerprint,
+        "profile": dict(parent.items()),
+        "tokens": tokens,
+        "seed": section.seed,
+    }
+    found = read_sensitivity(workspace.run.sensitivity, fingerprint)
+    if found is None:
+        needs = sensitivity_memory(workspace.shapes, tokens)
+        with workspace.evaluator(text, (KL(),), 1, needs) as evaluator:
+            found = measure_sensitivity(
+                evaluator,
+                parent,
+                {unit.name: [level.name for level in unit.levels] for unit in space.units},
+                tokens,
+                seed=section.seed,
+                progress=lambda done, total: workspace.observer.progress("measure", done, total, "sensitivities"),
+            )
+        write_sensitivity(workspace, found, fingerprint)
+    return found
+
+
+def _strategy(workspace: Workspace, sensitivity: Sensitivity | None) -> Strategy:
     section, space = workspace.config.search, workspace.space
     rng = random.Random(section.seed)
     if section.strategy == "best-of":
@@ -205,6 +245,8 @@ def _strategy(workspace: Workspace) -> Strategy:
         starts = default_starts(space, rng, section.start_candidates)
     else:
         starts = (space.uniform(), knapsack(space, workspace.layer_errors))
+        if sensitivity:
+            starts += sensitivity_starts(space, sensitivity.slope, sensitivity.curvature)
         if space.cost(starts[0]) < space.budget:
             starts += random_starts(space, section.start_candidates, rng)
     return Evolution(
@@ -221,10 +263,10 @@ def _strategy(workspace: Workspace) -> Strategy:
 
 
 class _Seen:
-    """Counts the tokens of a search and passes each batch on to the observer."""
+    """Counts the tokens of a search, from those that came before it, and passes each batch on to the observer."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace, self.tokens = workspace, 0
+    def __init__(self, workspace: Workspace, tokens: int) -> None:
+        self._workspace, self.tokens = workspace, tokens
 
     def __call__(self, result: BatchResult) -> None:
         self.tokens += len(result.batch.profiles) * result.batch.tokens

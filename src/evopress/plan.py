@@ -54,6 +54,15 @@ def search_memory(shapes: Shapes, tokens: int, candidates: int, batch_tokens: in
     }
 
 
+def sensitivity_memory(shapes: Shapes, tokens: int) -> dict[str, int]:
+    """Bytes that measuring sensitivities on `tokens` tokens holds beside what a search holds, by what they hold."""
+    seen = sum(columns * shapes.bytes_per_weight + 2 * 4 * rows for columns, rows in shapes.groups)
+    return {
+        "inputs of all blocks": tokens * shapes.blocks * shapes.width * shapes.bytes_per_weight,
+        "gradients of one block": tokens * seen,
+    }
+
+
 def available_memory() -> int:
     """Bytes of main memory that a new allocation can have without swapping."""
     try:

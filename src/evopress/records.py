@@ -1,4 +1,4 @@
-"""The files of results in a run directory: profile.json and evaluation.json, and the sizes they report.
+"""The files of results in a run directory: sensitivity.json, profile.json, evaluation.json, and the sizes they report.
 
 They hold nothing that differs between two runs of the same configuration, except seconds in evaluation.json.
 """
@@ -6,6 +6,7 @@ They hold nothing that differs between two runs of the same configuration, excep
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from evopress.files import write_text
 from evopress.profile import Profile
 
 if TYPE_CHECKING:
+    from evopress.fitness.sensitivity import Sensitivity
     from evopress.workspace import Workspace
 
 SCHEMA = 1
@@ -72,6 +74,27 @@ def read_profile(path: Path) -> Profile:
         raise RunError(f"{path} is damaged: it holds no profile; run the search step again") from None
 
 
+def write_sensitivity(workspace: Workspace, sensitivity: Sensitivity, fingerprint: Mapping[str, Any]) -> None:
+    """Write sensitivity.json; `fingerprint` is what it depends on."""
+    data = {"schema": SCHEMA, "fingerprint": dict(fingerprint), **sensitivity.to_json()}
+    write_text(workspace.run.sensitivity, json.dumps(data, indent=1) + "\n")
+
+
+def read_sensitivity(path: Path, fingerprint: Mapping[str, Any]) -> Sensitivity | None:
+    """The sensitivities of that fingerprint; None when there are none or others, RunError when they are damaged."""
+    from evopress.fitness.sensitivity import Sensitivity  # here, so that reading other records loads no torch
+
+    if not path.exists():
+        return None
+    data = read_json(path)
+    if data.get("fingerprint") != fingerprint:
+        return None
+    try:
+        return Sensitivity.from_json(data)
+    except (KeyError, TypeError, AttributeError):
+        raise RunError(f"{path} is damaged: it holds no sensitivities; delete it and run the search again") from None
+
+
 def write_evaluation(workspace: Workspace, result: dict[str, Any]) -> None:
     """Write evaluation.json."""
     write_text(workspace.run.evaluation, json.dumps(result, indent=1) + "\n")
@@ -79,7 +102,9 @@ def write_evaluation(workspace: Workspace, result: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a run directory; RunError says which step makes a missing file."""
-    step = {"profile.json": "search", "evaluation.json": "evaluate"}.get(path.name, "build")
+    step = {"sensitivity.json": "search", "profile.json": "search", "evaluation.json": "evaluate"}.get(
+        path.name, "build"
+    )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 """A run directory: the resolved configuration, a lock, and the names of everything else in it.
 
-    config.toml  database/  journal.jsonl  profile.json  evaluation.json  export/
+    config.toml  database/  sensitivity.json  journal.jsonl  profile.json  evaluation.json  export/
 
 The lock belongs to the process, so a killed run leaves none behind. Model and text are loaded when first needed.
 """
@@ -24,6 +24,7 @@ class RunDirectory:
         self.path, self.config = path, config
         shared = config.database.database
         self.database = Path(shared) if shared else path / "database"
+        self.sensitivity = path / "sensitivity.json"
         self.journal = path / "journal.jsonl"
         self.profile = path / "profile.json"
         self.evaluation = path / "evaluation.json"

@@ -166,15 +166,19 @@ class SearchSpace:
             if cost > most:
                 raise BudgetError(f"the {self._like(units)} cost {cost}, above their part of the budget, {most}")
 
-    def uniform(self) -> Profile:
-        """The most expensive profile with one level name everywhere that fits; BudgetError when there is none."""
+    def uniforms(self) -> list[Profile]:
+        """The profiles with one level name everywhere, the cheapest first, whether they fit or not."""
         shared = [level.name for level in self.units[0].levels]
         shared = [name for name in shared if all(any(name == o.name for o in unit.levels) for unit in self.units)]
-        profiles = [Profile(self.names, (name,) * len(self.units)) for name in shared]
+        return sorted((Profile(self.names, (name,) * len(self.units)) for name in shared), key=self.cost)
+
+    def uniform(self) -> Profile:
+        """The most expensive profile with one level name everywhere that fits; BudgetError when there is none."""
+        profiles = self.uniforms()
         fitting = [profile for profile in profiles if self.fits(profile)]
         if not fitting:
-            raise BudgetError(f"none of the {len(shared)} levels that all units have fits a budget of {self.budget}")
-        return max(fitting, key=self.cost)
+            raise BudgetError(f"none of the {len(profiles)} levels that all units have fits a budget of {self.budget}")
+        return fitting[-1]
 
     def parts(self) -> tuple[SearchSpace, ...]:
         """The independent spaces that this one is made of: one for each group of a split budget, else itself."""

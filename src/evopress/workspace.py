@@ -6,7 +6,7 @@ Everything that can be checked before long work starts is checked here, at the f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 
@@ -189,9 +189,14 @@ class Workspace:
         require_memory(needs, available_memory(), "the build")
 
     @contextmanager
-    def evaluator(self, text: Tokens, measures: tuple[Measure, ...], candidates: int) -> Iterator[Evaluator]:
-        """An evaluator on `text`, with a bank of half the free memory; the model is dense again on exit."""
-        needs = search_memory(self.shapes, text.total, candidates, self.batch_tokens, HEAD_BYTES)
+    def evaluator(
+        self, text: Tokens, measures: tuple[Measure, ...], candidates: int, more: Mapping[str, int] | None = None
+    ) -> Iterator[Evaluator]:
+        """An evaluator on `text`, with a bank of half the memory that is free beside `more` (what: bytes).
+
+        The model is dense again on exit.
+        """
+        needs = search_memory(self.shapes, text.total, candidates, self.batch_tokens, HEAD_BYTES) | dict(more or {})
         del needs["model"]
         require_memory(needs, available_memory(), "the search")
         runner = self.runner

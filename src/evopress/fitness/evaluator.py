@@ -105,7 +105,7 @@ class Evaluator:
                 members = [pieces[position] for position in group]
                 ids = torch.stack([self.text.sequences[piece.sequence][: piece.length] for piece in members])
                 ids = ids.to(self.runner.device)
-                self._require_teacher(members)
+                self.require_teacher(members)
                 teacher = torch.cat([self.teacher.hidden(piece.sequence, piece.length) for piece in members])
                 compressed = iter(self._students(candidates, ids) if candidates else ())
                 students = [teacher if profile is None else next(compressed) for profile in profiles]
@@ -114,8 +114,13 @@ class Evaluator:
         self.work.tokens += len(profiles) * sum(piece.length for piece in pieces)
         return Scores(self.measures, sums, counts)
 
-    def _require_teacher(self, pieces: Sequence[Piece]) -> None:
-        """Have the teacher's answers for these pieces."""
+    def head_chunks(self, tokens: int) -> list[slice]:
+        """The tokens 0 .. `tokens` in parts whose logits take at most HEAD_BYTES."""
+        step = max(16, HEAD_BYTES // (4 * self.runner.vocabulary))
+        return [slice(start, min(start + step, tokens)) for start in range(0, tokens, step)]
+
+    def require_teacher(self, pieces: Sequence[Piece]) -> None:
+        """Have the teacher's answers for these pieces; the model may be dense afterwards."""
         positions = [piece.sequence for piece in pieces]
         if self.teacher.missing(positions):
             self.assembly.restore()
@@ -151,9 +156,7 @@ class Evaluator:
         targets = targets.reshape(-1)
         flat = [student.reshape(batch * length, -1) for student in students]
         losses = torch.empty(len(students), len(self.measures), batch * length)
-        step = max(16, HEAD_BYTES // (4 * self.runner.vocabulary))
-        for start in range(0, batch * length, step):
-            chunk = slice(start, start + step)
+        for chunk in self.head_chunks(batch * length):
             losses[:, :, chunk] = self._losses(teacher[chunk], [student[chunk] for student in flat], targets[chunk])
         counted = torch.stack([measure.counted(targets) for measure in self.measures]).cpu()
         losses = torch.where(counted, losses, 0.0).double().reshape(len(students), len(self.measures), batch, length)

@@ -1,4 +1,4 @@
-"""Hand the inputs of a block's linears to whoever accumulates Hessians.
+"""Hand the inputs of a block's linears to whoever accumulates Hessians, and their outputs to whoever differentiates.
 
 One hook for each input group, not for each linear: q, k and v read one tensor, so it is seen once. Nothing is stored
 here; the sink decides what to keep.
@@ -42,9 +42,26 @@ def collect_inputs(model: nn.Module, map: ModelMap, block: int, sink: Sink) -> I
         yield
 
 
+@contextmanager
+def collect_outputs(model: nn.Module, map: ModelMap, block: int, sink: Sink) -> Iterator[None]:
+    """While active, call `sink(linear, y)` with y as the linear returned it, its autograd graph included."""
+    with ExitStack() as hooks:
+        for linear in map.of_block(block):
+            module = model.get_submodule(linear.name)
+            hooks.enter_context(module.register_forward_hook(_feed_output(sink, linear.name)))
+        yield
+
+
 def _feed(sink: Sink, group: str) -> Callable[..., None]:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tensor: Tensor = args[0] if args else next(iter(kwargs.values()))
         sink(group, tensor.detach().reshape(-1, tensor.shape[-1]))
+
+    return hook
+
+
+def _feed_output(sink: Sink, name: str) -> Callable[..., None]:
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        sink(name, output)
 
     return hook

@@ -23,8 +23,13 @@ from evopress.models.probe import close, probe_ids, stock_logits
 LOGIT_STEPS: tuple[tuple[str, Callable[[Tensor, float], Tensor]], ...] = (
     ("logits_scaling", lambda logits, value: logits.div_(value)),
     ("logit_scale", lambda logits, value: logits.mul_(value)),
-    ("final_logit_softcapping", lambda logits, value: logits.div_(value).tanh_().mul_(value)),
+    ("final_logit_softcapping", lambda logits, value: _soft_cap(logits, value)),
 )
+
+
+def _soft_cap(logits: Tensor, value: float) -> Tensor:
+    capped = logits.div_(value).tanh_()
+    return capped * value if capped.requires_grad else capped.mul_(value)  # tanh's gradient needs its result
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,8 @@ class Runner:
 
     The model is used in place: weights switched between calls take effect in the next. Construction compares the steps
     with the model's own forward pass on eight tokens; UnsupportedModel if they differ, BadWeights if the model's
-    answers are not finite. All results are without gradients. `model`, `map`, `device` and the head's `vocabulary`
-    can be read.
+    answers are not finite. `block`, `finish` and `logits` record gradients exactly when the hidden state they are
+    given requires grad, whatever the grad mode. `model`, `map`, `device` and the head's `vocabulary` can be read.
 
     >>> from evopress.models import describe
     >>> from evopress.testing import pico_model
@@ -101,27 +106,27 @@ class Runner:
             f"a forward pass called {len(calls)} of {len(self._blocks)} blocks; expected all of them"
         )
 
-    @torch.no_grad()
     def block(self, index: int, hidden: Tensor, contexts: Contexts) -> Tensor:
         """Block `index` on hidden states (batch, length, width) of the shape that `contexts` were made for."""
         context = contexts[index]
-        output = self._blocks[index](hidden, *context.args, **context.kwargs)
+        with torch.set_grad_enabled(hidden.requires_grad):
+            output = self._blocks[index](hidden, *context.args, **context.kwargs)
         result: Tensor = output if isinstance(output, Tensor) else output[0]
         return result
 
-    @torch.no_grad()
     def finish(self, hidden: Tensor) -> Tensor:
         """The last block's output -> the head's input, (batch, length, width of the head)."""
-        for module in self._tail:
-            hidden = module(hidden)
+        with torch.set_grad_enabled(hidden.requires_grad):
+            for module in self._tail:
+                hidden = module(hidden)
         return hidden
 
-    @torch.no_grad()
     def logits(self, head_input: Tensor) -> Tensor:
         """fp32 logits (..., vocabulary) of any (..., width) part of the head's input, scaled and soft-capped."""
-        logits: Tensor = self._head(head_input).float()
-        for step, value in self._logit_steps:
-            logits = step(logits, value)
+        with torch.set_grad_enabled(head_input.requires_grad):
+            logits: Tensor = self._head(head_input).float()
+            for step, value in self._logit_steps:
+                logits = step(logits, value)
         return logits
 
     def head_input(self, ids: Tensor) -> Tensor:

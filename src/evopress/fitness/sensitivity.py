@@ -1,0 +1,247 @@
+"""How the divergence changes when one unit alone moves to another level, for every unit and level, without trying any.
+
+Second-order expansion around a profile, the parent. With x_t a linear's input at token t, dW the change of its weight,
+delta_t the gradient of the summed KL(teacher || student) with respect to the linear's output and delta'_t that of the
+summed -log q(y_t), y_t drawn from the student's own distribution q:
+
+    slope     = mean over t of  delta_t . dW x_t
+    curvature = mean over t of (delta'_t . dW x_t)^2 / 2
+
+The curvature is the Gauss-Newton (Fisher) term of the Hessian, positions taken as independent; it is what is left of
+the second order where the student is near the teacher. Effects of several units add up only roughly, so the numbers
+choose where a search starts; they do not replace it.
+
+Cost: one pass of the teacher and one of the parent, then, from the last block to the first, one more pass of each
+block, two backward passes to its outputs, and one product dW x for each other level. Memory: the inputs of all blocks,
+the captured tensors of one block, and a few chunks x vocabulary of logits. Each level is loaded once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from evopress.fitness.evaluator import Evaluator, Progress
+from evopress.fitness.tokens import Piece
+from evopress.models.batches import batch_indices
+from evopress.models.capture import collect_inputs, collect_outputs
+from evopress.models.describe import Linear
+from evopress.models.runner import Contexts
+from evopress.profile import Profile
+
+Table = Mapping[str, Mapping[str, float]]
+"""unit -> level -> number."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """The expansion of the mean KL, in nats a token, around `profile`: 0 for each unit's own level."""
+
+    profile: Profile
+    tokens: int
+    slope: Table
+    curvature: Table
+
+    @property
+    def cost(self) -> int:
+        """What the measurement took, in tokens through a whole model: the same unit as a search's tokens."""
+        levels = max(map(len, self.slope.values()))
+        return self.tokens * (_PASSES + levels - 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; `from_json` gives back an equal object."""
+        return {
+            "profile": dict(self.profile.items()),
+            "tokens": self.tokens,
+            "slope": {unit: dict(levels) for unit, levels in self.slope.items()},
+            "curvature": {unit: dict(levels) for unit, levels in self.curvature.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Sensitivity:
+        """What `to_json` gave; KeyError when a part is missing."""
+        return cls(Profile.of(data["profile"]), data["tokens"], data["slope"], data["curvature"])
+
+
+_PASSES = 5  # teacher, parent, recomputation, two backward
+
+
+def measure_sensitivity(
+    evaluator: Evaluator,
+    profile: Profile,
+    levels: Mapping[str, Sequence[str]],
+    tokens: int,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> Sensitivity:
+    """Expand the KL around `profile` on `tokens` tokens of the evaluator's text; `levels` names those of each unit.
+
+    The tokens and the drawn labels depend on `seed` alone. Products dW x are in the model's dtype, everything that is
+    summed in fp32 and float64. The model is left with some of the profile's levels. NotEnoughTokens when there are
+    fewer tokens, ProfileError when the profile's units are not the model's.
+    """
+    pieces = evaluator.text.minibatch(tokens, random.Random(f"{seed}/sensitivity"))
+    choices = evaluator.assembly.choices(profile)
+    own = dict(profile.items())
+    blocks = len(choices)
+    backward = 3 + max(map(len, levels.values()))  # what a block costs on the way back, in passes
+    evaluator.require_teacher(pieces)
+    batches = _begin(evaluator, pieces)
+    for block, choice in enumerate(choices):
+        progress(block, blocks * (1 + backward))
+        evaluator.assembly.use(block, choice)
+        for batch in batches:
+            batch.forward(evaluator, block)
+    generator = torch.Generator().manual_seed(seed)
+    for batch in batches:
+        batch.differentiate_head(evaluator, generator)
+    slope: dict[str, dict[str, float]] = {}
+    curvature: dict[str, dict[str, float]] = {}
+    for done, block in enumerate(reversed(range(blocks))):
+        progress(blocks + done * backward, blocks * (1 + backward))
+        evaluator.assembly.use(block, choices[block])
+        captured = [batch.backward(evaluator, block) for batch in batches]
+        for linear in evaluator.runner.map.of_block(block):
+            signals = [signal.pop(linear.name) for signal in captured]
+            sums = _expand(evaluator, linear, own[linear.name], levels[linear.name], signals)
+            slope[linear.name] = {level: first / tokens for level, (first, _) in sums.items()}
+            curvature[linear.name] = {level: second / tokens / 2 for level, (_, second) in sums.items()}
+    progress(1, 1)
+    order = list(own)
+    return Sensitivity(profile, tokens, {u: slope[u] for u in order}, {u: curvature[u] for u in order})
+
+
+@dataclass(frozen=True)
+class _Signal:
+    """One linear on one batch: its input (tokens, in), and delta and delta' (tokens, out) in fp32."""
+
+    input: Tensor
+    kl: Tensor
+    nll: Tensor
+
+
+@dataclass
+class _Batch:
+    """Sequences of one length on their way through the blocks and back.
+
+    `hidden` is the state between blocks, `inputs` the inputs of the blocks passed so far; on the way back `kl` and
+    `nll` are the gradients of the two summed losses with respect to the state, all (batch, length, width).
+    """
+
+    pieces: list[Piece]
+    hidden: Tensor
+    contexts: Contexts
+    inputs: list[Tensor] = field(default_factory=list)
+    kl: Tensor | None = None
+    nll: Tensor | None = None
+
+    def forward(self, evaluator: Evaluator, block: int) -> None:
+        """One block ahead, without gradients."""
+        self.inputs.append(self.hidden)
+        self.hidden = evaluator.runner.block(block, self.hidden, self.contexts)
+
+    def differentiate_head(self, evaluator: Evaluator, generator: torch.Generator) -> None:
+        """From the last block's output to the gradients with respect to it."""
+        last = self.hidden.detach().requires_grad_()
+        head_input = evaluator.runner.finish(last)
+        flat = head_input.detach().reshape(-1, head_input.shape[-1])
+        teacher = torch.cat([evaluator.teacher.hidden(piece.sequence, piece.length) for piece in self.pieces])
+        kl, nll = torch.empty_like(flat), torch.empty_like(flat)
+        for chunk in evaluator.head_chunks(len(flat)):
+            kl[chunk], nll[chunk] = _head_gradients(evaluator, teacher[chunk], flat[chunk], generator)
+        self.kl, self.nll = _pull_back(
+            head_input, [get_gradient_edge(last)], kl.view_as(head_input), nll.view_as(head_input)
+        )[0]
+
+    def backward(self, evaluator: Evaluator, block: int) -> dict[str, _Signal]:
+        """One block back, run once more with gradients; returns what its linears saw."""
+        runner = evaluator.runner
+        inputs: dict[str, Tensor] = {}
+        edges: dict[str, GradientEdge] = {}
+
+        def keep(name: str, output: Tensor) -> None:
+            edges[name] = get_gradient_edge(output)  # stays right when the block changes the output in place
+
+        hidden = self.inputs.pop().detach().requires_grad_()
+        with (
+            collect_inputs(runner.model, runner.map, block, inputs.__setitem__),
+            collect_outputs(runner.model, runner.map, block, keep),
+        ):
+            output = runner.block(block, hidden, self.contexts)
+        assert self.kl is not None
+        assert self.nll is not None
+        wanted = [get_gradient_edge(hidden), *edges.values()]
+        (self.kl, self.nll), *gradients = _pull_back(output, wanted, self.kl, self.nll)
+        found = dict(zip(edges, gradients, strict=True))
+        return {
+            linear.name: _Signal(inputs[linear.input_group], *map(_rows, found[linear.name]))
+            for linear in runner.map.of_block(block)
+        }
+
+
+def _begin(evaluator: Evaluator, pieces: Sequence[Piece]) -> list[_Batch]:
+    batches = []
+    for group in batch_indices([piece.length for piece in pieces], evaluator.batch_tokens):
+        members = [pieces[position] for position in group]
+        ids = torch.stack([evaluator.text.sequences[piece.sequence][: piece.length] for piece in members])
+        batches.append(_Batch(members, *evaluator.runner.begin(ids.to(evaluator.runner.device))))
+    return batches
+
+
+def _head_gradients(
+    evaluator: Evaluator, teacher: Tensor, student: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Gradients of both losses with respect to head inputs (tokens, width); to logits they are q - p and q - 1_y."""
+    student = student.detach().requires_grad_()
+    logits = evaluator.runner.logits(student)
+    with torch.no_grad():
+        q = logits.softmax(-1)
+        toward_teacher = evaluator.runner.logits(teacher).softmax(-1).neg_().add_(q)
+        labels = _draw(q, generator)
+        toward_labels = q.scatter_add_(-1, labels[:, None], q.new_full((len(q), 1), -1.0))
+    return _pull_back(logits, [get_gradient_edge(student)], toward_teacher, toward_labels)[0]
+
+
+def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """One label for each row of (tokens, vocabulary), from one number of the CPU's generator for each token."""
+    threshold = torch.rand(len(probabilities), 1, generator=generator).to(probabilities.device)
+    cumulated = probabilities.cumsum(-1)
+    labels = torch.searchsorted(cumulated, threshold * cumulated[:, -1:], right=True)
+    return labels[:, 0].clamp_(max=probabilities.shape[-1] - 1)
+
+
+def _pull_back(output: Tensor, inputs: Sequence[GradientEdge], kl: Tensor, nll: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """For each input, the gradients of the two losses, given those with respect to `output`."""
+    first = torch.autograd.grad(output, inputs, kl, retain_graph=True)
+    return list(zip(first, torch.autograd.grad(output, inputs, nll), strict=True))
+
+
+def _rows(gradient: Tensor) -> Tensor:
+    return gradient.reshape(-1, gradient.shape[-1]).float()
+
+
+def _expand(
+    evaluator: Evaluator, linear: Linear, own: str, levels: Sequence[str], signals: Sequence[_Signal]
+) -> dict[str, tuple[float, float]]:
+    """level -> (sum of delta . dW x, sum of (delta' . dW x)^2) over all tokens."""
+    parent = evaluator.assembly.tensor(linear.name, own)
+    sums = dict.fromkeys(levels, (0.0, 0.0))
+    for level in levels:
+        if level == own:
+            continue
+        change = evaluator.assembly.tensor(linear.name, level) - parent
+        change = change if linear.view.transposed else change.T
+        first, second = torch.zeros(2, dtype=torch.float64, device=change.device)
+        for signal in signals:
+            moved = (signal.input @ change).float()
+            first += (moved * signal.kl).sum(-1).double().sum()
+            second += (moved * signal.nll).sum(-1).double().square().sum()
+        sums[level] = (float(first), float(second))
+    return sums
