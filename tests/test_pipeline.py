@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import pytest
 import torch
 
 import evopress
-from evopress.errors import ConfigError, DatabaseError, DataError, RunMismatch
+from evopress.errors import ConfigError, DatabaseError, DataError, RunError, RunMismatch, ScheduleError
+from evopress.observer import Observer
+from evopress.records import read_json
+from evopress.search.types import BatchResult
 
 
 def test_quantize_returns_a_run(small: dict[str, Any], tmp_path: Path) -> None:
@@ -83,10 +87,83 @@ def test_a_search_that_starts_at_its_end_returns_the_start(small: dict[str, Any]
     assert len(run.profile) == 21
 
 
+class Phases(Observer):
+    """Remembers which phases a run went through, and the batches of its search."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+        self.batches: list[BatchResult] = []
+        self.tokens: list[int] = []
+
+    def progress(self, phase: str, done: float, total: float, detail: str = "") -> None:
+        if phase not in self.phases:
+            self.phases.append(phase)
+
+    def batch(self, result: BatchResult, space: object, tokens: int) -> None:
+        self.batches.append(result)
+        self.tokens.append(tokens)
+
+
+def test_measured_starts_compete_and_their_tokens_count(small: dict[str, Any], tmp_path: Path) -> None:
+    seen = Phases()
+    run = evopress.quantize(out=tmp_path / "run", observer=seen, **{**small, "sensitivity_tokens": 64})
+    assert seen.phases == ["build", "measure", "evaluate", "export"]
+    starts = seen.batches[0].batch
+    assert starts.generation == 0
+    assert starts.profiles[0].levels == ("3",) * 21
+    assert 3 <= len(starts.profiles) <= 6
+    measured = 64 * (5 + 2)
+    assert seen.tokens[0] == measured + len(starts.profiles) * starts.tokens
+    assert read_json(run.directory.profile)["fitness"]["tokens"] == seen.tokens[-1]
+
+
+@pytest.mark.parametrize("options", [{"start": "best"}, {"strategy": "best-of"}, {"preset": "paper", "start": "paper"}])
+def test_other_starts_measure_nothing(small: dict[str, Any], tmp_path: Path, options: dict[str, Any]) -> None:
+    run = evopress.quantize(out=tmp_path / "run", observer=(seen := Phases()), **{**small, **options})
+    assert "measure" not in seen.phases
+    assert not run.directory.sensitivity.exists()
+    assert seen.tokens[0] == len(seen.batches[0].batch.profiles) * seen.batches[0].batch.tokens
+
+
+def test_a_resumed_search_reads_what_was_measured(small: dict[str, Any], tmp_path: Path) -> None:
+    run = evopress.quantize(out=tmp_path / "run", **small).directory
+    before = {path: path.read_bytes() for path in (run.sensitivity, run.journal, run.profile)}
+    run.profile.unlink()
+    evopress.quantize(out=run.path, observer=(seen := Phases()), **small)
+    assert "measure" not in seen.phases
+    run.profile.unlink()
+    run.sensitivity.unlink()
+    evopress.quantize(out=run.path, observer=(seen := Phases()), **small)
+    assert "measure" in seen.phases
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_sensitivities_of_other_things_are_measured_again(small: dict[str, Any], tmp_path: Path) -> None:
+    run = evopress.quantize(out=tmp_path / "run", **small).directory
+    before, text = run.profile.read_bytes(), run.sensitivity.read_text()
+    data = json.loads(text)
+    data["fingerprint"]["model"] = "another"
+    for damaged in (json.dumps(data), text):
+        run.profile.unlink()
+        run.sensitivity.write_text(damaged)
+        evopress.quantize(out=run.path, **small)
+        assert run.profile.read_bytes() == before
+        assert run.sensitivity.read_text() == text
+    run.profile.unlink()
+    del data["slope"]
+    data["fingerprint"] = json.loads(text)["fingerprint"]
+    run.sensitivity.write_text(json.dumps(data))
+    with pytest.raises(RunError, match="holds no sensitivities; delete it and run the search again"):
+        evopress.quantize(out=run.path, **small)
+
+
+def test_more_sensitivity_tokens_than_search_tokens(small: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ScheduleError, match="sensitivity-tokens 1024 exceed the 512 search tokens"):
+        evopress.quantize(out=tmp_path / "run", sensitivity_tokens=1024, **small)
+
+
 def test_final_scores_are_those_of_the_winner_not_of_the_last_candidate(small: dict[str, Any], tmp_path: Path) -> None:
     from evopress.fitness.divergence import KL
-    from evopress.observer import Observer
-    from evopress.search.types import BatchResult
     from evopress.workspace import Workspace
 
     class Last(Observer):
