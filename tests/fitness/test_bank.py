@@ -69,3 +69,10 @@ def test_tensors_have_the_layout_of_the_parameter(database: Database) -> None:
         dense = model.get_parameter(linear.view.parameter)
         assert tensor.shape == dense.shape
         assert (tensor - dense).norm() < 0.2 * dense.norm()
+
+
+def test_levels_loaded_while_scoring_can_be_differentiated_through(database: Database) -> None:
+    bank = Bank(database, torch.device("cpu"), memory=10**9)
+    with torch.inference_mode():
+        tensors = use_all(bank, database)
+    assert not any(tensor.is_inference() for tensor in tensors)

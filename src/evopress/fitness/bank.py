@@ -25,8 +25,9 @@ class Bank:
         key = (unit, level, dtype)
         if key in self._resident:
             return self._resident[key]
-        packed = self._database.load(unit, level).to(self._device)
-        tensor = to_parameter(packed.dequantize(dtype), self._database.manifest.units[unit].view.transposed)
+        with torch.inference_mode(False):  # a level that scoring made resident must also serve a backward pass
+            packed = self._database.load(unit, level).to(self._device)
+            tensor = to_parameter(packed.dequantize(dtype), self._database.manifest.units[unit].view.transposed)
         if self.resident_bytes + tensor.nbytes <= self.memory:
             self._resident[key] = tensor
             self.resident_bytes += tensor.nbytes
