@@ -39,6 +39,12 @@ def files(out):
     names += ["export/" + name for name in sorted(os.listdir(out + "/export"))]
     return {name: open(os.path.join(out, name), "rb").read() for name in names}
 
+def progress(out):
+    folders = [out, out + "/database", out + "/export"]
+    entries = [len(os.listdir(folder)) if os.path.exists(folder) else 0 for folder in folders]
+    journal = out + "/journal.jsonl"
+    return str([*entries, os.path.getsize(journal) if os.path.exists(journal) else 0])
+
 began = time.monotonic()
 assert os.waitstatus_to_exitcode(os.waitpid(start(folder + "/whole"), 0)[1]) == 0
 whole, length = files(folder + "/whole"), time.monotonic() - began
@@ -54,8 +60,7 @@ while done < kills or os.path.exists(out):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         done += 1
-        database = out + "/database"
-        moments.append(len(os.listdir(database)) if os.path.exists(database) else 0)
+        moments.append(progress(out))
         continue
     assert os.waitstatus_to_exitcode(ended[1]) == 0, "a continued run failed"
     ours = files(out)
