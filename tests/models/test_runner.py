@@ -93,6 +93,34 @@ def test_logits_are_fp32_and_nothing_needs_gradients():
     assert logits.abs().max() <= 2.0
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gradients_are_the_models_own_exactly_when_the_hidden_state_asks(architecture):
+    model, runner = make(architecture)
+    ids = random_ids(2, 12)
+    hidden, contexts = runner.begin(ids)
+    start = hidden.clone().requires_grad_()
+    for given in (hidden, start):
+        state = given
+        with torch.no_grad():
+            for block in range(3):
+                state = runner.block(block, state, contexts)
+            logits = runner.logits(runner.finish(state))
+        assert logits.requires_grad == state.requires_grad == given.requires_grad
+    weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+    (ours,) = torch.autograd.grad(logits, start, weight)
+    entered = []
+
+    def enter(module, args, kwargs):
+        entered.append((args[0] if args else kwargs["hidden_states"]).detach().requires_grad_())
+        return ((entered[0], *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": entered[0]})
+
+    first = model.get_submodule(describe(model).blocks)[0]
+    with first.register_forward_pre_hook(enter, with_kwargs=True):
+        stock = model(ids, use_cache=False).logits
+    (theirs,) = torch.autograd.grad(stock, entered, weight)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_an_unknown_step_after_the_head_is_refused():
     model = pico_model("llama")
     model.lm_head.register_forward_hook(lambda module, args, output: output)

@@ -89,33 +89,32 @@ def measure_sensitivity(
     """
     pieces = evaluator.text.minibatch(tokens, random.Random(f"{seed}/sensitivity"))
     choices = evaluator.assembly.choices(profile)
-    own = dict(profile.items())
-    blocks = len(choices)
-    backward = 3 + max(map(len, levels.values()))  # what a block costs on the way back, in passes
+    blocks, way_back = len(choices), 3 + max(map(len, levels.values()))  # in units of a block on the way there
+    total = blocks * (1 + way_back)
     evaluator.require_teacher(pieces)
     batches = _begin(evaluator, pieces)
     for block, choice in enumerate(choices):
-        progress(block, blocks * (1 + backward))
+        progress(block, total)
         evaluator.assembly.use(block, choice)
         for batch in batches:
             batch.forward(evaluator, block)
     generator = torch.Generator().manual_seed(seed)
     for batch in batches:
         batch.differentiate_head(evaluator, generator)
-    slope: dict[str, dict[str, float]] = {}
-    curvature: dict[str, dict[str, float]] = {}
-    for done, block in enumerate(reversed(range(blocks))):
-        progress(blocks + done * backward, blocks * (1 + backward))
+    sums: dict[str, dict[str, tuple[float, float]]] = {}
+    for block in reversed(range(blocks)):
+        progress(blocks + (blocks - 1 - block) * way_back, total)
         evaluator.assembly.use(block, choices[block])
         captured = [batch.backward(evaluator, block) for batch in batches]
         for linear in evaluator.runner.map.of_block(block):
             signals = [signal.pop(linear.name) for signal in captured]
-            sums = _expand(evaluator, linear, own[linear.name], levels[linear.name], signals)
-            slope[linear.name] = {level: first / tokens for level, (first, _) in sums.items()}
-            curvature[linear.name] = {level: second / tokens / 2 for level, (_, second) in sums.items()}
-    progress(1, 1)
-    order = list(own)
-    return Sensitivity(profile, tokens, {u: slope[u] for u in order}, {u: curvature[u] for u in order})
+            sums[linear.name] = _expand(evaluator, linear, profile[linear.name], levels[linear.name], signals)
+    progress(total, total)
+    slope = {unit: {level: first / tokens for level, (first, _) in sums[unit].items()} for unit in profile.names}
+    curvature = {
+        unit: {level: second / (2 * tokens) for level, (_, second) in sums[unit].items()} for unit in profile.names
+    }
+    return Sensitivity(profile, tokens, slope, curvature)
 
 
 @dataclass(frozen=True)
@@ -139,8 +138,8 @@ class _Batch:
     hidden: Tensor
     contexts: Contexts
     inputs: list[Tensor] = field(default_factory=list)
-    kl: Tensor | None = None
-    nll: Tensor | None = None
+    kl: Tensor = field(init=False)
+    nll: Tensor = field(init=False)
 
     def forward(self, evaluator: Evaluator, block: int) -> None:
         """One block ahead, without gradients."""
@@ -175,8 +174,6 @@ class _Batch:
             collect_outputs(runner.model, runner.map, block, keep),
         ):
             output = runner.block(block, hidden, self.contexts)
-        assert self.kl is not None
-        assert self.nll is not None
         wanted = [get_gradient_edge(hidden), *edges.values()]
         (self.kl, self.nll), *gradients = _pull_back(output, wanted, self.kl, self.nll)
         found = dict(zip(edges, gradients, strict=True))
