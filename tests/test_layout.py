@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "testing": "errors profile space",
     "space": "errors profile",
     "search": "errors profile space",
+    "analysis": "errors profile space search",
     "compress": "errors",
     "models": "errors",
     "depth": "errors profile models",
@@ -59,6 +60,7 @@ MAY_USE = {
     "space": "",
     "observer": "",
     "search": "numpy",
+    "analysis": "numpy matplotlib",
     "compress": "torch",
 }
 
@@ -104,9 +106,12 @@ def test_no_module_imports_itself_through_others():
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the modules of a cycle
 
 
-@pytest.mark.parametrize("module", ["evopress", "evopress.search", "evopress.space", "evopress.profile"])
+@pytest.mark.parametrize(
+    "module", ["evopress", "evopress.analysis", "evopress.search", "evopress.space", "evopress.profile"]
+)
 def test_importing_loads_no_torch(module: str):
-    script = f"import sys, {module}; print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    heavy = ("torch", "transformers", "matplotlib")
+    script = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "[]\n"
