@@ -6,9 +6,11 @@
     noise          how many tokens order profiles, and what each stage of a schedule throws away
 
 Each is a function of a space, a scoring function, a random generator and sizes, gives a frozen dataclass of plain
-numbers (`dataclasses.asdict` of it is JSON) and a `Table`. Nothing here knows models, run directories or the screen.
+numbers (`dataclasses.asdict` of it is JSON), a `Table` and a figure. Nothing here knows models, run directories or the
+screen; drawing alone needs matplotlib.
 """
 
+from evopress.analysis.figures import draw_errors, draw_landscape, draw_noise, draw_supersets
 from evopress.analysis.landscape import Distance, Landscape, Neighbour, distance_table, explore, neighbour_table
 from evopress.analysis.monotonicity import ErrorCorrelation, correlate_errors, error_table
 from evopress.analysis.noise import (
@@ -42,6 +44,10 @@ __all__ = [
     "correlate_errors",
     "cuts",
     "distance_table",
+    "draw_errors",
+    "draw_landscape",
+    "draw_noise",
+    "draw_supersets",
     "error_table",
     "explore",
     "find_supersets",
