@@ -2,7 +2,7 @@
 
     python scripts/generate_docs.py
 
-renders docs/cli.md from the commands and the error classes, and the marked blocks of other pages: the table of presets
+renders docs/cli.md from the commands and the error classes, and the marked blocks of other pages: the tables of presets
 and the list of architectures. `tests/docs` fails when a page is not what this script would write. It takes seconds,
 most of them the import of transformers.
 """
@@ -21,8 +21,9 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from evopress import errors
 from evopress.cli.app import app
-from evopress.config import Config, resolve
-from evopress.search.presets import PRESETS
+from evopress.config import COMPRESSION, Config, flat, resolve
+from evopress.depth import Cost
+from evopress.search.presets import PRESETS, ApplicationName
 from evopress.testing import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,8 +34,26 @@ NOT_ERRORS = {
     130: ("", "interrupted with Ctrl-C; the same command goes on"),
 }
 NAMES = {str: "TEXT", int: "N", float: "NUMBER"}
-PRESET_ROWS = ("data.", "database.levels", "database.group_size", "budget.exchange", "search.")
-"""The sections and fields whose resolved values the table of presets shows, where presets decide them."""
+APPLICATION: dict[str, ApplicationName] = {"sparsify": "sparsity", "drop": "depth"}
+"""Command -> the application whose settings it has; bits where none is named."""
+BUDGET: dict[ApplicationName, dict[str, float]] = {
+    "bits": {"bits": 3},
+    "sparsity": {"sparsity": 0.5},
+    "depth": {"fraction": 0.25},
+}
+"""Application -> some budget, to resolve its presets with."""
+PRESET_ROWS = ("data.", "compression.levels", "compression.group_size", "budget.exchange", "search.")
+"""The sections and fields whose resolved values the tables of presets show, where presets decide them."""
+UNDECIDED = {
+    "data.source",
+    "data.text_seed",
+    "search.preset",
+    "search.seed",
+    "search.fitness",
+    "search.strategy",
+    "search.sensitivity_tokens",
+}
+"""Fields in these sections that no preset decides."""
 
 
 def main() -> None:
@@ -48,10 +67,13 @@ def rendered() -> dict[Path, str]:
     pages = {ROOT / "docs" / "cli.md": cli_page()}
     for name, block, make in (
         ("README.md", "architectures", architectures),
-        ("docs/concepts.md", "presets", presets_table),
+        ("docs/concepts.md", "presets", lambda: presets_table("bits")),
+        ("docs/concepts.md", "presets-sparsity", lambda: presets_table("sparsity")),
+        ("docs/concepts.md", "presets-depth", lambda: presets_table("depth")),
     ):
         path = ROOT / name
-        pages[path] = fill(path.read_text(encoding="utf-8"), block, make())
+        text = pages[path] if path in pages else path.read_text(encoding="utf-8")
+        pages[path] = fill(text, block, make())
     return pages
 
 
@@ -69,7 +91,8 @@ def cli_page() -> str:
     """The whole of docs/cli.md."""
     callbacks = [(info.name, info.callback) for info in app.registered_commands if info.callback is not None]
     commands = {name or str(getattr(callback, "__name__", "")): callback for name, callback in callbacks}
-    order = ["quantize", "demo", *(name for name in commands if name not in ("demo", "quantize"))]
+    whole = ["quantize", "sparsify", "drop", "demo"]
+    order = [*whole, *(name for name in commands if name not in whole)]
     helps = {name: _help(name, commands[name]) for name in order}
     lines = [
         "# Command line",
@@ -109,21 +132,25 @@ def _command(name: str, callback: Callable[..., None], text: str, shown: dict[st
             own.append(f"| `{parameter.name.upper()}` | {info.help or ''} | required |")
             continue
         panel = info.rich_help_panel if isinstance(info.rich_help_panel, str) else ""
-        row = f"| {_flags(parameter, kind, info)} | {info.help or ''} | {_default(parameter)} |"
+        shape = _flags(parameter, kind, info, APPLICATION.get(name, "bits"))
         if panel:
-            settings.append((panel.lower(), f"| {_flags(parameter, kind, info)} | {info.help or ''} |"))
+            settings.append((panel.lower(), f"| {shape} | {info.help or ''} |"))
         else:
-            own.append(row)
+            own.append(f"| {shape} | {info.help or ''} | {_default(parameter)} |")
     yield from (f"## evopress {name}", "", text, "", "```", f"evopress {name}{arguments} [OPTIONS]", "```", "")
     yield from ("| | | default |", "| --- | --- | --- |", *own, "")
-    if settings and "settings" in shown:
-        yield from (f"And all settings of [`evopress {shown['settings']}`](#evopress-{shown['settings']}).", "")
-    elif settings:
-        shown["settings"] = name
-        for section in dict.fromkeys(panel for panel, _ in settings):
-            yield from (f"Settings of the section `{section}`:", "", "| | |", "| --- | --- |")
-            yield from (row for panel, row in settings if panel == section)
-            yield ""
+    fresh = [(panel, row) for panel, row in settings if row not in shown]
+    if settings and len(fresh) < len(settings):
+        first = next(iter(shown.values()))
+        listed = ", ".join(
+            f"`{flag}`" for _, row in settings if row in shown for flag in re.findall(r"`(--[a-z-]+)", row)
+        )
+        yield from (f"And these settings of [`evopress {first}`](#evopress-{first}): {listed}.", "")
+    for section in dict.fromkeys(panel for panel, _ in fresh):
+        yield from (f"Settings of the section `{section}`:", "", "| | |", "| --- | --- |")
+        yield from (row for panel, row in fresh if panel == section)
+        yield ""
+    shown.update({row: name for _, row in fresh})
 
 
 def _annotation(parameter: inspect.Parameter) -> tuple[Any, ArgumentInfo | OptionInfo]:
@@ -135,24 +162,30 @@ def _annotation(parameter: inspect.Parameter) -> tuple[Any, ArgumentInfo | Optio
     return kind, info
 
 
-def _flags(parameter: inspect.Parameter, kind: Any, info: ArgumentInfo | OptionInfo) -> str:
+def _flags(
+    parameter: inspect.Parameter, kind: Any, info: ArgumentInfo | OptionInfo, application: ApplicationName
+) -> str:
     given = (info.default, *(info.param_decls or ()))  # inside Annotated, the first flag lands in `default`
     declared = [flag for flag in given if isinstance(flag, str) and flag.startswith("-")]
     flags = [part for flag in declared or ["--" + parameter.name.replace("_", "-")] for part in flag.split("/")]
-    value = "" if kind is bool else " " + (_values(parameter.name) or NAMES.get(kind, kind.__name__.upper()))
+    value = (
+        "" if kind is bool else " " + (_values(parameter.name, application) or NAMES.get(kind, kind.__name__.upper()))
+    )
     return ", ".join(f"`{flag}{value}`" for flag in flags)
 
 
-def _values(name: str) -> str:
+def _values(name: str, application: ApplicationName) -> str:
     """The values a setting can have where they are few: `equal, free, ...`; `N,N` for lists."""
     if name == "preset":
-        return "\\|".join(PRESETS)
-    for field in Config.model_fields.values():
-        annotation = getattr(field.annotation, "model_fields", {}).get(name)
+        return "\\|".join(PRESETS[application])
+    if name == "counts":
+        return "\\|".join(get_args(Cost))
+    for section in (COMPRESSION[application], *(field.annotation for field in Config.model_fields.values())):
+        annotation = getattr(section, "model_fields", {}).get(name)
         if annotation is not None and get_origin(annotation.annotation) is Literal:
             return "\\|".join(map(str, get_args(annotation.annotation)))
         if annotation is not None and get_origin(annotation.annotation) is tuple:
-            return "N,N,..."
+            return "N,N,..." if get_args(annotation.annotation)[0] is int else "NAME,NAME,..."
     return ""
 
 
@@ -179,16 +212,13 @@ def _exit_codes() -> Iterator[str]:
     yield from (f"| {code} | {name} | {meaning.rstrip('.')} |" for code, (name, meaning) in sorted(rows.items()))
 
 
-def presets_table() -> str:
-    """One row for each setting that presets decide, one column for each preset."""
-    columns = {}
-    for name in PRESETS:
-        data = resolve("model", bits=3, preset=name, data="text.txt").model_dump(mode="json")
-        flat = {f"{section}.{key}": value for section, values in data.items() if isinstance(values, dict)
-                for key, value in values.items()}  # fmt: skip
-        columns[name] = {key: value for key, value in flat.items() if key.startswith(PRESET_ROWS)}
-    skipped = {"data.source", "data.text_seed", "search.preset", "search.seed", "search.fitness", "search.strategy"}
-    keys = [key for key in next(iter(columns.values())) if key not in skipped]
+def presets_table(application: ApplicationName) -> str:
+    """One row for each setting that presets decide, one column for each preset; all for bits, else what differs."""
+    columns = {name: _preset(application, name) for name in PRESETS[application]}
+    bits = {name: _preset("bits", name) for name in PRESETS["bits"]}
+    keys = [key for key in next(iter(columns.values())) if key not in UNDECIDED]
+    if application != "bits":
+        keys = [key for key in keys if any(columns[name][key] != bits[name][key] for name in columns)]
     lines = ["| setting | " + " | ".join(f"`{name}`" for name in columns) + " |", "| --- |" + " --: |" * len(columns)]
     for key in keys:
         flag = "--" + key.partition(".")[2].replace("_", "-")
@@ -196,12 +226,18 @@ def presets_table() -> str:
     return "\n".join(lines)
 
 
+def _preset(application: ApplicationName, name: str) -> dict[str, Any]:
+    """`section.key` -> value of the settings that a preset decides."""
+    config = resolve("model", preset=name, data="text.txt", **BUDGET[application])  # type: ignore[arg-type]
+    return {key: value for key, value in flat(config).items() if key.startswith(PRESET_ROWS)}
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value is None else str(value)
+    return "k (n − k) / 1.5" if value is None else str(value)  # the generations of depth
 
 
 def architectures() -> str:

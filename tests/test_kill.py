@@ -34,7 +34,7 @@ def start(out):
     return child
 
 def files(out):
-    names = ["sensitivity.json", "journal.jsonl", "profile.json", "profile.txt", "config.toml"]
+    names = ["sensitivity-0.json", "sensitivity-1.json", "journal.jsonl", "profile.json", "profile.txt", "config.toml"]
     names += ["database/" + name for name in sorted(os.listdir(out + "/database"))]
     names += ["export/" + name for name in sorted(os.listdir(out + "/export"))]
     return {name: open(os.path.join(out, name), "rb").read() for name in names}

@@ -41,16 +41,23 @@ MAY_IMPORT = {
     "fitness": "errors files profile models database assemble",
     "export": "errors files profile models database assemble",
     "plan": "errors files",
-    "config": "errors space search compress",
+    "sections": "space search compress",
+    "config": "errors space search sections",
+    "applications": "errors profile space search compress models assemble database depth sections",
     "observer": "profile space search",
     "run": "errors files config",
-    "workspace": "errors files profile space compress models assemble database fitness plan config observer run",
+    "workspace": "errors files profile space search models assemble database fitness plan sections config applications "
+    "observer run",
     "records": "errors files profile space fitness config run workspace",
     "summary": "errors files profile space database config run workspace records",
     "report": "errors files profile space config run records summary",
+    "strategies": "profile space search fitness plan records workspace",
+    "analyze": "errors files profile space search analysis fitness records workspace",
+    "compare": "errors files profile search fitness config records strategies workspace",
     "pipeline": "errors files profile space search database fitness export plan config observer run workspace records "
-    "report",
-    "cli": "errors files profile space search config observer run workspace records summary report pipeline",
+    "report strategies",
+    "cli": "errors files profile space search sections config observer run workspace records summary report pipeline "
+    "compare analyze",
 }
 # Packages that are not evopress: what a part may use beyond the standard library; parts not listed may use any.
 MAY_USE = {

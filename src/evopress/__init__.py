@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from evopress.errors import EvopressError as EvopressError
     from evopress.pipeline import Run as Run
+    from evopress.pipeline import drop as drop
     from evopress.pipeline import quantize as quantize
+    from evopress.pipeline import sparsify as sparsify
     from evopress.profile import Level as Level
     from evopress.profile import Profile as Profile
     from evopress.profile import Unit as Unit
@@ -35,9 +37,11 @@ __all__ = [
     "SearchSpace",
     "Unit",
     "__version__",
+    "drop",
     "make_space",
     "quantize",
     "run_search",
+    "sparsify",
 ]
 
 _HOMES = {
@@ -48,9 +52,11 @@ _HOMES = {
     "Run": "evopress.pipeline",
     "SearchSpace": "evopress.space",
     "Unit": "evopress.profile",
+    "drop": "evopress.pipeline",
     "make_space": "evopress.space",
     "quantize": "evopress.pipeline",
     "run_search": "evopress.search",
+    "sparsify": "evopress.pipeline",
 }
 
 

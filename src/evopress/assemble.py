@@ -1,14 +1,15 @@
-"""Putting a profile into a live model: parameters are pointed at the levels' tensors and back.
+"""Putting a profile into a live model: each unit has a slot that takes its levels, and gives the dense one back.
 
-A switch moves a pointer and nothing else; where the tensors come from (memory, a packed file) is the loader's matter.
+A weight's slot moves a pointer and nothing else; where the tensors come from (memory, a packed file) is the loader's
+matter. The slots of sub-layers are in `evopress.models.bypass`.
 Blocks are assembled one at a time because the evaluator and the builder run one block at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import nn
@@ -24,14 +25,55 @@ Load = Callable[[str, str, torch.dtype], torch.Tensor]
 """(unit, level, dtype) -> dense tensor in the parameter's layout."""
 
 
-class Assembly:
-    """A model whose blocks can be given levels. As a context manager it restores the dense weights on exit."""
+def no_levels(unit: str, level: str, dtype: torch.dtype) -> torch.Tensor:
+    """The `Load` of applications whose levels are no tensors; ProfileError when called."""
+    raise ProfileError(f"unit {unit}: level {level!r} is no tensor; this run has no database")
 
-    def __init__(self, model: nn.Module, model_map: ModelMap, load: Load) -> None:
-        self._load = load
-        self._slots: list[list[_Slot]] = [[] for _ in range(model_map.n_blocks)]
-        for linear in model_map.linears:
-            self._slots[linear.block].append(_Slot(linear.name, model.get_parameter(linear.view.parameter)))
+
+class Slot(Protocol):
+    """Where the level of a unit, or the part of it that lies in one block, is put into the model."""
+
+    name: str
+    level: str | None
+
+    def apply(self, level: str | None) -> None:
+        """Give the unit this level; None is the dense model's."""
+
+
+Slots = Sequence[Sequence[Slot]]
+"""For each block the slots of the units in it, in the model's order."""
+
+
+class WeightSlot:
+    """A weight's parameter, its dense tensor and the level it has now. `load` is called when a level is applied."""
+
+    def __init__(self, name: str, parameter: nn.Parameter, load: Load) -> None:
+        self.name, self.parameter, self.dense, self._load = name, parameter, parameter.data, load
+        self.level: str | None = None
+
+    def tensor(self, level: str | None) -> torch.Tensor:
+        """The tensor of this level, in the parameter's layout and dtype."""
+        return self.dense if level is None else self._load(self.name, level, self.dense.dtype)
+
+    def apply(self, level: str | None) -> None:
+        """Point the parameter at the tensor of this level."""
+        self.parameter.data = self.tensor(level)
+        self.level = level
+
+
+def weight_slots(model: nn.Module, model_map: ModelMap, load: Load) -> Slots:
+    """A slot for each linear of the map."""
+    slots: list[list[WeightSlot]] = [[] for _ in range(model_map.n_blocks)]
+    for linear in model_map.linears:
+        slots[linear.block].append(WeightSlot(linear.name, model.get_parameter(linear.view.parameter), load))
+    return slots
+
+
+class Assembly:
+    """A model whose blocks can be given levels. As a context manager it restores the dense model on exit."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
 
     def choices(self, profile: Profile | None) -> list[Choice]:
         """The profile as one choice for each block; None is the dense model. ProfileError unless the units match."""
@@ -49,17 +91,17 @@ class Assembly:
         """Give the units of `block` the levels of `choice`, touching only those that differ."""
         for slot, level in zip(self._slots[block], choice, strict=True):
             if slot.level != level:
-                parameter = slot.parameter
-                parameter.data = slot.dense if level is None else self._load(slot.name, level, slot.dense.dtype)
-                slot.level = level
+                slot.apply(level)
 
     def tensor(self, unit: str, level: str) -> torch.Tensor:
-        """What `use` points the unit's parameter at for a level; the parameter stays as it is."""
-        slot = next(slot for slots in self._slots for slot in slots if slot.name == unit)
-        return self._load(unit, level, slot.dense.dtype)
+        """The tensor of one level of a unit, in its parameter's layout and dtype; ProfileError for unknown units."""
+        for slot in (slot for slots in self._slots for slot in slots):
+            if slot.name == unit and isinstance(slot, WeightSlot):
+                return slot.tensor(level)
+        raise ProfileError(f"unit {unit!r} is no weight of the model; give one of its linear layers")
 
     def restore(self) -> None:
-        """Give every unit its dense weight back."""
+        """Make every unit dense again."""
         for block, slots in enumerate(self._slots):
             self.use(block, tuple(None for _ in slots))
 
@@ -70,11 +112,3 @@ class Assembly:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
-
-
-class _Slot:
-    """A unit's parameter, its dense tensor and the level it has now."""
-
-    def __init__(self, name: str, parameter: nn.Parameter) -> None:
-        self.name, self.parameter, self.dense = name, parameter, parameter.data
-        self.level: str | None = None

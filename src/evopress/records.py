@@ -1,12 +1,15 @@
-"""The files of results in a run directory: sensitivity.json, profile.json, evaluation.json, and the sizes they report.
+"""The files of results in a run directory: sensitivity-*.json, profile.json, evaluation.json, and their sizes.
 
-They hold nothing that differs between two runs of the same configuration, except seconds in evaluation.json.
+They hold nothing that differs between two runs of the same configuration, except seconds in evaluation.json and
+timing.json.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,26 +22,6 @@ if TYPE_CHECKING:
     from evopress.workspace import Workspace
 
 SCHEMA = 1
-DENSE_BITS = 16
-"""Bits a dense weight counts as, whatever dtype the run computes in: half precision is what models are served in."""
-
-
-def sizes(workspace: Workspace, profile: Profile | None) -> dict[str, float | int]:
-    """Average code bits, average stored bits (bpw) of the compressed layers, and bytes of the whole packed model."""
-    weights = workspace.space.total_weights
-    others = workspace.shapes.parameters - weights
-    if profile is None:
-        codes = stored = DENSE_BITS * weights
-    else:
-        units = workspace.database.manifest.units
-        levels = [units[name].level(level) for name, level in profile.items()]
-        codes = sum(level.code_bits for level in levels)
-        stored = sum(level.storage_bits for level in levels)
-    return {
-        "bits": codes / weights,
-        "bpw": stored / weights,
-        "bytes": (stored + DENSE_BITS * others + 7) // 8,
-    }
 
 
 def write_profile(workspace: Workspace, profile: Profile, score: float, tokens: int) -> None:
@@ -48,23 +31,23 @@ def write_profile(workspace: Workspace, profile: Profile, score: float, tokens: 
         "schema": SCHEMA,
         "profile": dict(profile.items()),
         "budget": config.budget.model_dump() | {"limit": space.budget, "cost": space.cost(profile)},
-        **sizes(workspace, profile),
+        **workspace.application.sizes(profile),
         "fitness": {"name": config.search.fitness, "score": score, "tokens": tokens},
         "seed": config.search.seed,
         "fingerprints": workspace.fingerprints | {"search": workspace.splits.search.fingerprint},
         "versions": versions(),
     }
-    write_text(workspace.run.profile.with_suffix(".txt"), profile.to_text())
+    write_text(workspace.run.profile.with_suffix(".txt"), workspace.application.to_text(profile))
     write_text(workspace.run.profile, json.dumps(data, indent=1) + "\n")
 
 
-def read_profile(path: Path) -> Profile:
+def read_profile(path: Path, from_text: Callable[[str], Profile] = Profile.from_text) -> Profile:
     """A profile from profile.json or from the official text format; RunError when it is missing or damaged."""
     if path.suffix != ".json":
         try:
-            return Profile.from_text(path.read_text(encoding="utf-8"))
+            return from_text(path.read_text(encoding="utf-8"))
         except OSError:
-            raise RunError(f"no profile in {path}; give a profile.json or a file of 'name: level' lines") from None
+            raise RunError(f"no profile in {path}; give a profile.json or a text file in the official format") from None
     data = read_json(path)
     if data.get("schema", SCHEMA) > SCHEMA:
         raise SchemaError(f"{path} has schema {data['schema']}, this evopress reads up to {SCHEMA}; update evopress")
@@ -74,10 +57,10 @@ def read_profile(path: Path) -> Profile:
         raise RunError(f"{path} is damaged: it holds no profile; run the search step again") from None
 
 
-def write_sensitivity(workspace: Workspace, sensitivity: Sensitivity, fingerprint: Mapping[str, Any]) -> None:
-    """Write sensitivity.json; `fingerprint` is what it depends on."""
+def write_sensitivity(path: Path, sensitivity: Sensitivity, fingerprint: Mapping[str, Any]) -> None:
+    """Write the sensitivities of one round; `fingerprint` is what they depend on."""
     data = {"schema": SCHEMA, "fingerprint": dict(fingerprint), **sensitivity.to_json()}
-    write_text(workspace.run.sensitivity, json.dumps(data, indent=1) + "\n")
+    write_text(path, json.dumps(data, indent=1) + "\n")
 
 
 def read_sensitivity(path: Path, fingerprint: Mapping[str, Any]) -> Sensitivity | None:
@@ -102,9 +85,8 @@ def write_evaluation(workspace: Workspace, result: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a run directory; RunError says which step makes a missing file."""
-    step = {"sensitivity.json": "search", "profile.json": "search", "evaluation.json": "evaluate"}.get(
-        path.name, "build"
-    )
+    steps = {"sensitivity": "search", "profile": "search", "evaluation": "evaluate"}
+    step = steps.get(path.stem.partition("-")[0], "build")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -114,6 +96,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise RunError(f"{path} is damaged: expected an object; delete it and run the {step} step again")
     return data
+
+
+@contextmanager
+def timed(path: Path, step: str) -> Iterator[None]:
+    """Add the seconds that the context lasts to those of `step` in a timing file, on any exit but a kill."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        known = read_json(path) if path.exists() else {}
+        known[step] = round(known.get(step, 0.0) + time.monotonic() - started, 1)
+        write_text(path, json.dumps(known) + "\n")
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """A run directory: the resolved configuration, a lock, and the names of everything else in it.
 
-    config.toml  database/  sensitivity.json  journal.jsonl  profile.json  evaluation.json  export/
+    config.toml  database/  sensitivity-*.json  journal.jsonl  profile.json  evaluation.json  export/
 
 The lock belongs to the process, so a killed run leaves none behind. Model and text are loaded when first needed.
 """
@@ -22,13 +22,20 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: Config) -> None:
         self.path, self.config = path, config
-        shared = config.database.database
+        shared = getattr(config.compression, "database", None)
         self.database = Path(shared) if shared else path / "database"
-        self.sensitivity = path / "sensitivity.json"
         self.journal = path / "journal.jsonl"
         self.profile = path / "profile.json"
         self.evaluation = path / "evaluation.json"
+        self.timing = path / "timing.json"
+        self.comparison = path / "comparison.json"
         self.export = path / "export"
+
+    def sensitivity(self, number: int, seed: int | None = None) -> Path:
+        """Where the sensitivities of a round are kept: the run's own, or those of a comparison with another seed."""
+        if seed is None or seed == self.config.search.seed:
+            return self.path / f"sensitivity-{number}.json"
+        return self.path / "compare" / f"sensitivity-seed{seed}-{number}.json"
 
     @property
     def begun(self) -> bool:

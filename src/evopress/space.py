@@ -20,7 +20,7 @@ from typing import Literal
 from evopress.errors import BudgetError, ConfigError, ProfileError
 from evopress.profile import Profile, Unit
 
-Exchange = Literal["size", "any"]
+Exchange = Literal["size", "role", "any"]
 
 Limit = tuple[tuple[int, ...], int]
 """Unit indices, and what these units may cost together."""
@@ -217,7 +217,7 @@ def make_space(
     *,
     average: Number | None = None,
     share: Number | None = None,
-    exchange: Exchange | Literal["role"],
+    exchange: Exchange,
 ) -> SearchSpace:
     """The space of all profiles that cost at most `average` per weight, or `share` of the most expensive profile.
 
@@ -236,7 +236,7 @@ def make_space(
         raise ConfigError(f"unknown exchange {exchange!r}; use 'role', 'size' or 'any'")
     if (average is None) == (share is None):
         raise ConfigError(f"a budget is either an average or a share; got average {average} and share {share}")
-    groups = _exchange_groups(units, exchange)
+    groups = exchange_groups(units, exchange)
     if exchange != "role":
         return SearchSpace(tuple(units), _budget(units, average, share), groups)
     members = [[units[unit] for unit in group] for group in groups]
@@ -262,8 +262,9 @@ def _budget(units: Sequence[Unit], average: Number | None, share: Number | None,
     return math.floor(target * whole)
 
 
-def _exchange_groups(units: Sequence[Unit], exchange: str) -> tuple[tuple[int, ...], ...]:
-    keys: dict[str, Callable[[Unit], object]] = {
+def exchange_groups(units: Sequence[Unit], exchange: Exchange) -> tuple[tuple[int, ...], ...]:
+    """Unit indices by what may trade: all with all, equal roles, or equal sizes and costs."""
+    keys: dict[Exchange, Callable[[Unit], object]] = {
         "any": lambda unit: None,
         "role": lambda unit: unit.role,
         "size": lambda unit: (unit.size, tuple(level.cost for level in unit.levels)),

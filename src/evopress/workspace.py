@@ -8,28 +8,45 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
-from evopress.assemble import Assembly
+from evopress.applications import Application, make_application
+from evopress.applications.application import Tensors
+from evopress.assemble import Assembly, Load, no_levels
 from evopress.config import Config
-from evopress.database.build import Method, planned_bits
+from evopress.database.methods import Method
 from evopress.database.store import Database
 from evopress.errors import ConfigError
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import Measure
 from evopress.fitness.evaluator import HEAD_BYTES, Evaluator
 from evopress.fitness.tokens import Splits, Tokens, load_splits
-from evopress.models import LoadedModel, ModelMap, Runner, check_finite, choose_dtype, describe, fingerprint, load_model
+from evopress.models import (
+    Influence,
+    LoadedModel,
+    ModelMap,
+    Runner,
+    check_finite,
+    choose_dtype,
+    describe,
+    fingerprint,
+    load_model,
+    measure_influence,
+)
 from evopress.observer import Observer
 from evopress.plan import Shapes, available_memory, build_memory, require_memory, search_memory
-from evopress.profile import Level, Unit
+from evopress.profile import Profile
 from evopress.run import RunDirectory
-from evopress.space import SearchSpace, make_space
+from evopress.search.presets import depth_generations
+from evopress.space import SearchSpace
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Tokens in one pass of a block: enough to keep the device's matrix units busy."""
+
+INFLUENCE_TOKENS = 8192
+"""Means over tokens of one number a token: a few thousand tell the order of blocks."""
 
 Custom = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -73,16 +90,8 @@ class Workspace:
 
     @cached_property
     def map(self) -> ModelMap:
-        """The model's units; ConfigError when the group size does not fit a layer."""
-        found = describe(self.loaded.model)
-        size = self.config.database.group_size
-        for linear in found.linears:
-            if size is not None and size > linear.view.shape[1]:
-                raise ConfigError(
-                    f"group size {size} is larger than the {linear.view.shape[1]} inputs of {linear.name}; "
-                    f"use at most {linear.view.shape[1]}, or 0 for one group a row"
-                )
-        return found
+        """Blocks and linear layers."""
+        return describe(self.loaded.model)
 
     @cached_property
     def runner(self) -> Runner:
@@ -98,33 +107,29 @@ class Workspace:
             data.source,
             self.loaded.tokenizer,
             sequence_length=data.sequence_length,
-            calibration_tokens=data.calibration_tokens if self.method.needs_text else 0,
+            calibration_tokens=data.calibration_tokens if self._needs_text else 0,
             search_tokens=data.search_tokens,
             heldout_tokens=data.heldout_tokens,
             seed=self.config.data.text_seed,
         )
 
     @cached_property
-    def method(self) -> Method:
-        """How the database's levels are made."""
-        section = self.config.database
-        propagate = section.propagate
-        if propagate == "auto":
-            propagate = "3" if 3 in section.levels else str(section.levels[0])
-        return Method(
-            name=section.method,
-            grids=section.grids(),
-            damping=section.damping,
-            act_order=section.act_order,
-            propagate=propagate,
-        )
+    def application(self) -> Application:
+        """What is searched: bit-widths, sparsity or depth."""
+        return make_application(self)
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Digests of what the database depends on."""
-        method = hashlib.sha256(repr(self.method).encode()).hexdigest()
-        calibration = self.splits.calibration.fingerprint if self.method.needs_text else "none"
+        how = self.application.method or self.config.compression
+        method = hashlib.sha256(repr(how).encode()).hexdigest()
+        calibration = self.splits.calibration.fingerprint if self._needs_text else "none"
         return {"model": fingerprint(self.loaded.model), "method": method, "calibration": calibration}
+
+    @property
+    def _needs_text(self) -> bool:
+        method = self.application.method
+        return method is not None and method.needs_text
 
     @property
     def batch_tokens(self) -> int:
@@ -139,24 +144,23 @@ class Workspace:
         database.verify()
         return database
 
+    @property
+    def generations(self) -> int:
+        """How many generations the search has."""
+        asked = self.config.search.generations
+        return depth_generations(self.space) if asked is None else asked
+
     @cached_property
+    def influence(self) -> Influence:
+        """What each block does to the hidden states of the dense model, on a part of the search text."""
+        self.observer.note("measuring the influence of each block")
+        sequences = self.splits.search.sequences[: max(1, INFLUENCE_TOKENS // self.config.data.sequence_length)]
+        return measure_influence(self.runner, sequences, batch_tokens=self.batch_tokens)
+
+    @property
     def space(self) -> SearchSpace:
         """The profiles that the budget allows."""
-        counts = self.config.budget.counts
-        units = tuple(
-            Unit(
-                entry.name,
-                entry.block,
-                entry.role,
-                entry.size,
-                tuple(
-                    Level(level.name, level.code_bits if counts == "bits" else level.storage_bits)
-                    for level in entry.levels
-                ),
-            )
-            for entry in (self.database.manifest.units[name] for name in self.database.manifest.names)
-        )
-        return make_space(units, average=self.config.budget.average, exchange=self.config.budget.exchange)
+        return self.application.space
 
     @cached_property
     def layer_errors(self) -> dict[str, dict[str, float]]:
@@ -182,9 +186,9 @@ class Workspace:
             groups=tuple(groups.values()),
         )
 
-    def require_build_memory(self) -> None:
+    def require_build_memory(self, method: Method) -> None:
         """ResourceError when the build would not fit; the model itself is already loaded."""
-        needs = build_memory(self.shapes, self.splits.calibration.total, self._stored_bits())
+        needs = build_memory(self.shapes, self.splits.calibration.total, self._stored_bits(method))
         del needs["model"]
         require_memory(needs, available_memory(), "the build")
 
@@ -199,13 +203,30 @@ class Workspace:
         needs = search_memory(self.shapes, text.total, candidates, self.batch_tokens, HEAD_BYTES) | dict(more or {})
         del needs["model"]
         require_memory(needs, available_memory(), "the search")
-        runner = self.runner
-        bank = Bank(self.database, runner.device, (available_memory() - sum(needs.values())) // 2)
-        with Assembly(self.loaded.model, self.map, bank.load) as assembly:
+        free = (available_memory() - sum(needs.values())) // 2
+        with Assembly(self.application.slots(self._loader(free))) as assembly:
             yield Evaluator(
-                runner, assembly, text, measures, seed=self.config.search.seed, batch_tokens=self.batch_tokens
+                self.runner, assembly, text, measures, seed=self.config.search.seed, batch_tokens=self.batch_tokens
             )
 
-    def _stored_bits(self) -> list[float]:
+    def dense_tensors(self, profile: Profile) -> Tensors:
+        """For each compressed weight its parameter's name and what makes the tensor of its level in the profile."""
+        levels = dict(profile.items())
+        return {
+            linear.view.parameter: partial(self.database.dense, linear.name, levels[linear.name])
+            for linear in self.map.linears
+        }
+
+    def _loader(self, memory: int) -> Load:
+        """Levels from the database, at most `memory` bytes of them kept; nothing to load without a database."""
+        if self.application.method is None:
+            return no_levels
+        return Bank(self.database, self.runner.device, memory).load
+
+    def _stored_bits(self, method: Method) -> list[float]:
         weights = sum(linear.view.shape[0] * linear.view.shape[1] for linear in self.map.linears)
-        return [planned_bits(self.map, {name: grid}) / weights for name, grid in self.method.grids.items()]
+        bits: dict[str, int] = {}
+        for linear in self.map.linears:
+            for level, own in method.level_bits(linear.name, linear.view.shape).items():
+                bits[level] = bits.get(level, 0) + own
+        return [own / weights for own in bits.values()]

@@ -192,7 +192,7 @@ def test_reads_what_the_evaluator_gives() -> None:
     """Scores of a pico model on cuts: on whole sequences they are those of the whole text."""
     import torch
 
-    from evopress.assemble import Assembly
+    from evopress.assemble import Assembly, weight_slots
     from evopress.fitness.divergence import KL
     from evopress.fitness.evaluator import Evaluator
     from evopress.fitness.tokens import Piece, Tokens
@@ -208,7 +208,8 @@ def test_reads_what_the_evaluator_gives() -> None:
     profiles = [Profile.of({name: "0" if i == own else "1" for i, name in enumerate(names)}) for own in range(4)]
     weights = {linear.name: model.get_parameter(linear.view.parameter).detach() for linear in model_map.linears}
 
-    with Assembly(model, model_map, lambda name, level, dtype: weights[name] * int(level)) as assembly:
+    slots = weight_slots(model, model_map, lambda name, level, dtype: weights[name] * int(level))
+    with Assembly(slots) as assembly:
         evaluator = Evaluator(Runner(model, model_map), assembly, text, (KL(),))
         pieces = cuts([len(sequence) for sequence in text.sequences], shortest=4)
         found = evaluator.evaluate(profiles, [Piece(*piece) for piece in pieces])

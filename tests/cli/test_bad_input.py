@@ -98,9 +98,11 @@ def test_bits_outside_the_levels(quantize: Call, tmp_path: Path, bits: str) -> N
     assert not (tmp_path / "run" / "config.toml").exists()
 
 
-@pytest.mark.parametrize("bits", ["three", "-1", "nan"])
-def test_bits_that_are_no_budget(quantize: Call, tmp_path: Path, bits: str) -> None:
-    check(quantize(tmp_path / "run", f"--bits={bits}"), errors.ConfigError, bits)
+@pytest.mark.parametrize(
+    ("bits", "error"), [("three", errors.ConfigError), ("-1", errors.BudgetError), ("nan", errors.ConfigError)]
+)
+def test_bits_that_are_no_budget(quantize: Call, tmp_path: Path, bits: str, error: type[errors.EvopressError]) -> None:
+    check(quantize(tmp_path / "run", f"--bits={bits}"), error, bits)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_newer_schema(quantize: Call, call: Call, tmp_path: Path, name: str) -> 
     quantize(tmp_path / "run")
     file = tmp_path / "run" / name
     text = file.read_text()
-    for old in ("schema_version = 1", '"schema": 1', '"journal":1'):
+    for old in ("schema_version = 2", '"schema": 1', '"schema": 2', '"journal":1'):
         text = text.replace(old, old[:-1] + "99")
     file.write_text(text)
     step = {"profile.json": "export"}.get(name, "search")

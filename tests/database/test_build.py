@@ -13,8 +13,9 @@ import torch
 from evopress.compress.gptq import quantize_gptq
 from evopress.compress.grid import Grid
 from evopress.compress.hessian import Hessian
-from evopress.database.build import Method, build_database, planned_bits
+from evopress.database.build import build_database, planned_bits
 from evopress.database.manifest import read_manifest
+from evopress.database.methods import Quantization
 from evopress.database.store import Database
 from evopress.errors import BadWeights, ChecksumError, DatabaseError, ResourceError, SchemaError
 from evopress.models import Runner, describe, weight
@@ -36,7 +37,7 @@ def runner(architecture: str = "llama") -> Runner:
 
 def build(path: Path, architecture: str = "llama", **method: object) -> Database:
     method = {"grids": GRIDS, "propagate": "3"} | method
-    return build_database(path, runner(architecture), Method(**method), sequences(), PRINT, batch_tokens=64)  # type: ignore[arg-type]
+    return build_database(path, runner(architecture), Quantization(**method), sequences(), PRINT, batch_tokens=64)  # type: ignore[arg-type]
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -140,7 +141,7 @@ def test_another_fingerprint_is_refused_and_nothing_is_lost(tmp_path: Path) -> N
     build(tmp_path)
     before = content(tmp_path)
     with pytest.raises(DatabaseError, match="built from another calibration"):
-        build_database(tmp_path, runner(), Method(grids=GRIDS), sequences(), {**PRINT, "calibration": "other"})
+        build_database(tmp_path, runner(), Quantization(grids=GRIDS), sequences(), {**PRINT, "calibration": "other"})
     assert content(tmp_path) == before
 
 
@@ -161,7 +162,7 @@ def test_a_newer_schema_and_a_damaged_manifest_are_named(tmp_path: Path) -> None
 def test_size_on_disk_is_the_planned_size(tmp_path: Path) -> None:
     """Packed: the files hold what the formula says, and a header each."""
     database = build(tmp_path)
-    planned = planned_bits(runner().map, GRIDS) / 8
+    planned = planned_bits(runner().map, Quantization(grids=GRIDS)) / 8
     stored = sum((tmp_path / entry.file).stat().st_size for entry in database.manifest.units.values())
     headers = 2000 * len(database.manifest.units)
     assert planned <= stored <= planned + headers
@@ -175,7 +176,7 @@ def test_too_little_disk_is_said_before_the_work(tmp_path: Path, monkeypatch: py
 
 
 def test_round_to_nearest_reads_no_text(tmp_path: Path) -> None:
-    method = Method(name="rtn", grids=GRIDS)
+    method = Quantization(name="rtn", grids=GRIDS)
     database = build_database(tmp_path, runner(), method, [], PRINT)
     database.require_complete()
     assert build(tmp_path / "gptq", propagate="dense").manifest.names == database.manifest.names
@@ -185,7 +186,7 @@ def test_nan_weights_are_refused(tmp_path: Path) -> None:
     broken = runner()
     broken.model.model.layers[1].mlp.up_proj.weight.data[0, 0] = float("nan")
     with pytest.raises(BadWeights):
-        build_database(tmp_path, broken, Method(name="rtn", grids=GRIDS), [], PRINT)
+        build_database(tmp_path, broken, Quantization(name="rtn", grids=GRIDS), [], PRINT)
 
 
 def test_unknown_units_and_levels_are_named(tmp_path: Path) -> None:

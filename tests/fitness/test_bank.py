@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from evopress.compress.grid import Grid
-from evopress.database.build import Method, build_database
+from evopress.database.build import build_database
+from evopress.database.methods import Quantization
 from evopress.database.store import Database
 from evopress.fitness.bank import Bank
 from evopress.models import Runner, describe
@@ -19,7 +20,7 @@ from evopress.testing import pico_model
 @pytest.fixture
 def database(tmp_path: Path) -> Database:
     model = pico_model("gpt2", blocks=2)
-    method = Method(name="rtn", grids={"3": Grid(3, 16), "4": Grid(4, 16)})
+    method = Quantization(name="rtn", grids={"3": Grid(3, 16), "4": Grid(4, 16)})
     return build_database(tmp_path, Runner(model, describe(model)), method, [], {"model": "m"})
 
 

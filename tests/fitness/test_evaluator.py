@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from evopress.assemble import Assembly
+from evopress.assemble import Assembly, WeightSlot, weight_slots
 from evopress.fitness.divergence import KL, Perplexity
 from evopress.fitness.evaluator import Evaluator
 from evopress.fitness.tokens import Piece, Tokens
@@ -40,7 +40,7 @@ def make() -> Iterator[Make]:
         model = pico_model(architecture)
         mapped = describe(model)
         dense = {linear.name: model.get_parameter(linear.view.parameter).data for linear in mapped.linears}
-        assembly = Assembly(model, mapped, lambda unit, level, dtype: shaken(unit, level, dtype, dense))
+        assembly = Assembly(weight_slots(model, mapped, lambda unit, level, dtype: shaken(unit, level, dtype, dense)))
         open_assemblies.append(assembly)
         rng = torch.Generator().manual_seed(0)
         sequences = [torch.randint(0, 96, (12,), generator=rng) for _ in range(9)]
@@ -129,13 +129,15 @@ def test_nan_becomes_infinity_and_so_ranks_last(make: Make) -> None:
     evaluator = make()
     good, bad = profiles(evaluator, 2)
     changed = next(name for name, level in bad.items() if level != good[name])
-    load = evaluator.assembly._load
+    slot = next(slot for slots in evaluator.assembly._slots for slot in slots if slot.name == changed)
+    assert isinstance(slot, WeightSlot)
+    load = slot._load
 
     def broken(unit: str, level: str, dtype: torch.dtype) -> torch.Tensor:
         tensor = load(unit, level, dtype)
-        return torch.full_like(tensor, math.nan) if (unit, level) == (changed, bad[changed]) else tensor
+        return torch.full_like(tensor, math.nan) if level == bad[changed] else tensor
 
-    evaluator.assembly._load = broken
+    slot._load = broken
     scores = evaluator.evaluate([good, bad], all_pieces(evaluator)).scores()
     assert math.isfinite(scores[0])
     assert scores[1] == math.inf
@@ -172,7 +174,7 @@ def test_scores_are_not_rounded_to_a_coarse_grid_in_bf16(make: Make) -> None:
     model = pico_model("llama").to(torch.bfloat16)
     mapped = describe(model)
     dense = {linear.name: model.get_parameter(linear.view.parameter).data for linear in mapped.linears}
-    assembly = Assembly(model, mapped, lambda unit, level, dtype: shaken(unit, level, dtype, dense))
+    assembly = Assembly(weight_slots(model, mapped, lambda unit, level, dtype: shaken(unit, level, dtype, dense)))
     text = Tokens.of([torch.arange(12)], "noise")
     evaluator = Evaluator(Runner(model, mapped), assembly, text, (KL(),))
     losses = evaluator.evaluate(profiles(evaluator, 4), [Piece(0, 12)]).sums

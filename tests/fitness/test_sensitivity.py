@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evopress.assemble import Assembly
+from evopress.assemble import Assembly, weight_slots
 from evopress.errors import NotEnoughTokens
 from evopress.fitness.divergence import KL
 from evopress.fitness.evaluator import Evaluator
@@ -49,7 +49,7 @@ def make(architecture: str, load: Load | None = None, batch_tokens: int = 36) ->
     mapped = describe(model)
     rng = torch.Generator().manual_seed(0)
     text = Tokens.of([torch.randint(0, 96, (12,), generator=rng) for _ in range(9)], "noise")
-    assembly = Assembly(model, mapped, load or shaken(model))
+    assembly = Assembly(weight_slots(model, mapped, load or shaken(model)))
     return Evaluator(Runner(model, mapped), assembly, text, (KL(),), batch_tokens=batch_tokens)
 
 
@@ -68,7 +68,7 @@ class Reference:
     """The stock model in float64 with the parent's weights, the text that was drawn, and all of its derivatives."""
 
     def __init__(self, evaluator: Evaluator, seed: int = 0) -> None:
-        self.load, self.map = evaluator.assembly._load, evaluator.runner.map
+        self.load, self.map = evaluator.assembly.tensor, evaluator.runner.map
         self.parent, self.seed = parent_of(evaluator), seed
         pieces = evaluator.text.minibatch(TOKENS, random.Random(f"{seed}/sensitivity"))
         self.ids = torch.stack([evaluator.text.sequences[piece.sequence][: piece.length] for piece in pieces])
@@ -78,10 +78,10 @@ class Reference:
         self.model = dense
         self.parameters = {linear.name: dense.get_parameter(linear.view.parameter) for linear in self.map.linears}
         for name, parameter in self.parameters.items():
-            parameter.data = self.load(name, self.parent[name], torch.float32).double()
+            parameter.data = self.load(name, self.parent[name]).double()
 
     def change(self, name: str, level: str) -> Tensor:
-        own, other = (self.load(name, which, torch.float32) for which in (self.parent[name], level))
+        own, other = (self.load(name, which) for which in (self.parent[name], level))
         return (other - own).double()
 
     def kl(self) -> Tensor:
@@ -222,9 +222,13 @@ def test_bf16_agrees_roughly_with_fp32() -> None:
     exact = measure(make("llama"))
     model = pico_model("llama").to(torch.bfloat16)
     evaluator = make("llama")
+
+    def load(unit: str, level: str, dtype: torch.dtype) -> Tensor:
+        return evaluator.assembly.tensor(unit, level).to(dtype)
+
     rounded = Evaluator(
         Runner(model, describe(model)),
-        Assembly(model, describe(model), evaluator.assembly._load),
+        Assembly(weight_slots(model, describe(model), load)),
         evaluator.text,
         (KL(),),
         batch_tokens=36,

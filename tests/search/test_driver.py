@@ -26,7 +26,7 @@ sizes = {"q": 9, "k": 3, "up": 24, "down": 24}
 units = [Unit(f"{b}.{r}", b, r, s, tuple(Level(str(n), n * s) for n in (2, 3, 4, 5)))
          for b in range(6) for r, s in sizes.items()]
 space = make_space(units, average="2.7", exchange="any")
-search = PRESETS["quick"].strategy(space, Random(5))
+search = PRESETS["bits"]["quick"].strategy(space, Random(5))
 with Journal(sys.argv[1], seed=5, fingerprint={"a": 1}) as journal:
     run_search(search, lambda ps, t: [sum(3.0 ** -int(n) for n in p.levels[::2]) for p in ps], journal)
 """
@@ -45,7 +45,8 @@ def test_same_seed_in_another_process_gives_the_same_journal(tmp_path: Path) -> 
         python(SEARCH, str(tmp_path / hash_seed), PYTHONHASHSEED=hash_seed)
     one, two = (tmp_path / name for name in "12")
     assert one.read_bytes() == two.read_bytes()
-    quick = PRESETS["quick"]
+    quick = PRESETS["bits"]["quick"]
+    assert quick.generations is not None
     assert one.read_bytes().count(b"\n") == 1 + 1 + quick.generations * len(quick.tokens)
 
 

@@ -11,13 +11,25 @@ from evopress.space import SearchSpace
 
 
 def test_the_papers_numbers() -> None:
-    paper, fast = PRESETS["paper"], PRESETS["super-fast"]
+    paper, fast = PRESETS["bits"]["paper"], PRESETS["bits"]["super-fast"]
     assert (paper.generations, paper.offspring, paper.exchange, paper.mutation) == (150, 128, "size", "equal")
     assert (paper.survivors, paper.tokens) == ((16, 4, 1), (2048, 16384, 131072))
     assert (fast.generations, fast.offspring, fast.survivors, fast.tokens) == (400, 16, (1, 1), (512, 8192))
 
 
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_the_papers_numbers_for_sparsity_and_depth() -> None:
+    sparsity, depth = PRESETS["sparsity"]["paper"], PRESETS["depth"]["paper"]
+    assert (sparsity.generations, sparsity.offspring, sparsity.exchange) == (400, 64, "any")
+    assert (sparsity.survivors, sparsity.tokens) == ((8, 2, 1), (2048, 16384, 65536))
+    assert (depth.generations, depth.offspring, depth.exchange) == (None, 32, "role")
+    assert (depth.survivors, depth.tokens) == ((2, 1), (2048, 32768))
+    assert (depth.start_candidates, depth.start_tokens) == (64, 2048)
+
+
+ALL = {f"{kind}-{name}": preset for kind, presets in PRESETS.items() for name, preset in presets.items()}
+
+
+@pytest.mark.parametrize("preset", ALL.values(), ids=ALL)
 def test_presets_are_valid(preset: Preset, toy: Callable[..., SearchSpace]) -> None:
     search = preset.strategy(toy(exchange=preset.exchange), Random(0), available_tokens=preset.tokens[-1])
     assert search.ask() is not None

@@ -6,6 +6,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,10 @@ Model = Annotated[str, typer.Argument(help="directory, hub id, .gguf file, or de
 Directory = Annotated[Path, typer.Argument(help="run directory")]
 Bits = Annotated[str | None, typer.Option(help="budget in code bits a weight, as the paper counts")]
 Bpw = Annotated[str | None, typer.Option(help="budget in bits a weight with scales and zeros")]
+Sparsity = Annotated[str, typer.Option(help="share of the weights that become zero, such as 0.5")]
+Fraction = Annotated[str, typer.Option(help="share of the depth to drop, such as 0.25")]
+Counts = Annotated[str, typer.Option(help="what the fraction is of: count (of units), parameters or bytes")]
+Data = Annotated[str | None, typer.Option(help="demo, a .txt/.jsonl/.parquet file, wikitext2, c4, ...")]
 PresetName = Annotated[str, typer.Option(help="paper, super-fast or quick")]
 ProfileFile = Annotated[Path | None, typer.Option(help="another profile: profile.json, or 'name: level' lines")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON object on standard output")]
@@ -44,15 +49,52 @@ def _quantize(
     bits: Bits = None,
     bpw: Bpw = None,
     preset: PresetName = "quick",
-    data: Annotated[str | None, typer.Option(help="demo, a .txt/.jsonl/.parquet file, wikitext2, c4, ...")] = None,
+    data: Data = None,
     as_json: Json = False,
     debug: Debug = False,
     **settings: Any,
 ) -> None:
     """Build the database, search, evaluate and write a checkpoint, or go on where the last such command stopped."""
+    budget = {"bits": bits, "bpw": bpw}
+    _compress(model, out, as_json, preset=preset, data=data, **budget, **parsed(settings, "bits"))
+
+
+def _sparsify(
+    model: Model,
+    out: Out,
+    sparsity: Sparsity,
+    preset: PresetName = "quick",
+    data: Data = None,
+    as_json: Json = False,
+    debug: Debug = False,
+    **settings: Any,
+) -> None:
+    """Search which layer loses how many of its weights, evaluate and write a checkpoint with these weights zero."""
+    settings = parsed(settings, "sparsity")
+    _compress(model, out, as_json, preset=preset, data=data, sparsity=sparsity, **settings)
+
+
+def _drop(
+    model: Model,
+    out: Out,
+    fraction: Fraction,
+    counts: Counts = "count",
+    preset: PresetName = "quick",
+    data: Data = None,
+    as_json: Json = False,
+    debug: Debug = False,
+    **settings: Any,
+) -> None:
+    """Search which sub-layers to drop, evaluate and write a checkpoint in which they contribute nothing."""
+    settings = parsed(settings, "depth")
+    _compress(model, out, as_json, preset=preset, data=data, fraction=fraction, counts=counts, **settings)
+
+
+def _compress(model: str, out: Path, as_json: bool, **options: Any) -> None:
+    """All steps of a run, and its result on the screen."""
     from evopress.pipeline import run_all
 
-    config = resolve(model, bits=bits, bpw=bpw, preset=preset, data=data, **parsed(settings))
+    config = resolve(model, **options)
     with Screen(as_json) as screen:
         screen.title(config, out)
         run = run_all(config, out, screen)
@@ -95,10 +137,54 @@ def evaluate(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Score dense, uniform, knapsack and searched profile on held-out text."""
+    """Score the dense model, the reference profiles and the searched one on held-out text."""
     from evopress import pipeline
 
     _on_run(directory, as_json, lambda workspace: pipeline.evaluate(workspace, data, tokens, profile))
+
+
+@app.command()
+def compare(
+    directory: Directory,
+    seeds: Annotated[int, typer.Option(min=1, help="repeat what draws at random with so many seeds")] = 1,
+    data: Annotated[str | None, typer.Option(help="another text than the run's held-out one")] = None,
+    tokens: Annotated[int | None, typer.Option(help="only the first so many tokens of that text")] = None,
+    brute_force: Annotated[bool, typer.Option("--brute-force", help="try all profiles, if they are few")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Search with every baseline that applies and score all on held-out text: a table, and a figure in the run."""
+    from evopress.compare import compare, draw
+
+    def step(workspace: Any) -> Any:
+        result = compare(workspace, seeds=seeds, data=data, tokens=tokens, brute=brute_force)
+        if find_spec("matplotlib"):
+            draw(result, directory / "comparison.svg")
+        return result
+
+    _on_run(directory, as_json, step)
+
+
+@app.command()
+def analyze(
+    directory: Directory,
+    what: Annotated[str, typer.Option(help="which, with commas between")] = "monotonicity,landscape,noise",
+    profiles: Annotated[int, typer.Option(min=4, help="how many profiles each analysis looks at")] = 32,
+    tokens: Annotated[int, typer.Option(min=64, help="on how many tokens each is scored")] = 1024,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Ask of a finished run: do layer errors add up, what do single changes do, how many tokens tell them apart."""
+    from evopress.analyze import Sizes, analyze
+    from evopress.workspace import Workspace
+
+    names = tuple(name.strip() for name in what.split(",") if name.strip())
+    drawable = find_spec("matplotlib") is not None
+    with Screen(as_json) as screen:
+        run = read_run(directory)
+        with locked(directory):
+            found = analyze(Workspace(run, screen), names, Sizes(profiles, tokens), drawable)
+        screen.analyses(run, found)
 
 
 @app.command()
@@ -129,8 +215,12 @@ def _demo(bits: str | None = None, bpw: str | None = None, **arguments: Any) -> 
     _quantize("demo", bits=bits or (None if bpw else "3"), bpw=bpw, **arguments)
 
 
-app.command("quantize")(with_settings(_quantize))
-app.command("demo", help=_demo.__doc__)(with_settings(_demo, like=_quantize, without=("model",), out=Path("runs/demo")))
+app.command("quantize")(with_settings(_quantize, "bits"))
+app.command("sparsify")(with_settings(_sparsify, "sparsity"))
+app.command("drop")(with_settings(_drop, "depth"))
+app.command("demo", help=_demo.__doc__)(
+    with_settings(_demo, "bits", like=_quantize, without=("model",), out=Path("runs/demo"))
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

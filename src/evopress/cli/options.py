@@ -9,21 +9,24 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from evopress.config import BudgetSection, Config
+from evopress.config import Config, section_type
 from evopress.errors import ConfigError
+from evopress.search.presets import ApplicationName
+from evopress.sections import Section
 
-HIDDEN = {("model", "source"), ("data", "source"), ("budget", "average"), ("budget", "counts"), ("search", "preset")}
+HIDDEN = {("model", "source"), ("data", "source"), ("budget", "target"), ("budget", "counts"), ("search", "preset")}
 """Fields that are arguments of their own."""
 
 
 def with_settings(
     command: Callable[..., None],
+    application: ApplicationName,
     *,
     like: Callable[..., None] | None = None,
     without: tuple[str, ...] = (),
     **defaults: Any,
 ) -> Callable[..., None]:
-    """Give `command` (which takes `**settings`) a flag for every field of the configuration.
+    """Give `command` (which takes `**settings`) a flag for every field of an application's configuration.
 
     `like` is the function whose own arguments it takes (itself by default), `without` drops some of them, `defaults`
     replaces defaults.
@@ -33,7 +36,7 @@ def with_settings(
     ]
     named = [p.replace(kind=p.KEYWORD_ONLY, default=defaults.get(p.name, p.default)) for p in own]
     kept = [p for p in named if p.name not in without]
-    parameters = kept + _fields()
+    parameters = kept + _fields(application)
 
     def call(**arguments: Any) -> None:
         command(**arguments)
@@ -54,34 +57,32 @@ def numbers(text: str | None, flag: str) -> tuple[int, ...] | None:
         raise ConfigError(f"--{flag} is {text!r}; expected whole numbers with commas, such as 8,2,1") from None
 
 
-def parsed(settings: dict[str, Any]) -> dict[str, Any]:
+def parsed(settings: dict[str, Any], application: ApplicationName) -> dict[str, Any]:
     """Flag values as configuration values."""
-    lists = {p.name for p in _fields() if p.name in settings and _is_list(p.name)}
-    return {
-        name: numbers(value, name.replace("_", "-")) if name in lists else value for name, value in settings.items()
+    lists = {
+        name: get_args(field.annotation)[0]
+        for section in _sections(application).values()
+        for name, field in section.model_fields.items()
+        if get_origin(field.annotation) is tuple
     }
+    return {name: _list(value, name, lists[name]) if name in lists else value for name, value in settings.items()}
 
 
-def _is_list(name: str) -> bool:
-    return any(
-        name in (fields := section.model_fields) and get_origin(fields[name].annotation) is tuple
-        for section in _sections().values()
-    )
+def _list(text: str | None, name: str, kind: type) -> tuple[Any, ...] | None:
+    if kind is int:
+        return numbers(text, name.replace("_", "-"))
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _sections() -> dict[str, type[BudgetSection]]:
-    return {
-        name: field.annotation  # type: ignore[misc]
-        for name, field in Config.model_fields.items()
-        if name != "schema_version"
-    }
+def _sections(application: ApplicationName) -> dict[str, type[Section]]:
+    return {name: section_type(name, application) for name in Config.model_fields if name != "schema_version"}
 
 
-def _fields() -> list[inspect.Parameter]:
+def _fields(application: ApplicationName) -> list[inspect.Parameter]:
     made = []
-    for section, kind in _sections().items():
+    for section, kind in _sections(application).items():
         for name, field in kind.model_fields.items():
-            if (section, name) in HIDDEN:
+            if (section, name) in HIDDEN or get_args(field.annotation) == ("drop",):
                 continue
             flag = "--" + name.replace("_", "-")
             flags = [f"{flag}/--no-{name.replace('_', '-')}"] if field.annotation is bool else [flag]

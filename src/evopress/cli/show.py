@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -60,9 +62,8 @@ class Screen(Observer):
 
     def title(self, config: Config, out: Path) -> None:
         """What is about to happen, in one line."""
-        unit = "bits" if config.budget.counts == "bits" else "bits a weight, scales and zeros included"
-        self._err.print(f"[bold]evopress[/] {config.model.source} at {config.budget.average} {unit} -> {out}")
-        self._generations = config.search.generations
+        self._err.print(f"[bold]evopress[/] {config.model.source} at {budget_text(config)} -> {out}")
+        self._generations = config.search.generations or 0
 
     def note(self, text: str) -> None:
         """One line."""
@@ -83,7 +84,8 @@ class Screen(Observer):
             return
         verdict = Text("accepted", style="green") if result.accepted else Text("kept parent", style="dim")
         line = Text(
-            f"generation {generation:>3}   fitness {result.score:<8.5g} {space.average(result.best):.4f} a weight   "
+            f"generation {generation:>3}   fitness {result.score:<8.5g} "
+            f"{space.cost(result.best) / space.budget:.2%} of the budget   "
         )
         line.append(f"{tokens / 1000:>8.1f}k tokens   ").append_text(verdict)
         self._err.print(line.append(" (from the journal)" if result.replayed else ""), soft_wrap=True)
@@ -115,6 +117,22 @@ class Screen(Observer):
         else:
             self._out.print(f"done: {run.path}")
 
+    def analyses(self, run: RunDirectory, found: Mapping[str, Any]) -> None:
+        """What `analyze` found: its tables, or with `as_json` its data."""
+        self._progress.stop()
+        if self._as_json:
+            print(json.dumps({name: asdict(one.found) for name, one in found.items()}))
+            return
+        for one in found.values():
+            for content in one.tables:
+                table = Table(title=content.title, title_justify="left")
+                for number, header in enumerate(content.headers):
+                    table.add_column(header, justify="right" if number else "left")
+                for row in content.rows:
+                    table.add_row(*row)
+                self._out.print(table)
+        self._out.print(f"data and figures: {run.path / 'analysis'}")
+
     def summary(self, run: RunDirectory, found: dict[str, Any]) -> None:
         """What `inspect` shows."""
         self._progress.stop()
@@ -122,14 +140,15 @@ class Screen(Observer):
             print(json.dumps(found))
             return
         config, database, search = run.config, found["database"], found["search"]
-        self._out.print(f"[bold]{run.path}[/]: {config.model.source} at {config.budget.average} {config.budget.counts}")
+        self._out.print(f"[bold]{run.path}[/]: {config.model.source} at {budget_text(config)}")
         self._out.print(
             f"database: {database['units']} of {database['of']} units, {size(database['bytes'])}"
             if database
-            else "database: not begun"
+            else f"database: {'none needed' if config.compression.method == 'drop' else 'not begun'}"
         )
         self._out.print(
-            f"search: generation {search['generation']} of {config.search.generations}, {search['batches']} batches"
+            f"search: generation {search['generation']} of {config.search.generations or 'k (n - k) / 1.5'}, "
+            f"{search['batches']} batches"
             if search
             else "search: not begun"
         )
@@ -146,51 +165,98 @@ def read_levels(run: RunDirectory) -> dict[str, str]:
     return dict(read_profile(run.profile).items())
 
 
+BUDGETS = {
+    "bits": "{} bits",
+    "bpw": "{} bits a weight, scales and zeros included",
+    "weights": "sparsity {}",
+    "count": "{} of the depth dropped",
+    "parameters": "{} of the blocks' parameters dropped",
+    "bytes": "{} of the blocks' bytes dropped",
+}
+
+
+def budget_text(config: Config) -> str:
+    """The budget in words."""
+    return BUDGETS[config.budget.counts].format(config.budget.target)
+
+
+COLUMNS = {
+    "perplexity": ("perplexity", "{:.2f}".format),
+    "kl": ("KL", "{:.4f}".format),
+    "bits": ("bits", "{:.3f}".format),
+    "bpw": ("bits with scales", "{:.3f}".format),
+    "sparsity": ("sparsity", "{:.4f}".format),
+    "dropped_attn": ("attention dropped", "{}".format),
+    "dropped_mlp": ("MLP dropped", "{}".format),
+    "parameters": ("parameters", "{:,}".format),
+    "bytes": ("size", size),
+    "search_tokens": ("search tokens", "{:,.0f}".format),
+    "search_seconds": ("seconds", "{:.0f}".format),
+}
+"""Key of a row in evaluation.json -> title of its column, and how a value is written."""
+
+
 def scores_table(evaluation: dict[str, Any]) -> Table:
-    """Dense, uniform, knapsack and searched, side by side."""
+    """Dense, references and searched, side by side."""
     data = evaluation["data"]
     table = Table(title=f"held-out: {data['source']}, {evaluation['tokens']} tokens", title_justify="left")
-    for name in ("", "perplexity", "KL", "bits", "bits with scales", "size"):
-        table.add_column(name, justify="left" if not name else "right")
+    keys = [key for key in COLUMNS if any(key in row for row in evaluation["profiles"].values())]
+    table.add_column("")
+    for key in keys:
+        table.add_column(COLUMNS[key][0], justify="right")
     for name, row in evaluation["profiles"].items():
-        table.add_row(
-            name,
-            f"{row['perplexity']:.2f}",
-            f"{row['kl']:.4f}",
-            f"{row['bits']:.3f}",
-            f"{row['bpw']:.3f}",
-            size(row["bytes"]),
-            style="bold" if name == "searched" else "",
-        )
+        style = "bold" if name == "searched" else ""
+        table.add_row(name, *(COLUMNS[key][1](row[key]) if key in row else "" for key in keys), style=style)
     return table
+
+
+REFERENCES = {"dp": "the knapsack"}
+"""References whose name in tables is not what one would say."""
 
 
 def verdict(evaluation: dict[str, Any]) -> str:
     """The result in a sentence."""
     rows = evaluation["profiles"]
     parts = []
-    for name, label in (("uniform", "uniform"), ("dp", "the knapsack")):
-        change = 1 - rows["searched"]["kl"] / rows[name]["kl"] if rows[name]["kl"] else 0.0
-        parts.append(f"{abs(change):.0%} {'below' if change >= 0 else 'ABOVE'} {label}")
-    return f"The searched profile's KL is {' and '.join(parts)}."
+    for name in rows:
+        if name not in ("dense", "searched", "given") and rows[name]["kl"]:
+            change = 1 - rows["searched"]["kl"] / rows[name]["kl"]
+            label = REFERENCES.get(name, name)
+            parts.append(f"{abs(change):.0%} {'below' if change >= 0 else 'ABOVE'} {label}")
+    return f"The searched profile's KL is {' and '.join(parts) or format(rows['searched']['kl'], '.4f')}."
+
+
+SYMBOLS = {"drop": "x", "keep": "-"}
+"""Levels whose name is not what a cell of the picture shows."""
 
 
 def picture(levels: dict[str, str]) -> Text:
-    """One row for each role, one column for each block, the level in the cell; colder colors keep more bits."""
+    """One row for each role, one column for each block, the level in the cell; colder colors keep more."""
     known = sorted(set(levels.values()), key=lambda level: (len(level), level))
     roles: dict[str, dict[int, str]] = {}
     for name, level in levels.items():
-        block = next(i for i, part in enumerate(name.split(".")) if part.isdigit())
-        parts = name.split(".")
-        roles.setdefault(".".join(parts[block + 1 :]), {})[int(parts[block])] = level
+        block, role = place(name)
+        roles.setdefault(role, {})[block] = level
     blocks = sorted({block for row in roles.values() for block in row})
     width = max(len(role) for role in roles)
+    cell = max(len(SYMBOLS.get(level, level)) for level in known)
     text = Text(f"{'level by block':<{width}}  {blocks[0]} to {blocks[-1]}\n", style="dim")
     for role, row in roles.items():
         text.append(f"{role:<{width}}  ", style="default")
         for block in blocks:
             level = row.get(block, "")
             style = f"bold {COLORS[min(known.index(level), len(COLORS) - 1)]}" if level else ""
-            text.append(f"{level or '.'} ", style=style)
+            text.append(f"{SYMBOLS.get(level, level) or '.':>{cell}} ", style=style)
         text.append("\n")
     return text
+
+
+def place(unit: str) -> tuple[int, str]:
+    """(first block, role) of a unit from its name.
+
+    >>> place("model.layers.3.self_attn.q_proj"), place("model.layers.4-5.attn+mlp")
+    ((3, 'self_attn.q_proj'), (4, 'attn+mlp'))
+    """
+    parts = unit.split(".")
+    at = next(i for i, part in enumerate(parts) if part.partition("-")[0].isdigit())
+    return int(parts[at].partition("-")[0]), ".".join(parts[at + 1 :])

@@ -9,27 +9,21 @@ one or two forward passes of the calibration text, the Hessians (about one more)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors.torch import save
 
-from evopress.assemble import Assembly
-from evopress.compress.gptq import quantize_gptq
-from evopress.compress.grid import Grid
+from evopress.assemble import Assembly, weight_slots
 from evopress.compress.hessian import Hessian
-from evopress.compress.packed import Compressed
-from evopress.compress.quantized import Quantized, storage_bits
-from evopress.compress.rtn import quantize_rtn
 from evopress.database.manifest import (
-    LevelEntry,
     Manifest,
     UnitEntry,
+    level_entry,
     read_manifest,
     write_manifest,
 )
+from evopress.database.methods import Levels, Method
 from evopress.database.store import Database
 from evopress.errors import DatabaseError
 from evopress.files import replacing, require_disk, sha256
@@ -42,25 +36,9 @@ from evopress.models.weights import weight
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """How levels are made. `propagate` names the level whose activations later blocks see, or is `dense`."""
-
-    name: Literal["gptq", "rtn"] = "gptq"
-    grids: Mapping[str, Grid]
-    damping: float = 0.01
-    act_order: bool = False
-    propagate: str = "dense"
-
-    @property
-    def needs_text(self) -> bool:
-        """Whether the method looks at activations."""
-        return self.name != "rtn"
-
-
-def planned_bits(model_map: ModelMap, grids: Mapping[str, Grid]) -> int:
+def planned_bits(model_map: ModelMap, method: Method) -> int:
     """Bits that the tensors of a whole database take, computed without building it."""
-    return sum(storage_bits(linear.view.shape, grid) for linear in model_map.linears for grid in grids.values())
+    return sum(sum(method.level_bits(linear.name, linear.view.shape).values()) for linear in model_map.linears)
 
 
 def build_database(
@@ -101,7 +79,7 @@ def _open_or_start(directory: Path, model_map: ModelMap, method: Method, fingerp
     except DatabaseError:
         if (directory / "manifest.json").exists():
             raise
-        require_disk(directory, planned_bits(model_map, method.grids) // 8, "the database")
+        require_disk(directory, planned_bits(model_map, method) // 8, "the database")
         manifest = Manifest(dict(fingerprint), names)
         write_manifest(directory, manifest)
         return manifest
@@ -170,25 +148,19 @@ class _Builder:
         def load(unit: str, level: str, dtype: torch.dtype) -> torch.Tensor:
             return database.dense(unit, level, dtype).to(self.runner.device)
 
-        with Assembly(self.runner.model, self.runner.map, load) as assembly:
+        with Assembly(weight_slots(self.runner.model, self.runner.map, load)) as assembly:
             assembly.use(block, tuple(self.method.propagate for _ in linears))
             return self._forward(block, hidden, contexts)
 
     def _compress(self, linears: list[Linear], hessian: torch.Tensor | None) -> None:
         """Compress one input group as a whole, as the sweep's bits depend on what is stacked; write what is new."""
         weights = [weight(self.runner.model, linear.view).float() for linear in linears]
-        grids = list(self.method.grids.values())
-        if hessian is None:
-            results = quantize_rtn(weights, grids)
-        else:
-            results = quantize_gptq(
-                weights, hessian, grids, damping=self.method.damping, act_order=self.method.act_order
-            )
+        results = self.method.compress([linear.name for linear in linears], weights, hessian)
         for linear, levels in zip(linears, results, strict=True):
             if linear.name not in self.manifest.units:
-                self._write(linear, dict(zip(self.method.grids, levels, strict=True)))
+                self._write(linear, levels)
 
-    def _write(self, linear: Linear, levels: Mapping[str, Compressed[Quantized]]) -> None:
+    def _write(self, linear: Linear, levels: Levels) -> None:
         path = self.directory / f"{linear.name}.safetensors"
         tensors = {
             f"{name}.{key}": tensor.cpu().contiguous()
@@ -197,12 +169,7 @@ class _Builder:
         }
         with replacing(path) as temporary:
             temporary.write_bytes(save(tensors))
-        entries = tuple(
-            LevelEntry(
-                name, level.tensor.grid, level.tensor.code_bits, level.tensor.storage_bits, level.error, level.damping
-            )
-            for name, level in levels.items()
-        )
+        entries = tuple(level_entry(name, level) for name, level in levels.items())
         entry = UnitEntry(linear.name, linear.block, linear.role, linear.view, path.name, sha256(path), entries)
         self.manifest = self.manifest.with_unit(entry)
         write_manifest(self.directory, self.manifest)

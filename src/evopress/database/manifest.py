@@ -13,25 +13,52 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from evopress.compress.grid import Grid
+from evopress.compress.packed import Compressed, Packed
+from evopress.compress.quantized import Quantized
+from evopress.compress.sparse import Sparse
 from evopress.errors import DatabaseError, SchemaError
 from evopress.files import write_text
 from evopress.models.describe import WeightView
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "manifest.json"
 
 
 @dataclass(frozen=True)
 class LevelEntry:
-    """One level of one unit. Costs in bits, `error` is ||(W - Wc) X||^2 / ||W X||^2, `damping` what the sweep used."""
+    """One level of one unit: quantized on `grid`, or pruned (no grid) to `zeros` dropped weights.
+
+    `code_bits` are those of the codes or kept values alone, `storage_bits` of all that is stored. `error` is
+    ||(W - Wc) X||^2 / ||W X||^2, `damping` what the sweep used.
+    """
 
     name: str
-    grid: Grid
+    grid: Grid | None
+    zeros: int
     code_bits: int
     storage_bits: int
     error: float
     damping: float
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], shape: tuple[int, int]) -> Packed:
+        """The packed form of the level of a weight of `shape` from its stored tensors."""
+        if self.grid is None:
+            return Sparse.from_tensors(tensors, shape, self.zeros)
+        return Quantized.from_tensors(tensors, shape, self.grid)
+
+
+def level_entry(name: str, level: Compressed[Packed]) -> LevelEntry:
+    """What the manifest says of a level."""
+    packed = level.tensor
+    if isinstance(packed, Quantized):
+        return LevelEntry(name, packed.grid, 0, packed.code_bits, packed.storage_bits, level.error, level.damping)
+    if isinstance(packed, Sparse):
+        kept = packed.values.nbytes * 8
+        return LevelEntry(name, None, packed.zeros, kept, packed.storage_bits, level.error, level.damping)
+    raise TypeError(f"level {name} is a {type(packed).__name__}; the database stores Quantized and Sparse")
 
 
 @dataclass(frozen=True)
@@ -106,6 +133,6 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def _unit(data: dict[str, Any]) -> UnitEntry:
-    levels = tuple(LevelEntry(**{**level, "grid": Grid(**level["grid"])}) for level in data["levels"])
+    levels = tuple(LevelEntry(**{**level, "grid": level["grid"] and Grid(**level["grid"])}) for level in data["levels"])
     view = WeightView(**{**data["view"], "shape": tuple(data["view"]["shape"])})
     return UnitEntry(**{**data, "levels": levels, "view": view})

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from evopress.compress.quantized import Quantized
+from evopress.compress.packed import Packed
 from evopress.database.manifest import Manifest, read_manifest
 from evopress.errors import ChecksumError, DatabaseError
 from evopress.files import sha256
@@ -41,17 +41,17 @@ class Database:
             if sha256(path) != entry.sha256:
                 raise ChecksumError(f"{path} is damaged (checksum differs); delete it and run the build step again")
 
-    def load(self, unit: str, level: str) -> Quantized:
+    def load(self, unit: str, level: str) -> Packed:
         """The packed tensors of one level of one unit."""
         entry = self.manifest.units.get(unit)
         if entry is None:
             raise DatabaseError(f"the database in {self.directory} has no unit {unit!r}")
-        grid = entry.level(level).grid
+        found = entry.level(level)
         with safe_open(self.directory / entry.file, framework="pt") as file:
             prefix = f"{level}."
             keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 - the file is no dict
             tensors = {key.removeprefix(prefix): file.get_tensor(key) for key in keys}
-        return Quantized.from_tensors(tensors, entry.view.shape, grid)
+        return found.restore(tensors, entry.view.shape)
 
     def dense(self, unit: str, level: str, dtype: torch.dtype) -> torch.Tensor:
         """One level of one unit as a dense tensor in the layout of the model's parameter."""

@@ -9,18 +9,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from evopress.database.store import Database
 from evopress.errors import RunError
 from evopress.files import require_disk
-from evopress.models import LoadedModel, ModelMap
-from evopress.profile import Profile
+from evopress.models import LoadedModel
 
 SHARD_BYTES = 2_000_000_000
 
@@ -28,17 +26,16 @@ SHARD_BYTES = 2_000_000_000
 def export_checkpoint(
     directory: Path,
     loaded: LoadedModel,
-    model_map: ModelMap,
-    database: Database,
-    profile: Profile,
+    compressed: Mapping[str, Callable[[torch.dtype], torch.Tensor]],
     *,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write the checkpoint to `directory`, replacing an earlier export; RunError when something else is there."""
+    """Write the checkpoint to `directory`, replacing an earlier export; RunError when something else is there.
+
+    `compressed` maps the names of parameters that differ from the dense model's to what makes their tensors.
+    """
     if directory.exists() and not (directory / "config.json").is_file():
         raise RunError(f"{directory} exists and holds no checkpoint; give a new directory for the export")
-    levels = dict(profile.items())
-    units = {linear.view.parameter: linear.name for linear in model_map.linears}
     tensors = dict(_stored_tensors(loaded.model))
     total = sum(tensor.nbytes for tensor in tensors.values())
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -51,9 +48,9 @@ def export_checkpoint(
     for number, names in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         content = {
-            name: database.dense(units[name], levels[units[name]], tensors[name].dtype).contiguous()
-            if name in units
-            else tensors[name].detach().cpu().contiguous()
+            name: (compressed[name](tensors[name].dtype) if name in compressed else tensors[name].detach())
+            .cpu()
+            .contiguous()
             for name in names
         }
         save_file(content, partial / file, metadata={"format": "pt"})

@@ -122,7 +122,8 @@ class _Block:
             return None
         with dropped(self.model, [found]):
             without = self._attempt()
-        with _silenced(self.model.get_submodule(last.name), [self.model.get_submodule(name) for name in after]):
+        found = replace(found, silencers=tuple(self._silencers(last.name, after)))
+        with _silenced([self.model.get_parameter(name) for name in found.silencers]):
             reference = self.forward()
         return found if without is not None and close(without, reference, without.dtype) else None
 
@@ -172,6 +173,14 @@ class _Block:
                 hooks.enter_context(module.register_forward_pre_hook(partial(watch, name)))
             yield found
 
+    def _silencers(self, last: str, after: Iterable[str]) -> Iterator[str]:
+        """The parameters of the last linear and the biases behind it."""
+        yield from (f"{last}.{name}" for name, _ in self.model.get_submodule(last).named_parameters())
+        for module in after:
+            for name, _ in self.model.get_submodule(module).named_parameters():
+                if "bias" in name:
+                    yield f"{module}.{name}"
+
     def _measured(self, sublayer: SubLayer) -> SubLayer:
         modules = [self.model.get_submodule(name) for name in (sublayer.writer, *sublayer.servants)]
         parameters = {id(parameter): parameter for module in modules for parameter in module.parameters()}.values()
@@ -203,10 +212,8 @@ class _Poison(PassThrough):
 
 
 @contextmanager
-def _silenced(linear: nn.Module, after: Iterable[nn.Module]) -> Iterator[None]:
-    """A sub-layer that is computed but contributes zero: no weight and bias in its last linear, no bias behind it."""
-    parameters = [*linear.parameters()]
-    parameters += [parameter for module in after for name, parameter in module.named_parameters() if "bias" in name]
+def _silenced(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """A sub-layer that is computed but contributes zero, because these parameters of it are zero."""
     own = [parameter.data for parameter in parameters]
     try:
         for parameter in parameters:

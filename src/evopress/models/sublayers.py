@@ -28,7 +28,8 @@ class SubLayer:
     modules beside it that serve nothing else: the norm before or after it; in OPT also the first linear. `cache_index`
     is the layer of the key-value cache that attention writes to, None for an MLP. `parameters` and `bytes` count all
     parameters of writer and servants, biases and norms included: what a checkpoint without the sub-layer lacks. A
-    norm that both sub-layers of a block read belongs to neither.
+    norm that both sub-layers of a block read belongs to neither. `silencers` are the parameters that make its
+    contribution exactly zero when they are: those of its last linear, and biases behind it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class SubLayer:
     cache_index: int | None
     parameters: int
     bytes: int
+    silencers: tuple[str, ...] = ()
 
 
 def group_sublayers(sublayers: Sequence[SubLayer], granularity: Granularity) -> dict[str, tuple[SubLayer, ...]]:

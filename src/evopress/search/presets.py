@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
@@ -13,6 +13,11 @@ from evopress.search.evolution import Evolution
 from evopress.search.mutation import Mutation, bands, equal_switches, free_switches, mixed, roles
 from evopress.search.stages import validate_schedule
 from evopress.space import Exchange, SearchSpace
+
+ApplicationName = Literal["bits", "sparsity", "depth"]
+"""The paper's three applications."""
+
+StartName = Literal["paper", "best", "sensitivity"]
 
 MutationName = Literal["equal", "free", "bands", "roles", "mixed"]
 
@@ -26,7 +31,7 @@ class Preset:
     units trade with each other.
     """
 
-    generations: int
+    generations: int | None
     offspring: int
     survivors: tuple[int, ...]
     tokens: tuple[int, ...]
@@ -34,6 +39,7 @@ class Preset:
     mutation: MutationName
     band_share: float = 0.5
     coarse_generations: int = 0
+    start: StartName = "sensitivity"
     start_candidates: int = 32
     start_tokens: int | None = None
 
@@ -47,12 +53,12 @@ class Preset:
     ) -> Evolution:
         """The search with these settings; ScheduleError when they do not fit together or with the tokens there are."""
         stages = validate_schedule(
-            self.offspring, self.survivors, self.tokens, available_tokens, generations=self.generations
+            self.offspring, self.survivors, self.tokens, available_tokens, generations=self.generations or 0
         )
         return Evolution(
             space,
             rng,
-            generations=self.generations,
+            generations=depth_generations(space) if self.generations is None else self.generations,
             offspring=self.offspring,
             stages=stages,
             mutate=make_mutation(self.mutation, self.band_share),
@@ -63,6 +69,14 @@ class Preset:
         )
 
 
+def depth_generations(space: SearchSpace) -> int:
+    """k (n - k) / 1.5 for k dropped of n units of a kind: the paper's number of generations for depth (Theorem 3.1)."""
+    shares = dict(zip(space.groups, space.shares, strict=True))
+    group = max(space.groups, key=len)
+    kept = shares[group] // max(1, min(space.costs[unit][-1] for unit in group))
+    return max(1, round(kept * (len(group) - kept) / 1.5))
+
+
 def make_mutation(name: str, band_share: float = 0.5) -> Mutation:
     """The mutation of that name; ConfigError lists the names."""
     known = {"equal": equal_switches, "free": free_switches, "bands": bands, "roles": roles, "mixed": mixed(band_share)}
@@ -71,7 +85,11 @@ def make_mutation(name: str, band_share: float = 0.5) -> Mutation:
     return known[name]
 
 
-PRESETS: dict[str, Preset] = {
+SUPER_FAST = Preset(
+    generations=400, offspring=16, survivors=(1, 1), tokens=(512, 8192), exchange="any", mutation="equal", start="paper"
+)
+
+BITS = {
     "paper": Preset(
         generations=150,
         offspring=128,
@@ -79,24 +97,62 @@ PRESETS: dict[str, Preset] = {
         tokens=(2048, 16384, 131072),
         exchange="size",
         mutation="equal",
+        start="paper",
     ),
-    "super-fast": Preset(
-        generations=400,
-        offspring=16,
-        survivors=(1, 1),
-        tokens=(512, 8192),
-        exchange="size",
-        mutation="equal",
-    ),
+    "super-fast": replace(SUPER_FAST, exchange="size"),
     "quick": Preset(
-        generations=10,
+        generations=5,
         offspring=16,
-        survivors=(6, 2, 1),
-        tokens=(256, 512, 2048),
+        survivors=(3, 1),
+        tokens=(512, 4096),
         exchange="any",
         mutation="mixed",
-        band_share=0.8,
-        coarse_generations=4,
+        band_share=0.5,
     ),
 }
-"""`paper` and `super-fast` are the paper's settings for bits; `quick` is for two cores and a small model."""
+
+SPARSITY = {
+    "paper": Preset(
+        generations=400,
+        offspring=64,
+        survivors=(8, 2, 1),
+        tokens=(2048, 16384, 65536),
+        exchange="any",
+        mutation="equal",
+        start="paper",
+    ),
+    "super-fast": SUPER_FAST,
+    "quick": BITS["quick"],
+}
+
+DEPTH = {
+    "paper": Preset(
+        generations=None,
+        offspring=32,
+        survivors=(2, 1),
+        tokens=(2048, 32768),
+        exchange="role",
+        mutation="equal",
+        start="paper",
+        start_candidates=64,
+        start_tokens=2048,
+    ),
+    "super-fast": replace(SUPER_FAST, exchange="role"),
+    "quick": Preset(
+        generations=15,
+        offspring=16,
+        survivors=(4, 1),
+        tokens=(512, 2048),
+        exchange="role",
+        mutation="equal",
+        start="best",
+        start_candidates=32,
+        start_tokens=512,
+    ),
+}
+
+PRESETS: dict[ApplicationName, dict[str, Preset]] = {"bits": BITS, "sparsity": SPARSITY, "depth": DEPTH}
+"""`paper` and `super-fast` are the paper's settings; `quick` is for two cores and a small model.
+
+Depth has no fixed number of generations: the paper takes k (n - k) / 1.5 for k of n units.
+"""

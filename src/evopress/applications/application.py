@@ -1,0 +1,52 @@
+"""The one interface between an application and everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Protocol
+
+import torch
+
+from evopress.assemble import Load, Slots
+from evopress.database.methods import Method
+from evopress.profile import Profile
+from evopress.search.types import Strategy
+from evopress.space import SearchSpace
+
+Tensors = Mapping[str, Callable[[torch.dtype], torch.Tensor]]
+"""Parameter name -> what makes its compressed tensor in a dtype."""
+
+
+class Application(Protocol):
+    """One way to compress a model, ready to be searched."""
+
+    @property
+    def method(self) -> Method | None:
+        """How the database's levels are made; None where levels need no database."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """The profiles that the budget allows."""
+
+    @property
+    def references(self) -> dict[str, Profile]:
+        """Simple profiles of the same budget by name: searches start from them and results are shown beside them."""
+
+    def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
+        """Every other method that applies, by name; `brute`: also all profiles, one by one."""
+
+    def slots(self, load: Load) -> Slots:
+        """Where levels go in the live model."""
+
+    def sizes(self, profile: Profile | None) -> dict[str, float | int]:
+        """What a profile (None: the dense model) amounts to, `bytes` among it."""
+
+    def tensors(self, profile: Profile) -> Tensors:
+        """The parameters that differ from the dense model's, for checkpoints."""
+
+    def to_text(self, profile: Profile) -> str:
+        """The profile in the official code's text format."""
+
+    def from_text(self, text: str) -> Profile:
+        """Read the official code's text format; ProfileError says what does not fit."""

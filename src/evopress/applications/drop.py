@@ -1,0 +1,155 @@
+"""Depth pruning: units are sub-layers, blocks or pairs of blocks, levels are `drop` and `keep`. Needs no database."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import cached_property
+from random import Random
+from typing import TYPE_CHECKING
+
+import torch
+
+from evopress.applications.application import Tensors
+from evopress.assemble import Load, Slots
+from evopress.depth import depth_units, format_drop_config, parse_drop_config, sublayer_levels, unit_levels
+from evopress.errors import BudgetError
+from evopress.models import SubLayer, bypass_slots, find_sublayers
+from evopress.models.bypass import DROP
+from evopress.profile import Profile, Unit
+from evopress.search import (
+    BestOf,
+    BruteForce,
+    Greedy,
+    ShortenedLlama,
+    ShortGPT,
+    SlidingWindow,
+    Strategy,
+    WeightSubcloning,
+)
+from evopress.sections import DropSection
+from evopress.space import SearchSpace, exchange_groups
+
+if TYPE_CHECKING:
+    from evopress.workspace import Workspace
+
+BYTES = 2
+"""Bytes of a weight in the half precision that models are served in."""
+
+
+class Drop:
+    """Implements `Application`."""
+
+    method = None
+
+    def __init__(self, workspace: Workspace, section: DropSection) -> None:
+        self._workspace, self._section = workspace, section
+
+    @cached_property
+    def sublayers(self) -> tuple[SubLayer, ...]:
+        """Attention and MLP of each block."""
+        return find_sublayers(self._workspace.loaded.model, self._workspace.map)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """A `count` budget drops round(fraction x units), of each role where roles do not trade; others are a limit."""
+        budget, section = self._workspace.config.budget, self._section
+        units = depth_units(self.sublayers, section.granularity, budget.counts, section.protected)  # type: ignore[arg-type]
+        if budget.counts == "count":
+            return count_space(units, budget.target, by_role=budget.exchange == "role")
+        total = sum(unit.levels[-1].cost for unit in units)
+        limit = math.floor((1 - Fraction(budget.target)) * total)
+        return SearchSpace(units, limit, exchange_groups(units, budget.exchange))
+
+    @property
+    def references(self) -> dict[str, Profile]:
+        """ShortGPT: the best of the scores that one pass over text gives."""
+        cosine = self._workspace.influence.cosine
+        return {"shortgpt": ShortGPT(self.space, cosine, tokens=1).best}
+
+    def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
+        """All that drop whole blocks by a score, greedy, and the best of random masks."""
+        space, search = self.space, self._workspace.config.search
+        tokens, blocks, first = search.tokens_per_stage[-1], self._workspace.map.n_blocks, search.tokens_per_stage[0]
+        influence = self._workspace.influence
+        made: dict[str, Callable[[], Strategy]] = {
+            "shortgpt": lambda: ShortGPT(space, influence.cosine, tokens=tokens),
+            "weight-subcloning": lambda: WeightSubcloning(space, influence.change, tokens=tokens),
+            "sliding-window": lambda: SlidingWindow(space, influence.cosine, tokens=tokens),
+            "shortened-llama": lambda: ShortenedLlama(space, blocks, tokens=tokens),
+            "best-of": lambda: BestOf(space, rng, count=search.start_candidates, tokens=tokens),
+            "greedy": lambda: Greedy(space, tokens=first),
+        }
+        return made | ({"brute-force": lambda: BruteForce(space, tokens=tokens)} if brute else {})
+
+    def slots(self, load: Load) -> Slots:
+        """One for each unit and block."""
+        return bypass_slots(self._workspace.loaded.model, self.sublayers, self._section.granularity)
+
+    def sizes(self, profile: Profile | None) -> dict[str, float | int]:
+        """Dropped sub-layers, remaining parameters, and their bytes in half precision."""
+        gone = [] if profile is None else self._dropped(profile)
+        parameters = self._workspace.shapes.parameters - sum(sublayer.parameters for sublayer in gone)
+        kinds = Counter(sublayer.kind for sublayer in gone)
+        return {
+            "dropped_attn": kinds["attn"],
+            "dropped_mlp": kinds["mlp"],
+            "parameters": parameters,
+            "bytes": BYTES * parameters,
+        }
+
+    def tensors(self, profile: Profile) -> Tensors:
+        """Zeros for what writes a dropped sub-layer's output: exact in every architecture, but no faster."""
+        model = self._workspace.loaded.model
+
+        def zeros(name: str, dtype: torch.dtype) -> torch.Tensor:
+            return torch.zeros_like(model.get_parameter(name), dtype=dtype)
+
+        names = [name for sublayer in self._dropped(profile) for name in sublayer.silencers]
+        return {name: lambda dtype, name=name: zeros(name, dtype) for name in names}  # type: ignore[misc]
+
+    def to_text(self, profile: Profile) -> str:
+        """One line for each block: none, attn, mlp or attn+mlp, what is dropped there."""
+        return format_drop_config(self._sublayer_levels(profile), self.sublayers)
+
+    def from_text(self, text: str) -> Profile:
+        """The inverse of `to_text`."""
+        found = parse_drop_config(text, self.sublayers)
+        return Profile.of(unit_levels(found, self.sublayers, self._section.granularity))
+
+    def _sublayer_levels(self, profile: Profile) -> dict[str, str]:
+        return sublayer_levels(dict(profile.items()), self.sublayers, self._section.granularity)
+
+    def _dropped(self, profile: Profile) -> list[SubLayer]:
+        levels = self._sublayer_levels(profile)
+        return [sublayer for sublayer in self.sublayers if levels[sublayer.name] == DROP]
+
+
+def count_space(units: Sequence[Unit], fraction: str, *, by_role: bool) -> SearchSpace:
+    """The profiles that drop round(fraction x n) of the n units of each role, or of all units where roles trade.
+
+    BudgetError when that is none or all of them, or more than may be dropped.
+    """
+    groups = exchange_groups(units, "role" if by_role else "any")
+    limits = []
+    for group in groups:
+        costs = sorted((units[i].levels[-1].cost for i in group), reverse=True)
+        droppable = sum(len(units[i].levels) > 1 for i in group)
+        k = _rounded(Fraction(fraction) * len(group))
+        what = f"{len(group)} {units[group[0]].role} units" if by_role else f"{len(group)} units"
+        if not 0 < k < len(group):
+            raise BudgetError(
+                f"a fraction of {fraction} drops {k} of {what}; give one that drops 1 to {len(group) - 1}, "
+                f"such as {max(1, len(group) // 4) / len(group):.3g}"
+            )
+        if k > droppable:
+            raise BudgetError(f"a fraction of {fraction} drops {k} of {what}, but only {droppable} are not protected")
+        limits.append(sum(costs) - k * costs[0])
+    return SearchSpace(tuple(units), sum(limits), groups, tuple(limits))
+
+
+def _rounded(value: Fraction) -> int:
+    """To the nearest integer, halves up: int(value) would drop a block too few."""
+    return math.floor(value + Fraction(1, 2))

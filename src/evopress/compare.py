@@ -1,0 +1,204 @@
+"""The searched profile beside every baseline that applies, each searched on the same text and scored on the same text.
+
+Each baseline has a journal and a result in `compare/` of the run directory, so an interrupted comparison goes on and a
+finished one costs nothing but the evaluation. What a baseline will cost is said before it starts.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evopress.config import flat
+from evopress.errors import EvopressError
+from evopress.files import write_text
+from evopress.fitness.divergence import KL, Perplexity, make_measure
+from evopress.fitness.tokens import load_heldout
+from evopress.profile import Profile
+from evopress.records import read_json, read_profile
+from evopress.search import Journal, run_search
+from evopress.search.types import BatchResult, Strategy
+from evopress.strategies import make_strategy, warm_up
+from evopress.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One strategy to run: with `seed`, by what `make` makes, and how many tokens it had before it begins."""
+
+    name: str
+    seed: int
+    make: Callable[[], tuple[Strategy, int]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A profile that a strategy found; `tokens` were evaluated for it, in `seconds`."""
+
+    profile: Profile
+    tokens: int
+    seconds: float
+
+
+def compare(
+    workspace: Workspace, *, seeds: int = 1, data: str | None = None, tokens: int | None = None, brute: bool = False
+) -> dict[str, Any]:
+    """Score the searched profile and all baselines on held-out text (or `data`); returns what comparison.json holds.
+
+    With several `seeds` the search and the baselines that draw at random run once with each; their row is the mean, and
+    `kl_spread` the standard deviation. `brute` tries all profiles, if they are few. `skipped` says which baselines did
+    not apply, and why.
+    """
+    started = time.monotonic()
+    found = {"searched": _finished(workspace)}
+    skipped: dict[str, str] = {}
+    for entry in _entries(workspace, seeds, brute):
+        try:
+            found[entry.name] = _search(workspace, entry, _speed(found.values()))
+        except EvopressError as error:
+            skipped[entry.name] = str(error)
+            workspace.observer.note(f"{entry.name} skipped: {error}")
+    result = _evaluate(workspace, found, data, tokens) | {
+        "skipped": skipped,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    write_text(workspace.run.comparison, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _entries(workspace: Workspace, seeds: int, brute: bool) -> Iterator[Entry]:
+    """All baselines, and with further seeds, under name/1, name/2, ..., what draws at random."""
+    for offset in range(seeds):
+        seed, mark = workspace.config.search.seed + offset, f"/{offset}" if offset else ""
+        for name, make in workspace.application.baselines(random.Random(seed), brute).items():
+            if not offset or name in RANDOM:
+                yield Entry(name + mark, seed, lambda make=make: (make(), 0))  # type: ignore[misc]
+        if offset:
+            yield Entry("searched" + mark, seed, lambda seed=seed: _searched(workspace, seed))  # type: ignore[misc]
+
+
+def _searched(workspace: Workspace, seed: int) -> tuple[Strategy, int]:
+    """The run's own search with another seed."""
+    warmup = warm_up(workspace, seed)
+    return make_strategy(workspace, warmup, seed), warmup.tokens
+
+
+def _speed(found: Iterable[Found]) -> float | None:
+    """Tokens a second of the searches so far."""
+    timed = [one for one in found if one.seconds]
+    return sum(one.tokens for one in timed) / sum(one.seconds for one in timed) if timed else None
+
+
+RANDOM = ("best-of",)
+"""Baselines whose result depends on the seed."""
+
+
+def _search(workspace: Workspace, entry: Entry, speed: float | None) -> Found:
+    """Run a strategy to its end, or take its result from an earlier comparison of this run."""
+    config, text, name = workspace.config, workspace.splits.search, entry.name
+    stem = workspace.run.path / "compare" / name.replace("/", "-seed")
+    if stem.with_suffix(".json").exists():
+        data = read_json(stem.with_suffix(".json"))
+        return Found(Profile.of(data["profile"]), data["tokens"], data["seconds"])
+    stem.parent.mkdir(exist_ok=True)
+    started = time.monotonic()
+    strategy, tokens = entry.make()
+    effort, seen = getattr(strategy, "effort", None), _Tokens(workspace, name, tokens)
+    workspace.observer.note(f"{name}: {effort.text(speed)}" if effort else name)
+    header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint, "strategy": name}
+    measure = make_measure(workspace.fitness or config.search.fitness)
+    with (
+        Journal(stem.with_suffix(".jsonl"), seed=entry.seed, fingerprint=header) as journal,
+        workspace.evaluator(text, (measure,), config.search.offspring) as evaluator,
+    ):
+        evaluator.seed, evaluator.calls = entry.seed, journal.batches
+        profile = run_search(strategy, evaluator, journal, seen)
+    found = Found(profile, seen.tokens, round(time.monotonic() - started, 1))
+    record = {"profile": dict(profile.items()), "tokens": found.tokens, "seconds": found.seconds}
+    write_text(stem.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    return found
+
+
+class _Tokens:
+    """Counts the tokens of one strategy and shows how far it is."""
+
+    def __init__(self, workspace: Workspace, name: str, tokens: int) -> None:
+        self._observer, self._name, self.tokens, self._batches = workspace.observer, name, tokens, 0
+
+    def __call__(self, result: BatchResult) -> None:
+        self._batches += 1
+        self.tokens += len(result.batch.profiles) * result.batch.tokens
+        self._observer.progress("compare", self._batches, self._batches + 1, self._name)
+
+
+def _finished(workspace: Workspace) -> Found:
+    """The run's own result."""
+    run, tokens = workspace.run, read_json(workspace.run.profile)["fitness"]["tokens"]
+    seconds = read_json(run.timing)["search"] if run.timing.exists() else 0.0
+    return Found(read_profile(run.profile), tokens, seconds)
+
+
+def _evaluate(workspace: Workspace, found: dict[str, Found], data: str | None, tokens: int | None) -> dict[str, Any]:
+    """Scores of dense and of all found profiles on one text, seeds of one strategy taken together."""
+    config, application = workspace.config, workspace.application
+    text = workspace.splits.heldout
+    if data is not None:
+        text = load_heldout(data, workspace.loaded.tokenizer, config.data.sequence_length, tokens)
+    profiles: dict[str, Profile | None] = {"dense": None} | {name: one.profile for name, one in found.items()}
+    with workspace.evaluator(text, (KL(), Perplexity()), len(profiles)) as evaluator:
+        scores = evaluator.evaluate_all(
+            list(profiles.values()),
+            lambda done, total: workspace.observer.progress("evaluate", done, total, text.source),
+        )
+    single = {
+        name: {"perplexity": perplexity, "kl": kl, **application.sizes(profile)}
+        for (name, profile), kl, perplexity in zip(profiles.items(), scores.scores(0), scores.scores(1), strict=True)
+    }
+    for name, one in found.items():
+        single[name] |= {"search_tokens": one.tokens, "search_seconds": one.seconds}
+    rows: dict[str, Any] = {}
+    for name in single:
+        strategy, _, seed = name.partition("/")
+        if not seed:
+            rows[strategy] = _together([row for other, row in single.items() if other.partition("/")[0] == strategy])
+    return {"profiles": rows, "data": text.record(), "tokens": text.total}
+
+
+def _together(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean of each number, and of the KL the standard deviation too."""
+    if len(rows) == 1:
+        return rows[0]
+    mean = {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
+    return mean | {"kl_spread": statistics.stdev(row["kl"] for row in rows), "seeds": len(rows)}
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """A bar for the KL of each profile, best first, with the perplexity beside it; needs matplotlib."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update({"svg.hashsalt": "evopress", "svg.fonttype": "none"})
+    from matplotlib import pyplot
+
+    rows = sorted(
+        ((name, row) for name, row in result["profiles"].items() if name != "dense"), key=lambda r: r[1]["kl"]
+    )
+    figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.36 * len(rows)), layout="constrained")
+    colors = ["#1f6f8b" if name == "searched" else "#b8c4cc" for name, _ in rows]
+    spread = [row.get("kl_spread", 0.0) for _, row in rows]
+    bars = axes.barh([name for name, _ in rows], [row["kl"] for _, row in rows], xerr=spread, color=colors)
+    axes.bar_label(
+        bars, [f"{row['kl']:.3f}   perplexity {row['perplexity']:.1f}" for _, row in rows], padding=4, size=8
+    )
+    axes.invert_yaxis()
+    axes.margins(x=0.35)
+    axes.set_xlabel(f"KL to the dense model, nats a token ({result['data']['source']}, {result['tokens']} tokens)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+    pyplot.close(figure)

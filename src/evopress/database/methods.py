@@ -1,0 +1,120 @@
+"""How a database's levels are made: what the builder knows of GPTQ, SparseGPT and the others.
+
+A method is data (its `repr` is part of a database's fingerprint) and answers two questions: which levels will a weight
+have and what do they take on disk, and, given the weights of one input group, what are their compressed forms. A new
+method is a class like these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from evopress.compress import (
+    Compressed,
+    Grid,
+    Sparsity,
+    prune_magnitude,
+    prune_sparsegpt,
+    prune_wanda,
+    quantize_gptq,
+    quantize_rtn,
+    sparse_storage_bits,
+    storage_bits,
+)
+from evopress.compress.levels import count_zeros
+from evopress.compress.packed import Packed
+
+Levels = Mapping[str, Compressed[Packed]]
+"""Level name -> a weight's compressed form."""
+
+
+class Method(Protocol):
+    """How levels are made."""
+
+    @property
+    def propagate(self) -> str:
+        """The level whose activations later blocks see, or `dense`."""
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the method looks at activations."""
+
+    def level_bits(self, name: str, shape: tuple[int, int]) -> dict[str, int]:
+        """Level name -> stored bits of the weight called `name`, in the order in which levels are stored."""
+
+    def compress(
+        self, names: Sequence[str], weights: Sequence[torch.Tensor], hessian: torch.Tensor | None
+    ) -> list[Levels]:
+        """All levels of weights (rows, columns) that read the input of `hessian`; None where no text is needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """Levels are grids, the same for all weights."""
+
+    name: Literal["gptq", "rtn"] = "gptq"
+    grids: Mapping[str, Grid]
+    damping: float = 0.01
+    act_order: bool = False
+    propagate: str = "dense"
+
+    @property
+    def needs_text(self) -> bool:
+        """Rounding to nearest looks at weights alone."""
+        return self.name != "rtn"
+
+    def level_bits(self, name: str, shape: tuple[int, int]) -> dict[str, int]:
+        """Codes, scales and zeros."""
+        return {level: storage_bits(shape, grid) for level, grid in self.grids.items()}
+
+    def compress(
+        self, names: Sequence[str], weights: Sequence[torch.Tensor], hessian: torch.Tensor | None
+    ) -> list[Levels]:
+        """One stacked sweep for all weights and grids."""
+        grids = list(self.grids.values())
+        if hessian is None:
+            results = quantize_rtn(weights, grids)
+        else:
+            results = quantize_gptq(weights, hessian, grids, damping=self.damping, act_order=self.act_order)
+        return [dict(zip(self.grids, own, strict=True)) for own in results]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """Levels are numbers of zeros or N:M patterns, for each weight its own. Kept weights are stored as `dtype`."""
+
+    name: Literal["sparsegpt", "wanda", "magnitude"] = "sparsegpt"
+    levels: Mapping[str, Mapping[str, Sparsity]]
+    dtype: torch.dtype
+    damping: float = 0.01
+    propagate: str = "dense"
+
+    @property
+    def needs_text(self) -> bool:
+        """Magnitude looks at weights alone."""
+        return self.name != "magnitude"
+
+    def level_bits(self, name: str, shape: tuple[int, int]) -> dict[str, int]:
+        """Mask and kept values."""
+        return {
+            level: sparse_storage_bits(shape, count_zeros(sparsity, shape), self.dtype)
+            for level, sparsity in self.levels[name].items()
+        }
+
+    def compress(
+        self, names: Sequence[str], weights: Sequence[torch.Tensor], hessian: torch.Tensor | None
+    ) -> list[Levels]:
+        """SparseGPT: one stacked sweep for all weights and levels."""
+        own = [self.levels[name] for name in names]
+        wanted = [list(levels.values()) for levels in own]
+        if hessian is None:
+            results = prune_magnitude(weights, wanted, dtype=self.dtype)
+        elif self.name == "wanda":
+            results = prune_wanda(weights, hessian, wanted, dtype=self.dtype)
+        else:
+            results = prune_sparsegpt(weights, hessian, wanted, damping=self.damping, dtype=self.dtype)
+        return [dict(zip(levels, done, strict=True)) for levels, done in zip(own, results, strict=True)]

@@ -1,0 +1,175 @@
+"""The sections of a configuration: what can be said about a run, with its defaults, checked as it is read.
+
+Each field is also a flag of the program and its description the flag's help. The three applications of the method
+differ in the section `compression` alone.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from evopress.search.presets import ApplicationName, MutationName, StartName
+from evopress.space import Exchange
+
+if TYPE_CHECKING:
+    from evopress.compress.grid import Grid
+
+
+SENSITIVITY_TOKENS = 4096
+"""16 sequences: with fewer the knapsack follows noise (docs/log.md)."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, keyword-only, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(Section):
+    """Which model, and how it is held in memory."""
+
+    source: str = Field(description="directory, hub id, .gguf file, or demo")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: bf16 where it is fast")
+    device: str = Field("auto", description="auto: cuda if there is one, else cpu")
+    revision: str | None = Field(None, description="git revision of a hub model")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+
+
+class DataSection(Section):
+    """Which text, and how much of it for what."""
+
+    source: str = Field(description="demo, a .txt, .jsonl or .parquet file, wikitext2, c4, fineweb_edu or hub:name")
+    sequence_length: int = Field(256, ge=2, description="tokens in a sequence")
+    calibration_tokens: int = Field(16384, ge=0, description="tokens for the database's Hessians")
+    search_tokens: int = Field(32768, ge=2, description="tokens that the search draws its minibatches from")
+    heldout_tokens: int = Field(8192, ge=2, description="tokens for the final scores")
+    text_seed: int = Field(0, description="chooses the calibration and search text")
+
+
+class QuantizeSection(Section):
+    """Mixed bit-widths: which levels, and how they are made."""
+
+    application: ClassVar[ApplicationName] = "bits"
+
+    method: Literal["gptq", "rtn"] = Field("gptq", description="gptq, or rtn: round to nearest, no data")
+    levels: tuple[int, ...] = Field((2, 3, 4, 5, 6, 8), description="bit-widths")
+    group_size: int | None = Field(128, ge=1, description="weights that share a scale; 0 on the command line: a row")
+    symmetric: bool = Field(False, description="grids without a zero point")
+    act_order: bool = Field(False, description="quantize columns in order of decreasing activation")
+    damping: float = Field(0.01, gt=0, description="added to the Hessian's diagonal, relative to its mean")
+    database: str | None = Field(None, description="directory of a database to share with other runs")
+    propagate: str = Field("auto", description="what later blocks see: dense, or a level; auto: 3, or the lowest")
+
+    @field_validator("levels")
+    @classmethod
+    def _levels(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
+        if not levels or any(not 1 <= bits <= 8 for bits in levels):
+            raise ValueError(f"levels are bit-widths from 1 to 8, got {list(levels)}")
+        return tuple(sorted(set(levels)))
+
+    @model_validator(mode="after")
+    def _propagate(self) -> QuantizeSection:
+        known = ["auto", "dense", *map(str, self.levels)]
+        if self.propagate not in known:
+            raise ValueError(f"propagate is {self.propagate!r}; use one of {', '.join(known)}")
+        return self
+
+    def grids(self) -> dict[str, Grid]:
+        """Level name -> grid."""
+        from evopress.compress.grid import Grid  # here, so that reading a configuration loads no torch
+
+        return {str(bits): Grid(bits, self.group_size, self.symmetric) for bits in self.levels}
+
+
+class SparsifySection(Section):
+    """Non-uniform sparsity: how weights are chosen and removed, and in which steps."""
+
+    application: ClassVar[ApplicationName] = "sparsity"
+
+    method: Literal["sparsegpt", "wanda", "magnitude"] = Field("sparsegpt", description="sparsegpt, wanda or magnitude")
+    pattern: str = Field("unstructured", description="unstructured, or N:M such as 2:4: levels are 1:M to M:M kept")
+    step: int | None = Field(None, ge=1, description="weights between two levels; default: four levels each way")
+    damping: float = Field(0.01, gt=0, description="added to the Hessian's diagonal, relative to its mean")
+    database: str | None = Field(None, description="directory of a database to share with other runs")
+    propagate: Literal["dense", "uniform"] = Field("dense", description="what later blocks see: dense, or pruned ones")
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern(cls, pattern: str) -> str:
+        found = re.fullmatch(r"(\d+):(\d+)", pattern)
+        if pattern != "unstructured" and not (found and 0 < int(found[1]) < int(found[2])):
+            raise ValueError(f"the pattern is {pattern!r}; use unstructured, or N:M with N below M, such as 2:4")
+        return pattern
+
+    @property
+    def group(self) -> int | None:
+        """M of a pattern N:M; None when unstructured."""
+        return None if self.pattern == "unstructured" else int(self.pattern.partition(":")[2])
+
+
+class DropSection(Section):
+    """Depth pruning: what is dropped as one."""
+
+    application: ClassVar[ApplicationName] = "depth"
+
+    method: Literal["drop"] = "drop"
+    granularity: Literal["sublayer", "block", "pair"] = Field(
+        "sublayer", description="what is dropped as one: sublayer (attention or MLP), block, or pair of blocks"
+    )
+    protected: tuple[str, ...] = Field((), description="units, sub-layers or blocks that stay, with commas between")
+
+
+Compression = QuantizeSection | SparsifySection | DropSection
+
+
+class BudgetSection(Section):
+    """The global budget: an average for bits, a share of what is removed for sparsity and depth."""
+
+    target: str = Field(description="a decimal number, exact")
+    counts: Literal["bits", "bpw", "weights", "count", "parameters", "bytes"] = Field(
+        "bits", description="what the budget counts"
+    )
+    exchange: Exchange = Field("any", description="what trades: layers of equal size, of equal role, or any")
+
+    @field_validator("target")
+    @classmethod
+    def _number(cls, target: str) -> str:
+        try:
+            value = Fraction(target)
+        except (ValueError, ZeroDivisionError):
+            raise ValueError(f"the budget is {target!r}; expected a number such as 3 or 0.25") from None
+        decimal = f"{float(value):.12g}"  # one spelling for each number: 3, 3.0 and 6/2 are the same budget
+        return decimal if Fraction(decimal) == value else str(value)
+
+
+class SearchSection(Section):
+    """Algorithm 1's settings. The defaults of a preset; see `evopress.search.presets`."""
+
+    preset: str
+    strategy: Literal["evolution", "best-of"] = Field("evolution", description="best-of: best of random profiles")
+    generations: int | None = Field(
+        None, ge=0, description="how often a parent has offspring; default for depth: k (n - k) / 1.5"
+    )
+    offspring: int = Field(ge=1, description="candidates in a generation")
+    survivors: tuple[int, ...] = Field(description="how many each stage keeps, the last 1, such as 8,2,1")
+    tokens_per_stage: tuple[int, ...] = Field(description="tokens each stage scores on, such as 256,1024,4096")
+    mutation: MutationName = Field(description="equal: the paper's; free, bands, roles, mixed: see the docs")
+    coarse_generations: int = Field(0, ge=0, description="generations at the start that move whole roles")
+    band_share: float = Field(0.5, ge=0, le=1, description="share of band moves in the mutation 'mixed'")
+    start: StartName = Field(
+        "best", description="paper: its own; best: of simple profiles and random ones; sensitivity: measured ones too"
+    )
+    start_candidates: int = Field(32, ge=1, description="random profiles to choose a start from")
+    start_tokens: int = Field(ge=2, description="tokens that choose between start candidates")
+    sensitivity_rounds: int = Field(
+        2, ge=1, description="how often sensitivities are measured, each at a better profile"
+    )
+    sensitivity_tokens: int = Field(
+        SENSITIVITY_TOKENS, ge=2, description="tokens that the sensitivities are measured on"
+    )
+    fitness: str = Field("kl", description="kl, topk-kl or perplexity")
+    seed: int = Field(0, description="decides every random choice")

@@ -1,0 +1,125 @@
+"""The searches that a run can ask for, made from its configuration: evolution, and every baseline that applies."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from evopress.fitness.divergence import KL, make_measure
+from evopress.fitness.sensitivity import Sensitivity, measure_sensitivity
+from evopress.plan import sensitivity_memory
+from evopress.profile import Profile
+from evopress.records import read_sensitivity, write_sensitivity
+from evopress.search import Evolution
+from evopress.search.best_of import BestOf
+from evopress.search.planned import ranked
+from evopress.search.presets import make_mutation
+from evopress.search.sensitivity import expansion_point, sensitivity_starts
+from evopress.search.stages import validate_schedule
+from evopress.search.starts import default_starts, random_starts
+from evopress.search.types import Strategy
+from evopress.space import SearchSpace
+from evopress.workspace import Workspace
+
+
+def make_strategy(workspace: Workspace, warmup: Warmup, seed: int) -> Strategy:
+    """The configured search with another seed; `warmup` comes from `warm_up`."""
+    section, space = workspace.config.search, workspace.space
+    rng = random.Random(seed)
+    if section.strategy == "best-of":
+        return BestOf(space, rng, count=section.start_candidates, tokens=section.tokens_per_stage[-1])
+    if section.start == "paper":
+        starts = default_starts(space, rng, section.start_candidates)
+    else:
+        references = workspace.application.references
+        starts = tuple(references.values()) + warmup.starts(space)
+        if "uniform" not in references or space.cost(references["uniform"]) < space.budget:
+            starts += random_starts(space, section.start_candidates, rng)
+    return Evolution(
+        space,
+        rng,
+        generations=workspace.generations,
+        offspring=section.offspring,
+        stages=validate_schedule(section.offspring, section.survivors, section.tokens_per_stage),
+        mutate=make_mutation(section.mutation, section.band_share),
+        coarse_generations=section.coarse_generations,
+        start=starts,
+        start_tokens=section.start_tokens,
+    )
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """What was measured before the search, one round after the other, and the tokens that took."""
+
+    rounds: tuple[Sensitivity, ...] = ()
+    tokens: int = 0
+
+    def starts(self, space: SearchSpace) -> tuple[Profile, ...]:
+        """The profile that the last round was measured at, if it fits, and those that the round proposes."""
+        if not self.rounds:
+            return ()
+        return _proposals(space, self.rounds[-1])
+
+
+def warm_up(workspace: Workspace, seed: int) -> Warmup:
+    """Measure the sensitivities, each round at the best profile that the one before proposed; nothing without them.
+
+    What an interrupted run has measured is read from the run directory.
+    """
+    section, space = workspace.config.search, workspace.space
+    if section.start != "sensitivity" or section.strategy != "evolution":
+        return Warmup()
+    parent, tokens = expansion_point(space), 0
+    rounds: list[Sensitivity] = []
+    for number in range(section.sensitivity_rounds):
+        if rounds:
+            proposals = _proposals(space, rounds[-1])
+            parent = _best(workspace, proposals, number, seed)
+            tokens += len(proposals) * section.start_tokens
+        rounds.append(_measured(workspace, parent, number, seed))
+        tokens += rounds[-1].cost
+    return Warmup(tuple(rounds), tokens)
+
+
+def _proposals(space: SearchSpace, found: Sensitivity) -> tuple[Profile, ...]:
+    proposed = sensitivity_starts(space, found.slope, found.curvature)
+    own = (found.profile,) if space.fits(found.profile) else ()
+    return tuple(dict.fromkeys(own + proposed))
+
+
+def _best(workspace: Workspace, proposals: tuple[Profile, ...], number: int, seed: int) -> Profile:
+    """The one with the best score on a minibatch of its own."""
+    config = workspace.config.search
+    measure = make_measure(workspace.fitness or config.fitness)
+    with workspace.evaluator(workspace.splits.search, (measure,), len(proposals)) as evaluator:
+        evaluator.seed, evaluator.calls = seed, -number  # the search counts its minibatches from 0
+        return proposals[ranked(evaluator(proposals, config.start_tokens))[0]]
+
+
+def _measured(workspace: Workspace, parent: Profile, number: int, seed: int) -> Sensitivity:
+    """The sensitivities at `parent`, from the run directory or measured now."""
+    section, space, text = workspace.config.search, workspace.space, workspace.splits.search
+    path, drawn = workspace.run.sensitivity(number, seed), 1000 * seed + number
+    fingerprint = workspace.fingerprints | {
+        "search text": text.fingerprint,
+        "profile": dict(parent.items()),
+        "tokens": section.sensitivity_tokens,
+        "seed": drawn,
+    }
+    found = read_sensitivity(path, fingerprint)
+    if found is None:
+        needs = sensitivity_memory(workspace.shapes, section.sensitivity_tokens)
+        with workspace.evaluator(text, (KL(),), 1, needs) as evaluator:
+            found = measure_sensitivity(
+                evaluator,
+                parent,
+                {unit.name: [level.name for level in unit.levels] for unit in space.units},
+                section.sensitivity_tokens,
+                seed=drawn,
+                progress=lambda done, total: workspace.observer.progress(
+                    "measure", number + done / total, section.sensitivity_rounds, "sensitivities"
+                ),
+            )
+        write_sensitivity(path, found, fingerprint)
+    return found
