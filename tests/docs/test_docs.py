@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from evopress.search.presets import PRESETS, ApplicationName
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
 FENCE = re.compile(r"(?:^(?P<skip><!-- not run: [^\n]+ -->)\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
@@ -67,7 +69,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_examples_run(page: Path, desk: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "example"}
     for line, body in blocks(page, "python"):
-        exec(compile("\n" * line + body, page, "exec"), namespace)  # line numbers in errors are the page's
+        lines = "\n" * line + body  # line numbers in errors are the page's
+        exec(compile(lines, page, "exec", dont_inherit=True), namespace)
 
 
 def test_the_pages_with_examples_have_them() -> None:
@@ -115,11 +118,10 @@ def test_commands_in_examples_have_these_flags(page: Path) -> None:
 
 
 def flags(command: str) -> set[str]:
-    """The flags of a command, as docs/cli.md lists them; `demo` also has the settings of `quantize`."""
+    """The flags of a command, as docs/cli.md lists them."""
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    names = ["quantize", command] if command == "demo" else [command]
-    sections = [page.split(f"\n## evopress {name}\n", 1)[1].split("\n## ", 1)[0] for name in names]
-    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", "".join(sections)))
+    section = page.split(f"\n## evopress {command}\n", 1)[1].split("\n## ", 1)[0]
+    return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", section))
 
 
 def test_generated_pages_are_up_to_date() -> None:
@@ -127,15 +129,18 @@ def test_generated_pages_are_up_to_date() -> None:
         assert path.read_text(encoding="utf-8") == text, f"{path.name} is old: run python scripts/generate_docs.py"
 
 
-def test_presets_in_the_table_are_the_presets() -> None:
-    from evopress.search.presets import PRESETS
-
-    table = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8").split("<!-- presets:begin -->")[1]
+@pytest.mark.parametrize(
+    ("application", "block"), [("bits", "presets"), ("sparsity", "presets-sparsity"), ("depth", "presets-depth")]
+)
+def test_presets_in_the_table_are_the_presets(application: ApplicationName, block: str) -> None:
+    page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    table = page.split(f"<!-- {block}:begin -->")[1].split(f"<!-- {block}:end -->")[0]
     rows = {cells[1].strip(): cells[2:-1] for cells in (line.split("|") for line in table.splitlines() if "|" in line)}
-    assert [name.strip(" `") for name in rows["setting"]] == list(PRESETS)
-    for column, preset in enumerate(PRESETS.values()):
-        assert rows["`--offspring`"][column].strip() == str(preset.offspring)
-        assert rows["`--tokens-per-stage`"][column].strip() == ",".join(map(str, preset.tokens))
+    assert [name.strip(" `") for name in rows["setting"]] == list(PRESETS[application])
+    for column, preset in enumerate(PRESETS[application].values()):
+        expected = {"--offspring": str(preset.offspring), "--tokens-per-stage": ",".join(map(str, preset.tokens))}
+        for flag, value in expected.items():
+            assert rows[f"`{flag}`"][column].strip() == value
 
 
 def test_every_flag_of_the_program_is_on_the_page() -> None:
@@ -143,7 +148,7 @@ def test_every_flag_of_the_program_is_on_the_page() -> None:
 
     from evopress.cli.app import app
 
-    for command in ("quantize", "demo", "build", "search", "evaluate", "export", "inspect"):
+    for command in [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]:
         shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
         listed = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", shown.output)) - {"--help"}
         assert listed, shown.output
