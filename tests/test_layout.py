@@ -51,10 +51,12 @@ MAY_IMPORT = {
     "records": "errors files profile space fitness config run workspace",
     "summary": "errors files profile space database config run workspace records",
     "report": "errors files profile space config run records summary",
+    "scoring": "profile fitness workspace",
     "strategies": "profile space search fitness plan records workspace",
     "analyze": "errors files profile space search analysis fitness records workspace",
-    "compare": "errors files profile search fitness config records strategies workspace",
-    "pipeline": "errors files profile space search database fitness export plan config observer run workspace records "
+    "compare": "scoring errors files profile search fitness config records strategies workspace",
+    "pipeline": "scoring "
+    "errors files profile space search database fitness export plan config observer run workspace records "
     "report strategies",
     "cli": "errors files profile space search sections config observer run workspace records summary report pipeline "
     "compare analyze",

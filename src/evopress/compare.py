@@ -18,10 +18,10 @@ from typing import Any
 from evopress.config import flat
 from evopress.errors import EvopressError
 from evopress.files import write_text
-from evopress.fitness.divergence import KL, Perplexity, make_measure
-from evopress.fitness.tokens import load_heldout
+from evopress.fitness.divergence import make_measure
 from evopress.profile import Profile
 from evopress.records import read_json, read_profile
+from evopress.scoring import score_rows
 from evopress.search import Journal, run_search
 from evopress.search.types import BatchResult, Strategy
 from evopress.strategies import make_strategy, warm_up
@@ -146,20 +146,8 @@ def _finished(workspace: Workspace) -> Found:
 
 def _evaluate(workspace: Workspace, found: dict[str, Found], data: str | None, tokens: int | None) -> dict[str, Any]:
     """Scores of dense and of all found profiles on one text, seeds of one strategy taken together."""
-    config, application = workspace.config, workspace.application
-    text = workspace.splits.heldout
-    if data is not None:
-        text = load_heldout(data, workspace.loaded.tokenizer, config.data.sequence_length, tokens)
     profiles: dict[str, Profile | None] = {"dense": None} | {name: one.profile for name, one in found.items()}
-    with workspace.evaluator(text, (KL(), Perplexity()), len(profiles)) as evaluator:
-        scores = evaluator.evaluate_all(
-            list(profiles.values()),
-            lambda done, total: workspace.observer.progress("evaluate", done, total, text.source),
-        )
-    single = {
-        name: {"perplexity": perplexity, "kl": kl, **application.sizes(profile)}
-        for (name, profile), kl, perplexity in zip(profiles.items(), scores.scores(0), scores.scores(1), strict=True)
-    }
+    single, text = score_rows(workspace, profiles, data, tokens)
     for name, one in found.items():
         single[name] |= {"search_tokens": one.tokens, "search_seconds": one.seconds}
     rows: dict[str, Any] = {}

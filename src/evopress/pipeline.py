@@ -17,8 +17,7 @@ from typing import Any
 from evopress.config import Config, flat, resolve
 from evopress.database.build import build_database
 from evopress.export.hf import export_checkpoint
-from evopress.fitness.divergence import KL, Measure, Perplexity, make_measure
-from evopress.fitness.tokens import load_heldout
+from evopress.fitness.divergence import Measure, make_measure
 from evopress.observer import Observer
 from evopress.profile import Profile
 from evopress.records import (
@@ -29,6 +28,7 @@ from evopress.records import (
     write_profile,
 )
 from evopress.run import RunDirectory, locked, require_run_or_empty, start_run
+from evopress.scoring import score_rows
 from evopress.search import Journal, run_search
 from evopress.search.types import BatchResult, Strategy
 from evopress.strategies import make_strategy, warm_up
@@ -175,10 +175,6 @@ def evaluate(
     scored too, as `given`; with either, evaluation.json is left as it is.
     """
     started = time.monotonic()
-    config, application = workspace.config, workspace.application
-    text = workspace.splits.heldout
-    if data is not None:
-        text = load_heldout(data, workspace.loaded.tokenizer, config.data.sequence_length, tokens)
     profiles: dict[str, Profile | None] = {
         "dense": None,
         **workspace.application.references,
@@ -186,15 +182,7 @@ def evaluate(
     }
     if profile is not None:
         profiles["given"] = _read_fitting(workspace, profile)
-    with workspace.evaluator(text, (KL(), Perplexity()), len(profiles)) as evaluator:
-        scores = evaluator.evaluate_all(
-            list(profiles.values()),
-            lambda done, total: workspace.observer.progress("evaluate", done, total, text.source),
-        )
-    rows = {
-        name: {"perplexity": perplexity, "kl": kl, **application.sizes(profile)}
-        for (name, profile), kl, perplexity in zip(profiles.items(), scores.scores(0), scores.scores(1), strict=True)
-    }
+    rows, text = score_rows(workspace, profiles, data, tokens)
     result = {
         "profiles": rows,
         "data": text.record(),

@@ -14,7 +14,7 @@ from random import Random
 from evopress.profile import Profile
 from evopress.search.draft import Draft
 from evopress.search.mutation import Indices
-from evopress.search.starts import ATTEMPTS
+from evopress.search.starts import distinct
 from evopress.search.types import Evaluate
 from evopress.space import SearchSpace
 
@@ -25,13 +25,7 @@ def random_profiles(space: SearchSpace, count: int, rng: Random) -> tuple[Profil
     Every unit draws a level; then in each exchange group random units are lowered until the group is within its share
     of the budget, and random units raised until no step fits.
     """
-    found: dict[Indices, None] = {}
-    failures = 0
-    while len(found) < count and failures < ATTEMPTS:
-        before = len(found)
-        found[_random_profile(space, rng)] = None
-        failures = 0 if len(found) > before else failures + 1
-    return tuple(space.decode(levels) for levels in found)
+    return distinct(space, count, lambda: _random_profile(space, rng))
 
 
 def worst(evaluate: Evaluate, profiles: Sequence[Profile], count: int, *, tokens: int) -> tuple[Profile, ...]:

@@ -8,6 +8,7 @@ costs about as much as a mutation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from evopress.errors import BudgetError
@@ -44,11 +45,16 @@ def random_start(space: SearchSpace, rng: Random) -> Indices:
 
 def random_starts(space: SearchSpace, count: int, rng: Random) -> tuple[Profile, ...]:
     """Up to `count` different random profiles, at least one; fewer when the space does not yield more."""
+    return distinct(space, count, lambda: random_start(space, rng))
+
+
+def distinct(space: SearchSpace, count: int, draw: Callable[[], Indices]) -> tuple[Profile, ...]:
+    """Up to `count` different profiles out of a source of random ones; fewer when it repeats itself."""
     found: dict[Indices, None] = {}
     failures = 0
     while len(found) < count and failures < ATTEMPTS:
         before = len(found)
-        found[random_start(space, rng)] = None
+        found[draw()] = None
         failures = 0 if len(found) > before else failures + 1
     return tuple(space.decode(indices) for indices in found)
 
