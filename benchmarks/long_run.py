@@ -1,10 +1,12 @@
 """The results table: searches of equal cost on SmolLM2, exchange within sizes and between all layers, beside baselines.
 
-Every run is a run directory that shares one database, so the script can be stopped and started again at any time; it
-prints the table of what is finished (and writes it with --table).
+Every run is a run directory that shares one database, so the script can be stopped and started again at any time. What
+is finished becomes a line of a file that is kept with the sources: a run that has its line is not repeated, also where
+the run directories are gone.
 
     python benchmarks/long_run.py runs/long                               # 2.5 and 3 bits, three seeds; 2.25 and 4, one
-    python benchmarks/long_run.py runs/long --only-table --table docs/results-bits.md
+    python benchmarks/long_run.py runs/long --only 3- &                   # two at once: OMP_NUM_THREADS=1 for each
+    python benchmarks/long_run.py runs/long --only-table
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from evopress.config import Config, resolve
 from evopress.observer import Observer
@@ -25,9 +29,21 @@ from evopress.run import start_run
 from evopress.workspace import Workspace
 
 SEEDS = {"3": (0, 1, 2), "2.5": (0, 1, 2), "2.25": (0,), "4": (0,)}
+ROWS = Path(__file__).parent / "results" / "long_run.jsonl"
 SCHEDULE = {"offspring": 32, "survivors": (8, 2, 1), "tokens_per_stage": (256, 1024, 4096)}
 GENERATION = 32 * 256 + 8 * 1024 + 3 * 4096
 """Tokens of one generation: the parent joins the last stage."""
+WARMUP = 3 * GENERATION
+"""Tokens that the sensitivities take, a little less in truth: the start `sensitivity` pays for them in generations."""
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "any": {"exchange": "any", "mutation": "mixed"},
+    "size": {"exchange": "size", "mutation": "equal"},
+    "best-of-32": {"strategy": "best-of", "start_candidates": 32},
+    "sensitivity": {"exchange": "any", "mutation": "mixed", "start": "sensitivity"},
+}
+"""What is not the paper's start and moves; `sensitivity` is what evopress does by itself."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +55,20 @@ class Job:
     seed: int
 
     def config(self, database: Path, tokens: int) -> Config:
-        """Its configuration: `method` is size, any or best-of-32."""
-        options: dict[str, Any] = {"exchange": "any", "mutation": "mixed"}
-        if self.method == "size":
-            options = {"exchange": "size", "mutation": "equal"}
-        elif self.method == "best-of-32":
-            options = {"strategy": "best-of", "start_candidates": 32}
+        """Its configuration: `method` is one of METHODS."""
+        options = METHODS[self.method]
+        if options.get("start") == "sensitivity":
+            tokens -= WARMUP
         return resolve(
             "demo",
             bits=self.bits,
             database=str(database),
             seed=self.seed,
             generations=tokens // GENERATION,
-            start="paper",
             calibration_tokens=32768,
             search_tokens=65536,
             heldout_tokens=16384,
-            **(SCHEDULE | options),
+            **({"start": "paper"} | SCHEDULE | options),
         )
 
     @property
@@ -68,10 +81,9 @@ def jobs() -> Iterator[Job]:
     """In the order of their interest."""
     for bits, seeds in SEEDS.items():
         for seed in seeds:
-            yield Job(bits, "any", seed)
-            yield Job(bits, "size", seed)
-            if "." in bits:
-                yield Job(bits, "best-of-32", seed)
+            for method in METHODS:
+                if method != "best-of-32" or "." in bits:  # where uniform is a level, nothing is better than best-of
+                    yield Job(bits, method, seed)
 
 
 class Printer(Observer):
@@ -83,32 +95,45 @@ class Printer(Observer):
             print(f"  generation {result.batch.generation} {result.score:.4f} {tokens} tokens", flush=True)
 
 
-def run(folder: Path, job: Job, tokens: int) -> None:
-    """Make or continue one run; its wall time is kept across interruptions, up to the last complete one."""
-    clock = folder / f"{job.name}.seconds"
-    before = float(clock.read_text()) if clock.exists() else 0.0
-    if (folder / job.name / "evaluation.json").exists():
-        return
+def run(folder: Path, job: Job, tokens: int, rows: Path) -> None:
+    """Make or continue one run and add its line; times are kept across interruptions, but for that of a killed part."""
+    clock, directory = folder / f"{job.name}.seconds", folder / job.name
+    wall, cpu = map(float, clock.read_text().split()) if clock.exists() else (0.0, 0.0)
     print(job.name, flush=True)
-    started = time.monotonic()
+    wall, cpu = wall - time.monotonic(), cpu - time.process_time()
     try:
-        run_all(job.config(folder / "database", tokens), folder / job.name, Printer())
+        run_all(job.config(folder / "database", tokens), directory, Printer())
     finally:
-        clock.write_text(str(before + time.monotonic() - started))
+        wall, cpu = wall + time.monotonic(), cpu + time.process_time()
+        clock.write_text(f"{wall} {cpu}")
+    row = asdict(job) | {
+        "profiles": json.loads((directory / "evaluation.json").read_text())["profiles"],
+        "tokens": json.loads((directory / "profile.json").read_text())["fitness"]["tokens"],
+        "seconds": round(wall),
+        "cpu_seconds": round(cpu),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    with rows.open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
-def rows(folder: Path) -> dict[tuple[str, str], list[dict[str, float]]]:
+def finished(rows: Path) -> dict[Job, dict[str, Any]]:
+    """The lines of the finished runs."""
+    lines = map(json.loads, rows.read_text().splitlines() if rows.exists() else ())
+    return {Job(line["bits"], line["method"], line["seed"]): line for line in lines}
+
+
+def results(rows: Path) -> dict[tuple[str, str], list[dict[str, float]]]:
     """(bits, method) -> one result a seed. Uniform and dp need no seed: they are the same in all runs of a budget."""
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for job in jobs():
-        directory = folder / job.name
-        if not (directory / "evaluation.json").exists():
-            continue
-        scores = json.loads((directory / "evaluation.json").read_text())["profiles"]
+    lines = finished(rows)
+    for job in filter(lines.__contains__, jobs()):
+        scores, line = lines[job]["profiles"], lines[job]
         for baseline in ("dense", "uniform", "dp"):
-            found.setdefault((job.bits, baseline), [scores[baseline] | {"tokens": 0.0, "seconds": 0.0}])
-        fitness = json.loads((directory / "profile.json").read_text())["fitness"]
-        cost = {"tokens": fitness["tokens"], "seconds": float((folder / f"{job.name}.seconds").read_text())}
+            free = {"tokens": 0.0, "seconds": 0.0, "cpu_seconds": 0.0}
+            found.setdefault((job.bits, baseline), [scores[baseline] | free])
+        cost = {key: line[key] for key in ("tokens", "seconds", "cpu_seconds")}
         found.setdefault((job.bits, job.method), []).append(scores["searched"] | cost)
     return found
 
@@ -119,19 +144,19 @@ def spread(values: list[float], digits: int) -> str:
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def table(folder: Path) -> str:
+def table(rows: Path) -> str:
     """Markdown."""
     lines = [
-        "| budget | method | seeds | bits | perplexity | KL | tokens evaluated | wall time |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
+        "| budget | method | seeds | bits | perplexity | KL | tokens evaluated | wall time | CPU time |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for (bits, method), results in rows(folder).items():
-        seconds, tokens = ([result[key] for result in results] for key in ("seconds", "tokens"))
+    for (bits, method), found in results(rows).items():
+        means = {key: statistics.mean(result[key] for result in found) for key in ("tokens", "seconds", "cpu_seconds")}
         lines.append(
-            f"| {bits} | {method} | {len(results)} | {results[0]['bits']:.3f} "
-            f"| {spread([result['perplexity'] for result in results], 2)} "
-            f"| {spread([result['kl'] for result in results], 4)} "
-            f"| {statistics.mean(tokens):,.0f} | {statistics.mean(seconds) / 60:.1f} min |"
+            f"| {bits} | {method} | {len(found)} | {found[0]['bits']:.3f} "
+            f"| {spread([result['perplexity'] for result in found], 2)} "
+            f"| {spread([result['kl'] for result in found], 4)} "
+            f"| {means['tokens']:,.0f} | {means['seconds'] / 60:.1f} min | {means['cpu_seconds'] / 60:.1f} min |"
         )
     return "\n".join(lines) + "\n"
 
@@ -143,19 +168,17 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=500_000, help="search tokens a run")
     parser.add_argument("--only", default="", help="only jobs whose name contains this")
     parser.add_argument("--only-table", action="store_true")
-    parser.add_argument("--table", type=Path, help="write the table to this file")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="the file of finished runs")
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
     if not options.only_table:
-        first = next(jobs())
-        directory = start_run(options.folder / first.name, first.config(options.folder / "database", options.tokens))
-        build(Workspace(directory, Observer()))  # not in any run's wall time
-        for job in jobs():
-            if options.only in job.name:
-                run(options.folder, job, options.tokens)
-    print(table(options.folder))
-    if options.table:
-        options.table.write_text(table(options.folder))
+        options.folder.mkdir(parents=True, exist_ok=True)
+        missing = [job for job in jobs() if options.only in job.name and job not in finished(options.rows)]
+        for number, job in enumerate(missing):
+            if number == 0:  # the database is not in any run's times
+                config = job.config(options.folder / "database", options.tokens)
+                build(Workspace(start_run(options.folder / job.name, config), Observer()))
+            run(options.folder, job, options.tokens, options.rows)
+    print(table(options.rows))
 
 
 if __name__ == "__main__":
