@@ -7,8 +7,6 @@ memory holds one shard; the directory appears under its name only when it is who
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from evopress.errors import RunError
-from evopress.files import require_disk
+from evopress.export.staging import staged
 from evopress.models import LoadedModel
 
 SHARD_BYTES = 2_000_000_000
@@ -34,15 +31,19 @@ def export_checkpoint(
 
     `compressed` maps the names of parameters that differ from the dense model's to what makes their tensors.
     """
-    if directory.exists() and not (directory / "config.json").is_file():
-        raise RunError(f"{directory} exists and holds no checkpoint; give a new directory for the export")
-    tensors = dict(_stored_tensors(loaded.model))
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    require_disk(directory.parent, total, "the export")
-    partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    tensors = dict(stored_tensors(loaded.model))
+    with staged(directory, sum(tensor.nbytes for tensor in tensors.values())) as partial:
+        _write_shards(partial, tensors, compressed, progress)
+        save_rest(loaded, partial)
+
+
+def _write_shards(
+    directory: Path,
+    tensors: dict[str, torch.Tensor],
+    compressed: Mapping[str, Callable[[torch.dtype], torch.Tensor]],
+    progress: Callable[[int, int], None],
+) -> None:
+    """The weights' files and, if they are several, their index."""
     shards = _plan_shards(tensors)
     index: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
@@ -53,18 +54,16 @@ def export_checkpoint(
             .contiguous()
             for name in names
         }
-        save_file(content, partial / file, metadata={"format": "pt"})
+        save_file(content, directory / file, metadata={"format": "pt"})
         index.update(dict.fromkeys(names, file))
         progress(number, len(shards))
     if len(shards) > 1:
+        total = sum(tensor.nbytes for tensor in tensors.values())
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
-        (partial / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
-    _save_rest(loaded, partial)
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(partial, directory)
+        (directory / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _stored_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def stored_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and persistent buffers, each shared tensor once, under the name that was seen first."""
     seen: set[tuple[int, torch.Size]] = set()
     for name, tensor in model.state_dict().items():
@@ -87,7 +86,7 @@ def _plan_shards(tensors: dict[str, torch.Tensor]) -> list[list[str]]:
     return shards
 
 
-def _save_rest(loaded: LoadedModel, directory: Path) -> None:
+def save_rest(loaded: LoadedModel, directory: Path) -> None:
     """Configuration, generation settings and tokenizer."""
     loaded.model.config.architectures = [type(loaded.model).__name__]
     loaded.model.config.save_pretrained(directory)
