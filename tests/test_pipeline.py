@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import evopress
 from evopress.errors import ConfigError, DatabaseError, DataError, RunError, RunMismatch, ScheduleError
+from evopress.fitness.divergence import KL
+from evopress.fitness.tokens import Tokens
 from evopress.observer import Observer
 from evopress.records import read_json
 from evopress.search.types import BatchResult
+from evopress.testing import write_pico_checkpoint
+from evopress.workspace import Workspace
 
 
 def test_quantize_returns_a_run(small: dict[str, Any], tmp_path: Path) -> None:
@@ -63,6 +68,39 @@ def test_runs_share_a_database(small: dict[str, Any], tmp_path: Path) -> None:
 def test_best_of_random_profiles_is_a_strategy(small: dict[str, Any], tmp_path: Path) -> None:
     run = evopress.quantize(out=tmp_path / "run", strategy="best-of", start_candidates=5, **small)
     assert len(run.directory.journal.read_bytes().splitlines()) == 2
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"], ids=["own head", "tied head"])
+def test_embedding_and_head_when_asked_for(small: dict[str, Any], architecture: str, tmp_path: Path) -> None:
+    write_pico_checkpoint(tmp_path / "model", architecture)
+    options = small | {
+        "model": str(tmp_path / "model"),
+        "start": "sensitivity",
+        "sensitivity_tokens": 64,
+        "dtype": "float32",
+    }
+    plain = evopress.quantize(out=tmp_path / "plain", **options)
+    run = evopress.quantize(out=tmp_path / "run", embeddings=True, **options)
+    ends = set(run.profile.names) - set(plain.profile.names)
+    assert len(ends) == (2 if architecture == "llama" else 1)
+    rows, before = run.evaluation["profiles"], plain.evaluation["profiles"]
+    assert rows["searched"]["bits"] <= 3
+    assert rows["uniform"]["bytes"] < before["uniform"]["bytes"]
+    assert rows["uniform"]["kl"] > before["uniform"]["kl"]
+    with pytest.raises(RunMismatch, match=r"embeddings: False -> True"):
+        evopress.quantize(out=tmp_path / "plain", embeddings=True, **options)
+
+    exported = AutoModelForCausalLM.from_pretrained(run.directory.export)
+    dense = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    for module in (exported.get_input_embeddings(), exported.get_output_embeddings()):
+        assert len(module.weight[0, :16].unique()) <= 2**4
+    ids = torch.arange(1, 17)[None]
+    with torch.no_grad():
+        p, q = (model.eval()(ids).logits.log_softmax(-1) for model in (dense, exported))
+        stock = (p.exp() * (p - q)).sum(-1).mean()
+    workspace = Workspace(run.directory, Observer())
+    with workspace.evaluator(Tokens.of([ids[0]], "few"), (KL(),), 1) as evaluator:
+        assert evaluator.evaluate_all([run.profile]).scores()[0] == pytest.approx(float(stock), rel=1e-4)
 
 
 def test_another_configuration_is_refused(small: dict[str, Any], tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from torch import nn
 
 from evopress.errors import ProfileError
 from evopress.models.describe import ModelMap
+from evopress.models.ends import head_unit
 from evopress.profile import Profile
 
 Choice = tuple[str | None, ...]
-"""One level name for each unit of a block, in the model's order; None is the dense weight."""
+"""One level name for each unit of a place, in the model's order; None is the dense weight."""
 
 Load = Callable[[str, str, torch.dtype], torch.Tensor]
 """(unit, level, dtype) -> dense tensor in the parameter's layout."""
@@ -41,7 +42,10 @@ class Slot(Protocol):
 
 
 Slots = Sequence[Sequence[Slot]]
-"""For each block the slots of the units in it, in the model's order."""
+"""For each block the slots of the units in it, in the model's order; then those at HEAD, then those at EMBEDDING."""
+
+HEAD, EMBEDDING = -2, -1
+"""The places beside the blocks. A weight that is both has one slot, which is at both places."""
 
 
 class WeightSlot:
@@ -63,9 +67,13 @@ class WeightSlot:
 
 def weight_slots(model: nn.Module, model_map: ModelMap, load: Load) -> Slots:
     """A slot for each linear of the map."""
-    slots: list[list[WeightSlot]] = [[] for _ in range(model_map.n_blocks)]
+    slots: list[list[WeightSlot]] = [[] for _ in range(model_map.n_blocks + 2)]
+    head = head_unit(model, model_map)
     for linear in model_map.linears:
-        slots[linear.block].append(WeightSlot(linear.name, model.get_parameter(linear.view.parameter), load))
+        slot = WeightSlot(linear.name, model.get_parameter(linear.view.parameter), load)
+        slots[linear.block].append(slot)
+        if linear == head and linear.block != model_map.n_blocks:
+            slots[HEAD].append(slot)
     return slots
 
 
@@ -76,7 +84,7 @@ class Assembly:
         self._slots = slots
 
     def choices(self, profile: Profile | None) -> list[Choice]:
-        """The profile as one choice for each block; None is the dense model. ProfileError unless the units match."""
+        """The profile as one choice for each place; None is the dense model. ProfileError unless the units match."""
         if profile is None:
             return [tuple(None for _ in slots) for slots in self._slots]
         levels = dict(profile.items())
@@ -87,9 +95,12 @@ class Assembly:
             raise ProfileError(f"unit {odd!r} is {side}; a profile names each of the model's {len(names)} units once")
         return [tuple(levels[slot.name] for slot in slots) for slots in self._slots]
 
-    def use(self, block: int, choice: Choice) -> None:
-        """Give the units of `block` the levels of `choice`, touching only those that differ."""
-        for slot, level in zip(self._slots[block], choice, strict=True):
+    def use(self, place: int, choice: Choice | None = None) -> None:
+        """Give the units of a block, or those at HEAD or EMBEDDING, the levels of `choice` (None: the dense model's),
+        touching only those that differ.
+        """
+        slots = self._slots[place]
+        for slot, level in zip(slots, choice or (None,) * len(slots), strict=True):
             if slot.level != level:
                 slot.apply(level)
 
@@ -102,8 +113,8 @@ class Assembly:
 
     def restore(self) -> None:
         """Make every unit dense again."""
-        for block, slots in enumerate(self._slots):
-            self.use(block, tuple(None for _ in slots))
+        for place in range(len(self._slots)):
+            self.use(place)
 
     def __enter__(self) -> Self:
         return self

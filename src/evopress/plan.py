@@ -16,7 +16,10 @@ from evopress.files import size
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the formulas need of a model. `groups` are one block's input groups: (columns, rows of its linears)."""
+    """What the formulas need of a model. `groups` are one block's input groups: (columns, rows of its linears).
+
+    `ends` are the weights of embedding and head, where they are compressed.
+    """
 
     parameters: int
     bytes_per_weight: int
@@ -24,6 +27,7 @@ class Shapes:
     width: int
     vocabulary: int
     groups: tuple[tuple[int, int], ...]
+    ends: int = 0
 
     @property
     def compressed(self) -> int:
@@ -40,6 +44,7 @@ def build_memory(shapes: Shapes, tokens: int, level_bits: Sequence[float]) -> di
         "Hessians of one block": sum(4 * columns**2 for columns, _ in shapes.groups),
         "sweep of one input group": 4 * (4 * widest[0] ** 2 + 3 * widest[0] * widest[1] * len(level_bits)),
         "levels of one block": int(sum(level_bits) * shapes.compressed / shapes.blocks / 8),
+        "embedding and head": int(shapes.ends * (4 + 4 + len(level_bits) + sum(level_bits) / 8)),
     }
 
 

@@ -61,6 +61,7 @@ class QuantizeSection(Section):
     symmetric: bool = Field(False, description="grids without a zero point")
     act_order: bool = Field(False, description="quantize columns in order of decreasing activation")
     damping: float = Field(0.01, gt=0, description="added to the Hessian's diagonal, relative to its mean")
+    embeddings: bool = Field(False, description="compress the token embedding and the head too")
     database: str | None = Field(None, description="directory of a database to share with other runs")
     propagate: str = Field("auto", description="what later blocks see: dense, or a level; auto: 3, or the lowest")
 
@@ -89,6 +90,7 @@ class SparsifySection(Section):
     """Non-uniform sparsity: how weights are chosen and removed, and in which steps."""
 
     application: ClassVar[ApplicationName] = "sparsity"
+    embeddings: ClassVar[bool] = False
 
     method: Literal["sparsegpt", "wanda", "magnitude"] = Field("sparsegpt", description="sparsegpt, wanda or magnitude")
     pattern: str = Field("unstructured", description="unstructured, or N:M such as 2:4: levels are 1:M to M:M kept")
@@ -115,6 +117,7 @@ class DropSection(Section):
     """Depth pruning: what is dropped as one."""
 
     application: ClassVar[ApplicationName] = "depth"
+    embeddings: ClassVar[bool] = False
 
     method: Literal["drop"] = "drop"
     granularity: Literal["sublayer", "block", "pair"] = Field(

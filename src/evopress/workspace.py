@@ -35,6 +35,7 @@ from evopress.models import (
     load_model,
     measure_influence,
 )
+from evopress.models.ends import with_ends
 from evopress.observer import Observer
 from evopress.plan import Shapes, available_memory, build_memory, require_memory, search_memory
 from evopress.profile import Profile
@@ -90,8 +91,9 @@ class Workspace:
 
     @cached_property
     def map(self) -> ModelMap:
-        """Blocks and linear layers."""
-        return describe(self.loaded.model)
+        """Blocks and linear layers, and embedding and head where they are compressed too."""
+        found = describe(self.loaded.model)
+        return with_ends(self.loaded.model, found) if self.config.compression.embeddings else found
 
     @cached_property
     def runner(self) -> Runner:
@@ -172,6 +174,7 @@ class Workspace:
     def shapes(self) -> Shapes:
         """What the memory formulas need."""
         model, model_map = self.loaded.model, self.map
+        ends = [linear for linear in model_map.linears if not 0 <= linear.block < model_map.n_blocks]
         groups: dict[str, tuple[int, int]] = {}
         for linear in model_map.linears:
             if linear.block == 0:
@@ -184,6 +187,7 @@ class Workspace:
             width=model.get_input_embeddings().weight.shape[1],
             vocabulary=model.get_output_embeddings().weight.shape[0],
             groups=tuple(groups.values()),
+            ends=sum(linear.view.shape[0] * linear.view.shape[1] for linear in ends),
         )
 
     def require_build_memory(self, method: Method) -> None:

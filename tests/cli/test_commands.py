@@ -36,6 +36,14 @@ def test_json_is_one_object_on_standard_output(quantize: Call, tmp_path: Path) -
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == data
 
 
+def test_embedding_and_head_have_rows_of_their_own(quantize: Call, tmp_path: Path) -> None:
+    result = quantize(tmp_path / "run", "--embeddings")
+    assert result.code == 0, result.err
+    rows = {line.split()[0]: line.split()[1:] for line in result.out.splitlines() if line.strip()}
+    assert len(rows["embed_tokens"]) == len(rows["lm_head"]) == 1
+    assert len(rows["mlp.down_proj"]) == 3
+
+
 def test_evaluate_on_another_text_any_time_later(quantize: Call, call: Call, text: Path, tmp_path: Path) -> None:
     assert quantize(tmp_path / "run").code == 0
     before = (tmp_path / "run" / "evaluation.json").read_bytes()

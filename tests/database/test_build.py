@@ -19,6 +19,7 @@ from evopress.database.methods import Quantization
 from evopress.database.store import Database
 from evopress.errors import BadWeights, ChecksumError, DatabaseError, ResourceError, SchemaError
 from evopress.models import Runner, describe, weight
+from evopress.models.ends import with_ends
 from evopress.testing import ARCHITECTURES, pico_model
 
 GRIDS = {str(bits): Grid(bits, 16, False) for bits in (2, 3, 4)}
@@ -30,14 +31,15 @@ def sequences(count: int = 12, length: int = 16) -> list[torch.Tensor]:
     return [torch.randint(0, 96, (length,), generator=rng) for _ in range(count)]
 
 
-def runner(architecture: str = "llama") -> Runner:
+def runner(architecture: str = "llama", ends: bool = False) -> Runner:
     model = pico_model(architecture)
-    return Runner(model, describe(model))
+    return Runner(model, with_ends(model, describe(model)) if ends else describe(model))
 
 
-def build(path: Path, architecture: str = "llama", **method: object) -> Database:
+def build(path: Path, architecture: str = "llama", ends: bool = False, **method: object) -> Database:
     method = {"grids": GRIDS, "propagate": "3"} | method
-    return build_database(path, runner(architecture), Quantization(**method), sequences(), PRINT, batch_tokens=64)  # type: ignore[arg-type]
+    ours = runner(architecture, ends)
+    return build_database(path, ours, Quantization(**method), sequences(), PRINT, batch_tokens=64)  # type: ignore[arg-type]
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -55,6 +57,48 @@ def test_every_architecture_gets_all_its_linears(tmp_path: Path, architecture: s
         coarse, fine = (database.dense(linear.name, level, torch.float32) for level in ("2", "4"))
         assert coarse.shape == fine.shape == dense.shape
         assert (fine - dense).norm() < (coarse - dense).norm()
+
+
+def ends(database: Database) -> list[str]:
+    return [name for name in database.manifest.names if not 0 <= database.manifest.units[name].block < 3]
+
+
+@pytest.mark.parametrize(("architecture", "tied"), [("llama", False), ("gpt2", True), ("opt", True)])
+def test_a_head_sees_activations_and_an_embedding_does_not(tmp_path: Path, architecture: str, tied: bool) -> None:
+    database = build(tmp_path / "gptq", architecture, ends=True)
+    nearest = build(tmp_path / "rtn", architecture, ends=True, name="rtn")
+    plain = build(tmp_path / "plain", architecture)
+    assert [name for name in database.manifest.names if name not in ends(database)] == list(plain.manifest.names)
+    assert len(ends(database)) == 1 + (not tied)
+    embedding, head = ends(database)[0], ends(database)[-1]
+    assert database.manifest.names[0] == embedding
+    assert database.load(head, "3").tensors()["codes"].ne(nearest.load(head, "3").tensors()["codes"]).any()
+    if not tied:
+        assert torch.equal(*(one.load(embedding, "3").tensors()["codes"] for one in (database, nearest)))
+    ours = runner(architecture, ends=True)
+    hessian = Hessian(database.manifest.units[head].view.shape[1])
+    with torch.no_grad():
+        for ids in sequences():
+            hessian.add(ours.head_input(ids[None]).flatten(0, 1))
+    dense = weight(ours.model, database.manifest.units[head].view)
+
+    def error(base: Database) -> float:
+        change = base.load(head, "3").dequantize() - dense
+        return float(((change @ hessian.matrix) * change).sum())
+
+    assert error(database) < error(nearest)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_ends_are_the_same_bytes_after_a_resume(tmp_path: Path, architecture: str) -> None:
+    database = build(tmp_path / "whole", architecture, ends=True)
+    whole = content(tmp_path / "whole")
+    for name in ends(database):
+        other = tmp_path / name
+        shutil.copytree(tmp_path / "whole", other)
+        (other / database.manifest.units[name].file).unlink()
+        build(other, architecture, ends=True)
+        assert content(other) == whole
 
 
 def test_first_block_equals_a_direct_call(tmp_path: Path) -> None:

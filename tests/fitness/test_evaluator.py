@@ -14,6 +14,7 @@ from evopress.fitness.divergence import KL, Perplexity
 from evopress.fitness.evaluator import Evaluator
 from evopress.fitness.tokens import Piece, Tokens
 from evopress.models import Runner, describe
+from evopress.models.ends import with_ends
 from evopress.profile import Profile
 from evopress.testing import ARCHITECTURES, pico_model
 
@@ -38,7 +39,7 @@ def make() -> Iterator[Make]:
 
     def build(architecture: str = "llama", **options: object) -> Evaluator:
         model = pico_model(architecture)
-        mapped = describe(model)
+        mapped = with_ends(model, describe(model)) if options.pop("ends", False) else describe(model)
         dense = {linear.name: model.get_parameter(linear.view.parameter).data for linear in mapped.linears}
         assembly = Assembly(weight_slots(model, mapped, lambda unit, level, dtype: shaken(unit, level, dtype, dense)))
         open_assemblies.append(assembly)
@@ -76,9 +77,10 @@ def all_pieces(evaluator: Evaluator) -> list[Piece]:
     return [Piece(i, len(sequence)) for i, sequence in enumerate(evaluator.text.sequences)]
 
 
+@pytest.mark.parametrize("ends", [False, True], ids=["linears", "embedding and head too"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_scores_equal_a_loop_over_the_stock_model(make: Make, architecture: str) -> None:
-    evaluator = make(architecture)
+def test_scores_equal_a_loop_over_the_stock_model(make: Make, architecture: str, ends: bool) -> None:
+    evaluator = make(architecture, ends=ends)
     profile = profiles(evaluator, 1)[0]
     scores = evaluator.evaluate([None, profile], all_pieces(evaluator))
 
@@ -104,6 +106,20 @@ def test_sharing_prefixes_gives_the_same_bits_for_fewer_passes(make: Make, archi
     ours, theirs = (e.evaluate(candidates, all_pieces(e)) for e in (shared, alone))
     assert torch.equal(ours.sums, theirs.sums)
     assert shared.work.passes < alone.work.passes == alone.work.passes_without_sharing
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"], ids=["own head", "tied head"])
+def test_ends_are_switched_for_each_candidate(make: Make, architecture: str) -> None:
+    """Each candidate alone, the dense model among them, has the score that it has in company."""
+    evaluator = make(architecture, ends=True)
+    parent = dict(profiles(evaluator, 1)[0].items())
+    ends = [linear.name for linear in evaluator.runner.map.linears if not 0 <= linear.block < 3]
+    assert len(ends) == (2 if architecture == "llama" else 1)
+    candidates = [None, *(Profile.of({**parent, end: level}) for end in ends for level in "234"), None]
+    together = evaluator.evaluate(candidates, all_pieces(evaluator)).sums
+    alone = [make(architecture, ends=True).evaluate([one], all_pieces(evaluator)).sums[0] for one in candidates]
+    assert torch.equal(together, torch.stack(alone))
+    assert len({float(sums[0].sum()) for sums in together}) == 2 + 2 * len(ends)  # dense, parent, two others an end
 
 
 def test_a_call_draws_a_fresh_minibatch_and_continues_after_a_resume(make: Make) -> None:

@@ -19,6 +19,7 @@ from evopress.fitness.evaluator import Evaluator
 from evopress.fitness.sensitivity import Sensitivity, measure_sensitivity
 from evopress.fitness.tokens import Tokens
 from evopress.models import Runner, describe
+from evopress.models.ends import with_ends
 from evopress.profile import Profile
 from evopress.testing import ARCHITECTURES, pico_model
 
@@ -34,7 +35,8 @@ Load = Callable[[str, str, torch.dtype], Tensor]
 
 def shaken(model: Any) -> Load:
     """Fake levels: the dense weights with noise that depends on unit and level."""
-    dense = {linear.name: model.get_parameter(linear.view.parameter).data for linear in describe(model).linears}
+    mapped = with_ends(model, describe(model))
+    dense = {linear.name: model.get_parameter(linear.view.parameter).data for linear in mapped.linears}
 
     def load(unit: str, level: str, dtype: torch.dtype) -> Tensor:
         noise = torch.Generator().manual_seed(sum(map(ord, unit)) * 10 + int(level))
@@ -44,9 +46,9 @@ def shaken(model: Any) -> Load:
     return load
 
 
-def make(architecture: str, load: Load | None = None, batch_tokens: int = 36) -> Evaluator:
+def make(architecture: str, load: Load | None = None, batch_tokens: int = 36, ends: bool = False) -> Evaluator:
     model = pico_model(architecture)
-    mapped = describe(model)
+    mapped = with_ends(model, describe(model)) if ends else describe(model)
     rng = torch.Generator().manual_seed(0)
     text = Tokens.of([torch.randint(0, 96, (12,), generator=rng) for _ in range(9)], "noise")
     assembly = Assembly(weight_slots(model, mapped, load or shaken(model)))
@@ -114,7 +116,10 @@ class Reference:
         labels = (q.exp().cumsum(-1) <= draws.double()).sum(-1)
         (delta,) = torch.autograd.grad(-q[torch.arange(TOKENS), labels].sum(), seen["output"])
         change = self.change(name, level)
-        moved = seen["input"] @ (change if self.transposed(name) else change.T)
+        if not seen["input"].is_floating_point():
+            moved = change[seen["input"]]
+        else:
+            moved = seen["input"] @ (change if self.transposed(name) else change.T)
         return float((delta * moved).sum(-1).square().mean() / 2)
 
     def transposed(self, name: str) -> bool:
@@ -129,6 +134,29 @@ def test_slopes_are_central_differences_of_the_kl(architecture: str) -> None:
     for name in [linear.name for linear in evaluator.runner.map.linears][::3]:
         for level in LEVELS:
             assert found.slope[name][level] == pytest.approx(reference.slope(name, level, step), rel=2e-3, abs=2e-6)
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "gemma2"])
+def test_slopes_of_embedding_and_head_are_central_differences_too(architecture: str) -> None:
+    """Not on Gemma 2, where logits move along its soft cap: we take how far they move, not how fast they start."""
+    evaluator = make(architecture, ends=True)
+    found, reference = measure(evaluator), Reference(evaluator)
+    ends = [linear.name for linear in evaluator.runner.map.linears if not 0 <= linear.block < 3]
+    assert ends
+    for name in ends:
+        for level in LEVELS:
+            expected = reference.slope(name, level, 1e-6 if architecture == "opt" else 0.01)
+            assert found.slope[name][level] == pytest.approx(expected, rel=2e-3, abs=2e-6)
+            assert (found.curvature[name][level] > 0) == (level != found.profile[name])
+
+
+@pytest.mark.parametrize("unit", ["model.embed_tokens", "lm_head"])
+def test_curvatures_of_embedding_and_head_are_those_of_autograd(unit: str) -> None:
+    evaluator = make("llama", ends=True)
+    found, reference = measure(evaluator, seed=3), Reference(evaluator, seed=3)
+    for level in LEVELS:
+        expected = reference.curvature(unit, level)
+        assert found.curvature[unit][level] == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.parametrize("architecture", WITH_TRAITS)

@@ -213,7 +213,9 @@ def test_slots_apply_levels(granularity, names, mask):
     before = logits(model, ids)
     slots = bypass_slots(model, sublayers, granularity)
     assert [[slot.name for slot in block] for block in slots] == [
-        [n.format(block) for n in names] for block in range(3)
+        *([n.format(block) for n in names] for block in range(3)),
+        [],
+        [],
     ]
     [(name, positions)] = mask.items()
     [slot] = [slot for block in slots for slot in block if slot.name == name]
@@ -229,7 +231,7 @@ def test_slots_of_pairs_lie_in_both_blocks():
     sublayers = find_sublayers(model, describe(model))
     slots = bypass_slots(model, sublayers, "pair")
     names = [f"model.layers.{blocks}.attn+mlp" for blocks in ("0-1", "0-1", "2-3", "2-3", "4")]
-    assert [[slot.name for slot in block] for block in slots] == [[name] for name in names]
+    assert [[slot.name for slot in block] for block in slots] == [*([name] for name in names), [], []]
     ids = random_ids(1, 5)
     with dropped(model, sublayers[4:8]):
         expected = logits(model, ids)

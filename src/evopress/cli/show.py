@@ -231,32 +231,36 @@ SYMBOLS = {"drop": "x", "keep": "-"}
 
 
 def picture(levels: dict[str, str]) -> Text:
-    """One row for each role, one column for each block, the level in the cell; colder colors keep more."""
+    """One row for each role, one column for each block, the level in the cell; colder colors keep more.
+
+    Embedding and head, where they have levels, are rows of one cell.
+    """
     known = sorted(set(levels.values()), key=lambda level: (len(level), level))
-    roles: dict[str, dict[int, str]] = {}
+    roles: dict[str, dict[int | None, str]] = {}
     for name, level in levels.items():
         block, role = place(name)
         roles.setdefault(role, {})[block] = level
-    blocks = sorted({block for row in roles.values() for block in row})
-    width = max(len(role) for role in roles)
+    blocks = sorted({block for row in roles.values() for block in row if block is not None})
+    width = max(map(len, roles))
     cell = max(len(SYMBOLS.get(level, level)) for level in known)
     text = Text(f"{'level by block':<{width}}  {blocks[0]} to {blocks[-1]}\n", style="dim")
     for role, row in roles.items():
         text.append(f"{role:<{width}}  ", style="default")
-        for block in blocks:
-            level = row.get(block, "")
+        for level in row.values() if None in row else [row.get(block, "") for block in blocks]:
             style = f"bold {COLORS[min(known.index(level), len(COLORS) - 1)]}" if level else ""
             text.append(f"{SYMBOLS.get(level, level) or '.':>{cell}} ", style=style)
         text.append("\n")
     return text
 
 
-def place(unit: str) -> tuple[int, str]:
-    """(first block, role) of a unit from its name.
+def place(unit: str) -> tuple[int | None, str]:
+    """(first block, role) of a unit from its name; no block for embedding and head.
 
-    >>> place("model.layers.3.self_attn.q_proj"), place("model.layers.4-5.attn+mlp")
-    ((3, 'self_attn.q_proj'), (4, 'attn+mlp'))
+    >>> place("model.layers.3.self_attn.q_proj"), place("model.layers.4-5.attn+mlp"), place("lm_head")
+    ((3, 'self_attn.q_proj'), (4, 'attn+mlp'), (None, 'lm_head'))
     """
     parts = unit.split(".")
-    at = next(i for i, part in enumerate(parts) if part.partition("-")[0].isdigit())
+    at = next((i for i, part in enumerate(parts) if part.partition("-")[0].isdigit()), None)
+    if at is None:
+        return None, parts[-1]
     return int(parts[at].partition("-")[0]), ".".join(parts[at + 1 :])

@@ -3,7 +3,8 @@
 For each block: one pass of the calibration activations with taps on its linears (shared Hessians), one stacked sweep
 for each input group, one file for each unit, and one more pass through the compressed block when later blocks shall
 see compressed activations. Live are one block's Hessians and levels and the calibration activations. The cost is
-one or two forward passes of the calibration text, the Hessians (about one more), and the sweeps.
+one or two forward passes of the calibration text, the Hessians (about one more), and the sweeps. Embedding and head,
+where they are units, come before and after the blocks.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from evopress.assemble import Assembly, weight_slots
+from evopress.assemble import EMBEDDING, Assembly, weight_slots
 from evopress.compress.hessian import Hessian
 from evopress.database.manifest import (
     Manifest,
@@ -30,6 +31,7 @@ from evopress.files import replacing, require_disk, sha256
 from evopress.models.batches import batches
 from evopress.models.capture import collect_inputs
 from evopress.models.describe import Linear, ModelMap
+from evopress.models.ends import head_unit
 from evopress.models.runner import Contexts, Runner
 from evopress.models.weights import weight
 
@@ -61,12 +63,14 @@ def build_database(
         return Database(directory)
     builder = _Builder(directory, runner, method, manifest)
     steps = runner.map.n_blocks
+    builder.embedding()
     activations = [runner.begin(ids) for ids in batches(sequences, batch_tokens)] if method.needs_text else []
     contexts = [context for _, context in activations]
     hidden = [state for state, _ in activations]
     for block in range(steps):
         progress(block, steps, f"block {block}")
         hidden = builder.block(block, hidden, contexts)
+    builder.head(hidden)
     progress(steps, steps, "done")
     return Database(directory)
 
@@ -97,6 +101,28 @@ class _Builder:
     def __init__(self, directory: Path, runner: Runner, method: Method, manifest: Manifest) -> None:
         self.directory, self.runner, self.method, self.manifest = directory, runner, method, manifest
 
+    @property
+    def _head(self) -> Linear | None:
+        """The weight of the head, if it is a unit that is still missing."""
+        unit = head_unit(self.runner.model, self.runner.map)
+        return None if unit is None or unit.name in self.manifest.units else unit
+
+    def embedding(self) -> None:
+        """Make the embedding, whose inputs are no vectors: without Hessian. A head's weight is left to `head`."""
+        for unit in self.runner.map.of_block(EMBEDDING):
+            if unit.name not in self.manifest.units and unit != self._head:
+                self._compress([unit], None)
+
+    def head(self, hidden: list[torch.Tensor]) -> None:
+        """Make the head from the last block's outputs."""
+        unit = self._head
+        if unit is None:
+            return
+        hessian = Hessian(unit.view.shape[1], self.runner.device)
+        for state in hidden:
+            hessian.add(self.runner.finish(state).flatten(0, 1))
+        self._compress([unit], hessian.matrix if self.method.needs_text else None)
+
     def block(self, block: int, hidden: list[torch.Tensor], contexts: list[Contexts]) -> list[torch.Tensor]:
         """Make the missing units of one block; returns the activations that the next block sees."""
         linears = list(self.runner.map.of_block(block))
@@ -117,7 +143,7 @@ class _Builder:
             hessians, dense_out = self._measure(block, wanted, hidden, contexts)
             for group, members in wanted.items():
                 self._compress(members, hessians.pop(group))
-        if block == self.runner.map.n_blocks - 1:
+        if block == self.runner.map.n_blocks - 1 and self._head is None:
             return []
         if self.method.propagate == "dense":
             return dense_out or self._forward(block, hidden, contexts)

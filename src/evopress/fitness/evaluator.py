@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from evopress.assemble import Assembly, Choice
+from evopress.assemble import EMBEDDING, HEAD, Assembly, Choice
 from evopress.fitness.divergence import Measure
 from evopress.fitness.teacher import Teacher
 from evopress.fitness.tokens import Piece, Tokens
@@ -30,6 +30,9 @@ HEAD_BYTES = 100_000_000
 """Size of one chunk of fp32 logits. Three are live at once; smaller ones re-read the head's weights too often."""
 
 Progress = Callable[[int, int], None]
+
+Student = tuple[Tensor, Choice | None]
+"""A candidate's head inputs (batch, length, hidden), or some of their rows, and the choice of its head."""
 
 
 def _silent(done: int, total: int) -> None:
@@ -108,7 +111,7 @@ class Evaluator:
                 self.require_teacher(members)
                 teacher = torch.cat([self.teacher.hidden(piece.sequence, piece.length) for piece in members])
                 compressed = iter(self._students(candidates, ids) if candidates else ())
-                students = [teacher if profile is None else next(compressed) for profile in profiles]
+                students = [(teacher, None) if profile is None else next(compressed) for profile in profiles]
                 sums[:, :, group], counts[:, group] = self._compare(teacher, students, ids)
         progress(len(groups), len(groups))
         self.work.tokens += len(profiles) * sum(piece.length for piece in pieces)
@@ -126,11 +129,16 @@ class Evaluator:
             self.assembly.restore()
             self.teacher.compute(positions)
 
-    def _students(self, candidates: Sequence[Sequence[Choice]], ids: Tensor) -> list[Tensor]:
-        """Head inputs (batch, length, hidden) of every candidate, by walking the tree of their choices."""
-        hidden, contexts = self.runner.begin(ids)
-        nodes: list[Tensor] = [hidden]
-        at = [0] * len(candidates)
+    def _students(self, candidates: Sequence[Sequence[Choice]], ids: Tensor) -> list[Student]:
+        """Every candidate's answer, by walking the tree of their choices from the embedding to the last block."""
+        embeddings = list(dict.fromkeys(candidate[EMBEDDING] for candidate in candidates))
+        roots = []
+        for choice in embeddings:
+            self.assembly.use(EMBEDDING, choice)
+            roots.append(self.runner.begin(ids))
+        nodes = [hidden for hidden, _ in roots]
+        contexts = [context for _, context in roots]
+        at = [embeddings.index(candidate[EMBEDDING]) for candidate in candidates]
         for block in range(self.runner.map.n_blocks):
             edges = [(node, candidate[block]) for node, candidate in zip(at, candidates, strict=True)]
             keys = list(edges) if self.share else [(i, *edge) for i, edge in enumerate(edges)]
@@ -141,37 +149,41 @@ class Evaluator:
             for key in order:
                 node, choice = edges[first[key]]
                 self.assembly.use(block, choice)
-                following.append(self.runner.block(block, nodes[node], contexts))
+                following.append(self.runner.block(block, nodes[node], contexts[node]))
+            contexts = [contexts[edges[first[key]][0]] for key in order]
             nodes, at = following, [number[key] for key in keys]
             self.work.passes += len(nodes)
             self.work.passes_without_sharing += len(candidates)
         finished = [self.runner.finish(node) for node in nodes]
-        return [finished[node] for node in at]
+        return [(finished[node], candidate[HEAD]) for node, candidate in zip(at, candidates, strict=True)]
 
-    def _compare(self, teacher: Tensor, students: list[Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
+    def _compare(self, teacher: Tensor, students: Sequence[Student], ids: Tensor) -> tuple[Tensor, Tensor]:
         """Summed losses (profiles, measures, pieces) and counted tokens (measures, pieces) of one batch."""
         batch, length = ids.shape
         targets = torch.full_like(ids, -1)
         targets[:, :-1] = ids[:, 1:]
         targets = targets.reshape(-1)
-        flat = [student.reshape(batch * length, -1) for student in students]
+        flat = [(hidden.reshape(batch * length, -1), head) for hidden, head in students]
         losses = torch.empty(len(students), len(self.measures), batch * length)
         for chunk in self.head_chunks(batch * length):
-            losses[:, :, chunk] = self._losses(teacher[chunk], [student[chunk] for student in flat], targets[chunk])
+            part = [(hidden[chunk], head) for hidden, head in flat]
+            losses[:, :, chunk] = self._losses(teacher[chunk], part, targets[chunk])
         counted = torch.stack([measure.counted(targets) for measure in self.measures]).cpu()
         losses = torch.where(counted, losses, 0.0).double().reshape(len(students), len(self.measures), batch, length)
         return losses.sum(-1), counted.reshape(-1, batch, length).sum(-1).double()
 
-    def _losses(self, teacher: Tensor, students: list[Tensor], targets: Tensor) -> Tensor:
+    def _losses(self, teacher: Tensor, students: Sequence[Student], targets: Tensor) -> Tensor:
         """Losses (profiles, measures, tokens) of one chunk of head inputs (tokens, hidden)."""
+        self.assembly.use(HEAD)
         logits = self.runner.logits(teacher)
         shared = [measure.prepare(logits, targets) for measure in self.measures]
-        known: dict[int, Tensor] = {}
+        known: dict[tuple[int, Choice | None], Tensor] = {}
         rows = []
-        for student in students:
-            key = student.data_ptr()
+        for hidden, head in students:
+            key = (hidden.data_ptr(), head)
             if key not in known:
-                known[key] = self._candidate(shared, student)
+                self.assembly.use(HEAD, head)
+                known[key] = self._candidate(shared, hidden)
             rows.append(known[key])
         return torch.stack(rows)
 

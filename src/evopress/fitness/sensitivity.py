@@ -8,8 +8,9 @@ summed -log q(y_t), y_t drawn from the student's own distribution q:
     curvature = mean over t of (delta'_t . dW x_t)^2 / 2
 
 The curvature is the Gauss-Newton (Fisher) term of the Hessian, positions taken as independent; it is what is left of
-the second order where the student is near the teacher. Effects of several units add up only roughly, so the numbers
-choose where a search starts; they do not replace it.
+the second order where the student is near the teacher. For an embedding, dW x_t is how the first block's input moves;
+for a head, how the logits do. Effects of several units add up only roughly, so the numbers choose where a search
+starts; they do not replace it.
 
 Cost: one pass of the teacher and one of the parent, then, from the last block to the first, one more pass of each
 block, two backward passes to its outputs, and one product dW x for each other level. Memory: the inputs of all blocks,
@@ -27,7 +28,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from evopress.assemble import EMBEDDING, HEAD, Choice
 from evopress.fitness.evaluator import Evaluator, Progress
+from evopress.fitness.sensitivity_ends import Ends, moments, others
 from evopress.fitness.tokens import Piece
 from evopress.models.batches import batch_indices
 from evopress.models.capture import collect_inputs, collect_outputs
@@ -89,30 +92,35 @@ def measure_sensitivity(
     """
     pieces = evaluator.text.minibatch(tokens, random.Random(f"{seed}/sensitivity"))
     choices = evaluator.assembly.choices(profile)
-    blocks, way_back = len(choices), 3 + max(map(len, levels.values()))  # in units of a block on the way there
+    blocks = evaluator.runner.map.n_blocks
+    way_back = 3 + max(map(len, levels.values()))  # in units of a block on the way there
     total = blocks * (1 + way_back)
     evaluator.require_teacher(pieces)
+    evaluator.assembly.use(EMBEDDING, choices[EMBEDDING])
     batches = _begin(evaluator, pieces)
-    for block, choice in enumerate(choices):
+    for block in range(blocks):
         progress(block, total)
-        evaluator.assembly.use(block, choice)
+        evaluator.assembly.use(block, choices[block])
         for batch in batches:
             batch.forward(evaluator, block)
     generator = torch.Generator().manual_seed(seed)
+    sums = {unit: {level: torch.zeros(2, dtype=torch.float64) for level in levels[unit]} for unit in profile.names}
+    ends = Ends(evaluator, profile, sums)
     for batch in batches:
-        batch.differentiate_head(evaluator, generator)
-    sums: dict[str, dict[str, tuple[float, float]]] = {}
+        batch.differentiate_head(evaluator, ends, choices[HEAD], generator)
     for block in reversed(range(blocks)):
         progress(blocks + (blocks - 1 - block) * way_back, total)
         evaluator.assembly.use(block, choices[block])
         captured = [batch.backward(evaluator, block) for batch in batches]
         for linear in evaluator.runner.map.of_block(block):
             signals = [signal.pop(linear.name) for signal in captured]
-            sums[linear.name] = _expand(evaluator, linear, profile[linear.name], levels[linear.name], signals)
+            _expand(evaluator, linear, profile[linear.name], sums[linear.name], signals)
+    for batch in batches:
+        ends.add_embedding(batch.ids, batch.kl, batch.nll)
     progress(total, total)
-    slope = {unit: {level: first / tokens for level, (first, _) in sums[unit].items()} for unit in profile.names}
+    slope = {unit: {level: float(both[0]) / tokens for level, both in own.items()} for unit, own in sums.items()}
     curvature = {
-        unit: {level: second / (2 * tokens) for level, (_, second) in sums[unit].items()} for unit in profile.names
+        unit: {level: float(both[1]) / (2 * tokens) for level, both in own.items()} for unit, own in sums.items()
     }
     return Sensitivity(profile, tokens, slope, curvature)
 
@@ -128,13 +136,14 @@ class _Signal:
 
 @dataclass
 class _Batch:
-    """Sequences of one length on their way through the blocks and back.
+    """Sequences of one length, `ids` (batch, length), on their way through the blocks and back.
 
     `hidden` is the state between blocks, `inputs` the inputs of the blocks passed so far; on the way back `kl` and
     `nll` are the gradients of the two summed losses with respect to the state, all (batch, length, width).
     """
 
     pieces: list[Piece]
+    ids: Tensor
     hidden: Tensor
     contexts: Contexts
     inputs: list[Tensor] = field(default_factory=list)
@@ -146,7 +155,7 @@ class _Batch:
         self.inputs.append(self.hidden)
         self.hidden = evaluator.runner.block(block, self.hidden, self.contexts)
 
-    def differentiate_head(self, evaluator: Evaluator, generator: torch.Generator) -> None:
+    def differentiate_head(self, evaluator: Evaluator, ends: Ends, head: Choice, generator: torch.Generator) -> None:
         """From the last block's output to the gradients with respect to it."""
         last = self.hidden.detach().requires_grad_()
         head_input = evaluator.runner.finish(last)
@@ -154,7 +163,11 @@ class _Batch:
         teacher = torch.cat([evaluator.teacher.hidden(piece.sequence, piece.length) for piece in self.pieces])
         kl, nll = torch.empty_like(flat), torch.empty_like(flat)
         for chunk in evaluator.head_chunks(len(flat)):
-            kl[chunk], nll[chunk] = _head_gradients(evaluator, teacher[chunk], flat[chunk], generator)
+            evaluator.assembly.use(HEAD)
+            with torch.no_grad():
+                expected = evaluator.runner.logits(teacher[chunk]).softmax(-1)
+            evaluator.assembly.use(HEAD, head)
+            kl[chunk], nll[chunk] = _head_gradients(evaluator, expected, flat[chunk], ends, generator)
         self.kl, self.nll = _pull_back(
             head_input, [get_gradient_edge(last)], kl.view_as(head_input), nll.view_as(head_input)
         )[0]
@@ -188,22 +201,28 @@ def _begin(evaluator: Evaluator, pieces: Sequence[Piece]) -> list[_Batch]:
     for group in batch_indices([piece.length for piece in pieces], evaluator.batch_tokens):
         members = [pieces[position] for position in group]
         ids = torch.stack([evaluator.text.sequences[piece.sequence][: piece.length] for piece in members])
-        batches.append(_Batch(members, *evaluator.runner.begin(ids.to(evaluator.runner.device))))
+        ids = ids.to(evaluator.runner.device)
+        batches.append(_Batch(members, ids, *evaluator.runner.begin(ids)))
     return batches
 
 
 def _head_gradients(
-    evaluator: Evaluator, teacher: Tensor, student: Tensor, generator: torch.Generator
+    evaluator: Evaluator, expected: Tensor, student: Tensor, ends: Ends, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of both losses with respect to head inputs (tokens, width); to logits they are q - p and q - 1_y."""
+    """Gradients of both losses with respect to head inputs (tokens, width); to logits they are q - p and q - 1_y.
+
+    `expected` is p, the teacher's distribution (tokens, vocabulary).
+    """
     student = student.detach().requires_grad_()
     logits = evaluator.runner.logits(student)
     with torch.no_grad():
         q = logits.softmax(-1)
-        toward_teacher = evaluator.runner.logits(teacher).softmax(-1).neg_().add_(q)
+        toward_teacher = expected.neg_().add_(q)
         labels = _draw(q, generator)
         toward_labels = q.scatter_add_(-1, labels[:, None], q.new_full((len(q), 1), -1.0))
-    return _pull_back(logits, [get_gradient_edge(student)], toward_teacher, toward_labels)[0]
+    gradients = _pull_back(logits, [get_gradient_edge(student)], toward_teacher, toward_labels)[0]
+    ends.add_head(student.detach(), toward_teacher, toward_labels)
+    return gradients
 
 
 def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
@@ -225,20 +244,12 @@ def _rows(gradient: Tensor) -> Tensor:
 
 
 def _expand(
-    evaluator: Evaluator, linear: Linear, own: str, levels: Sequence[str], signals: Sequence[_Signal]
-) -> dict[str, tuple[float, float]]:
-    """level -> (sum of delta . dW x, sum of (delta' . dW x)^2) over all tokens."""
+    evaluator: Evaluator, linear: Linear, own: str, sums: Mapping[str, Tensor], signals: Sequence[_Signal]
+) -> None:
+    """Add to level -> (sum of delta . dW x, sum of (delta' . dW x)^2) over all tokens."""
     parent = evaluator.assembly.tensor(linear.name, own)
-    sums = dict.fromkeys(levels, (0.0, 0.0))
-    for level in levels:
-        if level == own:
-            continue
+    for level in others(sums, own):
         change = evaluator.assembly.tensor(linear.name, level) - parent
         change = change if linear.view.transposed else change.T
-        first, second = torch.zeros(2, dtype=torch.float64, device=change.device)
         for signal in signals:
-            moved = (signal.input @ change).float()
-            first += (moved * signal.kl).sum(-1).double().sum()
-            second += (moved * signal.nll).sum(-1).double().square().sum()
-        sums[level] = (float(first), float(second))
-    return sums
+            sums[level].add_(moments((signal.input @ change).float(), signal.kl, signal.nll))
