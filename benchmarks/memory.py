@@ -1,6 +1,9 @@
 """What models of 0.1B, 8B and 70B need, from the formulas that the program checks before it starts.
 
-python benchmarks/memory.py
+On a CPU, in the dtype of its safetensors files, the model's part is pages of these files that the system may drop and
+read again: a build needs the other parts, which are those of one block (tests/database/test_memory.py).
+
+    python benchmarks/memory.py
 """
 
 from __future__ import annotations
