@@ -206,7 +206,7 @@ class Workspace:
         """
         needs = search_memory(self.shapes, text.total, candidates, self.batch_tokens, HEAD_BYTES) | dict(more or {})
         del needs["model"]
-        require_memory(needs, available_memory(), "the search")
+        require_memory(needs, available_memory(), f"scoring {candidates} profiles")
         free = (available_memory() - sum(needs.values())) // 2
         with Assembly(self.application.slots(self._loader(free))) as assembly:
             yield Evaluator(
