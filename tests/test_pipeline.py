@@ -103,6 +103,26 @@ def test_embedding_and_head_when_asked_for(small: dict[str, Any], architecture: 
         assert evaluator.evaluate_all([run.profile]).scores()[0] == pytest.approx(float(stock), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ({"token_limit": 2000}, "the limit of 2000 tokens was reached"),
+        ({"time": "3s"}, "the limit of 3 s was reached"),
+        ({"patience": 1, "generations": 40}, "1 generations in a row kept their parent"),
+        ({"generations": 2}, "all generations are done"),
+    ],
+)
+def test_what_ends_a_search_is_recorded(small: dict[str, Any], tmp_path: Path, limit: Any, said: str) -> None:
+    options = {key: value for key, value in small.items() if key != "generations"} | {"start": "best"} | limit
+    run = evopress.quantize(out=tmp_path / "run", **options)
+    fitness = read_json(run.directory.profile)["fitness"]
+    assert said in fitness["stopped"]
+    generations = {json.loads(line)["generation"] for line in run.directory.journal.read_text().splitlines()[1:]}
+    assert max(generations) > 1 or "patience" in limit
+    if "token_limit" in limit:
+        assert 2000 - 300 < fitness["tokens"] <= 2000
+
+
 def test_another_configuration_is_refused(small: dict[str, Any], tmp_path: Path) -> None:
     evopress.quantize(out=tmp_path / "run", **small)
     with pytest.raises(RunMismatch, match=r"compression.group_size: 16 -> 8"):

@@ -6,6 +6,7 @@ finished one costs nothing but the evaluation. What a baseline will cost is said
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import statistics
@@ -20,10 +21,10 @@ from evopress.errors import EvopressError
 from evopress.files import write_text
 from evopress.fitness.divergence import make_measure
 from evopress.profile import Profile
-from evopress.records import read_json, read_profile
+from evopress.records import read_json, read_profile, seconds_of
 from evopress.scoring import score_rows
-from evopress.search import Journal, run_search
-from evopress.search.types import BatchResult, Strategy
+from evopress.search import Journal, Limits, Stopper, run_search
+from evopress.search.types import Strategy
 from evopress.strategies import make_strategy, warm_up
 from evopress.workspace import Workspace
 
@@ -109,7 +110,10 @@ def _search(workspace: Workspace, entry: Entry, speed: float | None) -> Found:
     stem.parent.mkdir(exist_ok=True)
     started = time.monotonic()
     strategy, tokens = entry.make()
-    effort, seen = getattr(strategy, "effort", None), _Tokens(workspace, name, tokens)
+    effort = getattr(strategy, "effort", None)
+    limits = config.search.limits if name.partition("/")[0] == "searched" else Limits()
+    stopper = Stopper(limits, tokens=tokens, seconds=time.monotonic() - started)
+    batches = itertools.count(1)
     workspace.observer.note(f"{name}: {effort.text(speed)}" if effort else name)
     header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint, "strategy": name}
     measure = make_measure(workspace.fitness or config.search.fitness)
@@ -118,30 +122,23 @@ def _search(workspace: Workspace, entry: Entry, speed: float | None) -> Found:
         workspace.evaluator(text, (measure,), config.search.offspring) as evaluator,
     ):
         evaluator.seed, evaluator.calls = entry.seed, journal.batches
-        profile = run_search(strategy, evaluator, journal, seen)
-    found = Found(profile, seen.tokens, round(time.monotonic() - started, 1))
+        profile = run_search(
+            strategy,
+            evaluator,
+            journal,
+            lambda result: workspace.observer.progress("compare", done := next(batches), done + 1, name),
+            stopper,
+        )
+    found = Found(profile, stopper.tokens, round(time.monotonic() - started, 1))
     record = {"profile": dict(profile.items()), "tokens": found.tokens, "seconds": found.seconds}
     write_text(stem.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
     return found
 
 
-class _Tokens:
-    """Counts the tokens of one strategy and shows how far it is."""
-
-    def __init__(self, workspace: Workspace, name: str, tokens: int) -> None:
-        self._observer, self._name, self.tokens, self._batches = workspace.observer, name, tokens, 0
-
-    def __call__(self, result: BatchResult) -> None:
-        self._batches += 1
-        self.tokens += len(result.batch.profiles) * result.batch.tokens
-        self._observer.progress("compare", self._batches, self._batches + 1, self._name)
-
-
 def _finished(workspace: Workspace) -> Found:
     """The run's own result."""
     run, tokens = workspace.run, read_json(workspace.run.profile)["fitness"]["tokens"]
-    seconds = read_json(run.timing)["search"] if run.timing.exists() else 0.0
-    return Found(read_profile(run.profile), tokens, seconds)
+    return Found(read_profile(run.profile), tokens, seconds_of(run.timing, "search"))
 
 
 def _evaluate(workspace: Workspace, found: dict[str, Found], data: str | None, tokens: int | None) -> dict[str, Any]:

@@ -89,6 +89,9 @@ class Config(Section):
         return self
 
 
+UNLIMITED = 1_000_000
+"""Generations of a search that a limit of time or tokens ends."""
+
 START_TOKENS = 2048
 """What the paper scores start candidates on."""
 
@@ -131,6 +134,8 @@ def resolve(model: str, *, bits: float | str | None = None, bpw: float | str | N
         _section_of(key, sections, application)[key] = value
     if "method" not in sections["compression"]:
         sections["compression"]["method"] = COMPRESSION[application].model_fields["method"].default
+    if said.keys() & {"time", "token_limit"} and "generations" not in said:
+        sections["search"]["generations"] = UNLIMITED
     available = sections["data"].get("search_tokens", DataSection.model_fields["search_tokens"].default)
     sections["search"].setdefault(
         "start_tokens", min(PRESETS[application][preset].start_tokens or START_TOKENS, available)

@@ -23,14 +23,15 @@ from evopress.profile import Profile
 from evopress.records import (
     read_json,
     read_profile,
+    seconds_of,
     timed,
     write_evaluation,
     write_profile,
 )
 from evopress.run import RunDirectory, locked, require_run_or_empty, start_run
 from evopress.scoring import score_rows
-from evopress.search import Journal, run_search
-from evopress.search.types import BatchResult, Strategy
+from evopress.search import Journal, Stopper, run_search
+from evopress.search.types import Strategy
 from evopress.strategies import make_strategy, warm_up
 from evopress.workspace import Custom, Workspace
 
@@ -145,25 +146,33 @@ def search(workspace: Workspace) -> Profile:
     """Search the space, or go on from the journal, and write profile.json."""
     measure = make_measure(workspace.fitness or workspace.config.search.fitness)
     with timed(workspace.run.timing, "search"):
-        profile, strategy, seen = _search(workspace, measure)
-    if strategy.stopped:
-        workspace.observer.note(strategy.stopped)
-    write_profile(workspace, profile, strategy.score, seen.tokens)
+        profile, strategy, stopper = _search(workspace, measure)
+    stopped = stopper.reason or strategy.stopped or "all generations are done"
+    workspace.observer.note(f"the search ended: {stopped}")
+    write_profile(workspace, profile, strategy.score, stopper.tokens, stopped)
     return profile
 
 
-def _search(workspace: Workspace, measure: Measure) -> tuple[Profile, Strategy, _Seen]:
-    config, text = workspace.config, workspace.splits.search
+def _search(workspace: Workspace, measure: Measure) -> tuple[Profile, Strategy, Stopper]:
+    config, text, started = workspace.config, workspace.splits.search, time.monotonic()
     warmup = warm_up(workspace, config.search.seed)
     strategy = make_strategy(workspace, warmup, config.search.seed)
-    seen = _Seen(workspace, warmup.tokens)
+    before = seconds_of(workspace.run.timing, "search") + time.monotonic() - started
+    stopper = Stopper(config.search.limits, tokens=warmup.tokens, seconds=before)
     header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint}
     with (
         Journal(workspace.run.journal, seed=config.search.seed, fingerprint=header) as journal,
         workspace.evaluator(text, (measure,), config.search.offspring) as evaluator,
     ):
         evaluator.calls = journal.batches
-        return run_search(strategy, evaluator, journal, seen), strategy, seen
+        profile = run_search(
+            strategy,
+            evaluator,
+            journal,
+            lambda result: workspace.observer.batch(result, workspace.space, stopper.tokens),
+            stopper,
+        )
+        return profile, strategy, stopper
 
 
 def evaluate(
@@ -214,14 +223,3 @@ def _read_fitting(workspace: Workspace, path: Path) -> Profile:
     profile = read_profile(path, workspace.application.from_text)
     workspace.space.encode(profile)
     return profile
-
-
-class _Seen:
-    """Counts the tokens of a search, from those that came before it, and passes each batch on to the observer."""
-
-    def __init__(self, workspace: Workspace, tokens: int) -> None:
-        self._workspace, self.tokens = workspace, tokens
-
-    def __call__(self, result: BatchResult) -> None:
-        self.tokens += len(result.batch.profiles) * result.batch.tokens
-        self._workspace.observer.batch(result, self._workspace.space, self.tokens)

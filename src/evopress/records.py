@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
-def write_profile(workspace: Workspace, profile: Profile, score: float, tokens: int) -> None:
-    """Write profile.json and, beside it, the official code's text format."""
+def write_profile(workspace: Workspace, profile: Profile, score: float, tokens: int, stopped: str) -> None:
+    """Write profile.json and, beside it, the official code's text format; `stopped` says what ended the search."""
     config, space = workspace.config, workspace.space
     data = {
         "schema": SCHEMA,
         "profile": dict(profile.items()),
         "budget": config.budget.model_dump() | {"limit": space.budget, "cost": space.cost(profile)},
         **workspace.application.sizes(profile),
-        "fitness": {"name": config.search.fitness, "score": score, "tokens": tokens},
+        "fitness": {"name": config.search.fitness, "score": score, "tokens": tokens, "stopped": stopped},
         "seed": config.search.seed,
         "fingerprints": workspace.fingerprints | {"search": workspace.splits.search.fingerprint},
         "versions": versions(),
@@ -106,8 +106,13 @@ def timed(path: Path, step: str) -> Iterator[None]:
         yield
     finally:
         known = read_json(path) if path.exists() else {}
-        known[step] = round(known.get(step, 0.0) + time.monotonic() - started, 1)
+        known[step] = round(seconds_of(path, step) + time.monotonic() - started, 1)
         write_text(path, json.dumps(known) + "\n")
+
+
+def seconds_of(path: Path, step: str) -> float:
+    """The seconds of `step` in a timing file; 0 when there are none."""
+    return float(read_json(path).get(step, 0.0)) if path.exists() else 0.0
 
 
 def versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evopress.search.presets import ApplicationName, MutationName, StartName
+from evopress.search.stopping import Limits
 from evopress.space import Exchange
 
 if TYPE_CHECKING:
@@ -174,5 +175,24 @@ class SearchSection(Section):
     sensitivity_tokens: int = Field(
         SENSITIVITY_TOKENS, ge=2, description="tokens that the sensitivities are measured on"
     )
+    time: str | None = Field(None, description="end the search in this time, such as 90s, 30m or 1.5h")
+    token_limit: int | None = Field(None, ge=1, description="end the search within this many evaluated tokens")
+    patience: int | None = Field(None, ge=1, description="end it after so many generations in a row without a gain")
     fitness: str = Field("kl", description="kl, topk-kl or perplexity")
     seed: int = Field(0, description="decides every random choice")
+
+    @field_validator("time")
+    @classmethod
+    def _time(cls, time: str | None) -> str | None:
+        if time is not None and not re.fullmatch(r"\d+(\.\d+)?[smh]", time):
+            raise ValueError(f"the time is {time!r}; give a number and s, m or h, such as 30m")
+        return time
+
+    @property
+    def limits(self) -> Limits:
+        """What ends the search before its generations are over."""
+        seconds = None if self.time is None else float(self.time[:-1]) * SECONDS[self.time[-1]]
+        return Limits(self.token_limit, seconds, self.patience)
+
+
+SECONDS = {"s": 1, "m": 60, "h": 3600}

@@ -22,6 +22,7 @@ from evopress.config import Config
 from evopress.files import size
 from evopress.observer import Observer
 from evopress.run import RunDirectory
+from evopress.search.stopping import Limits
 from evopress.search.types import BatchResult
 from evopress.space import SearchSpace
 
@@ -63,7 +64,7 @@ class Screen(Observer):
     def title(self, config: Config, out: Path) -> None:
         """What is about to happen, in one line."""
         self._err.print(f"[bold]evopress[/] {config.model.source} at {budget_text(config)} -> {out}")
-        self._generations = config.search.generations or 0
+        self._generations = 0 if config.search.limits != Limits() else config.search.generations or 0
 
     def note(self, text: str) -> None:
         """One line."""
@@ -147,8 +148,7 @@ class Screen(Observer):
             else f"database: {'none needed' if config.compression.method == 'drop' else 'not begun'}"
         )
         self._out.print(
-            f"search: generation {search['generation']} of {config.search.generations or 'k (n - k) / 1.5'}, "
-            f"{search['batches']} batches"
+            f"search: generation {search['generation']} of {_generations(config)}, {search['batches']} batches"
             if search
             else "search: not begun"
         )
@@ -156,6 +156,13 @@ class Screen(Observer):
             self._out.print(picture(found["profile"]["profile"]))
         self._out.print(scores_table(found["evaluation"]) if found["evaluation"] else "evaluation: not begun")
         self._out.print(f"export: {found['export'] or 'not begun'}")
+
+
+def _generations(config: Config) -> str:
+    limits = config.search.limits
+    if limits.tokens is not None or limits.seconds is not None:
+        return "as many as the limit allows"
+    return str(config.search.generations or "k (n - k) / 1.5")
 
 
 def read_levels(run: RunDirectory) -> dict[str, str]:

@@ -29,6 +29,7 @@ from evopress.search.shortened_llama import ShortenedLlama
 from evopress.search.shortgpt import ShortGPT
 from evopress.search.sliding_window import SlidingWindow
 from evopress.search.stages import Stage, validate_schedule
+from evopress.search.stopping import Limits, Stopper
 from evopress.search.subcloning import WeightSubcloning
 from evopress.search.types import Batch, BatchResult, Evaluate, Strategy
 from evopress.search.uniform import Uniform
@@ -45,6 +46,7 @@ __all__ = [
     "Greedy",
     "Journal",
     "Knapsack",
+    "Limits",
     "Mutation",
     "Owl",
     "Preset",
@@ -52,6 +54,7 @@ __all__ = [
     "ShortenedLlama",
     "SlidingWindow",
     "Stage",
+    "Stopper",
     "Strategy",
     "Uniform",
     "WeightSubcloning",
