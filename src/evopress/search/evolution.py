@@ -11,8 +11,10 @@ from random import Random
 
 from evopress.errors import BudgetError, ConfigError
 from evopress.profile import Profile
+from evopress.search.learner import Evidence, Learner
 from evopress.search.mutation import Indices, Mutation, equal_switches, roles
 from evopress.search.planned import Plan, Planned, ranked
+from evopress.search.preselect import Preselect
 from evopress.search.stages import Stage, validate_schedule
 from evopress.search.starts import default_starts
 from evopress.search.types import Batch
@@ -29,6 +31,8 @@ class Evolution(Planned):
     is taken as it is, several are scored as generation 0 on `start_tokens` tokens (default: the first stage's).
     The first `coarse_generations` move whole roles, whatever `mutate` is: a search over few genes comes first.
     The parent joins the last stage of each generation, as the first of its batch, and stays when nothing beats it.
+    With `preselect` more offspring are drawn than are scored, and it chooses. It and `mutate`, if they are learners,
+    are given every batch as evidence.
     """
 
     def __init__(
@@ -44,11 +48,14 @@ class Evolution(Planned):
         start: Sequence[Profile] | None = None,
         start_candidates: int = 32,
         start_tokens: int | None = None,
+        preselect: Preselect | None = None,
     ) -> None:
         survivors, tokens = [stage.survivors for stage in stages], [stage.tokens for stage in stages]
         self.stages = validate_schedule(offspring, survivors, tokens, generations=generations)
         self.space, self.generations, self.offspring = space, generations, offspring
         self._rng, self._mutate, self._coarse_generations = rng, mutate, coarse_generations
+        self._preselect = preselect
+        self._learners = [part for part in (mutate, preselect) if isinstance(part, Learner)]
         self._start_tokens = start_tokens if start_tokens is not None else self.stages[0].tokens
         self._starts = tuple(dict.fromkeys(default_starts(space, rng, start_candidates) if start is None else start))
         if not self._starts:
@@ -60,38 +67,49 @@ class Evolution(Planned):
     def plan(self) -> Plan:
         """Choose the start, then run generation after generation; the scheme of Algorithm 1."""
         if len(self._starts) > 1:
-            scores = yield Batch(generation=0, stage=0, tokens=self._start_tokens, profiles=self._starts)
+            batch = Batch(generation=0, stage=0, tokens=self._start_tokens, profiles=self._starts)
+            scores = yield batch
             self.choose(self._starts, scores)
+            if self._learners:
+                starts = [self.space.encode(start) for start in self._starts]
+                self._learn(batch, starts[0], starts, scores)
         for generation in range(1, self.generations + 1):
-            candidates = [self.space.decode(child) for child in self._children(generation)]
-            if not candidates:
+            parent = self.space.encode(self.best)
+            children = self._children(generation, parent)
+            if not children:
                 self.stopped = f"generation {generation} found no profile besides its parent in {ATTEMPTS} mutations"
                 return
-            yield from self._select(generation, candidates)
+            yield from self._select(generation, parent, children)
 
-    def _select(self, generation: int, candidates: list[Profile]) -> Plan:
+    def _select(self, generation: int, parent: Indices, children: list[Indices]) -> Plan:
         """Multi-step selection: the parent joins the last stage, by its position in the schedule."""
+        candidates = [(child, self.space.decode(child)) for child in children]
         for number, stage in enumerate(self.stages):
             if number == len(self.stages) - 1:
-                candidates = [self.best, *candidates]
-            scores = yield Batch(generation, number, stage.tokens, tuple(candidates))
+                candidates = [(parent, self.best), *candidates]
+            batch = Batch(generation, number, stage.tokens, tuple(profile for _, profile in candidates))
+            scores = yield batch
+            self._learn(batch, parent, [indices for indices, _ in candidates], scores)
             order = ranked(scores)[: stage.survivors]
             candidates = [candidates[i] for i in order]
-        self.accepted = candidates[0] != self.best
-        self.best, self.score = candidates[0], scores[order[0]]
+        self.accepted = candidates[0][1] != self.best
+        self.best, self.score = candidates[0][1], scores[order[0]]
 
-    def _children(self, generation: int) -> list[Indices]:
+    def _children(self, generation: int, parent: Indices) -> list[Indices]:
         """The offspring of a generation. Whole roles may have nothing left to trade; then the usual moves go on."""
-        coarse = self._distinct_children(roles) if generation <= self._coarse_generations else []
-        return coarse or self._distinct_children(self._mutate)
+        children: list[Indices] = []
+        wanted = self.offspring * (self._preselect.pool if self._preselect else 1)
+        if generation <= self._coarse_generations:
+            children = self._distinct_children(roles, parent, wanted)
+        children = children or self._distinct_children(self._mutate, parent, wanted)
+        return self._preselect.keep(parent, children, self.offspring) if self._preselect else children
 
-    def _distinct_children(self, mutate: Mutation) -> list[Indices]:
-        """Offspring that differ from the parent and from each other; fewer than asked for when no more are found."""
-        parent = self.space.encode(self.best)
+    def _distinct_children(self, mutate: Mutation, parent: Indices, wanted: int) -> list[Indices]:
+        """Offspring that differ from the parent and from each other; fewer than wanted when no more are found."""
         children: list[Indices] = []
         seen = {parent}
         failures = 0
-        while len(children) < self.offspring and failures < ATTEMPTS:
+        while len(children) < wanted and failures < ATTEMPTS:
             child = mutate(self.space, parent, self._rng)
             if child is None or child in seen:
                 failures += 1
@@ -103,3 +121,15 @@ class Evolution(Planned):
             seen.add(child)
             children.append(child)
         return children
+
+    def _learn(self, batch: Batch, parent: Indices, candidates: list[Indices], scores: list[float]) -> None:
+        """Give the learners a batch with its scores and what is selected by them."""
+        final = batch.generation == 0 or batch.stage == len(self.stages) - 1
+        survivors = 1 if final else self.stages[batch.stage].survivors
+        kept = tuple(candidates[i] for i in ranked(scores)[:survivors])
+        for learner in self._learners:
+            learner.learn(
+                Evidence(
+                    batch.generation, batch.stage, batch.tokens, parent, tuple(candidates), tuple(scores), kept, final
+                )
+            )
