@@ -11,8 +11,8 @@ effects of changing one unit at the uniform profile times a lognormal error; the
     PYTHONPATH=src python benchmarks/toy_landscapes.py --units 210 --seeds 5
 
 prints tokens until 25, 50, 75 and 90 % of the gap between the uniform and the best known profile is closed (median of
-the seeds, >: less than half got there), what is closed at half of the generations and at the end, and seconds of CPU
-(the functions' own included), and checks every promise on the way. Predictions cost tokens too.
+the seeds, >: less than half got there), what is closed at half of the tokens and at the end, and seconds of CPU (the
+functions' own included), and checks every promise on the way. All methods have the same tokens; predictions cost some.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evopress.profile import Level, Profile, Unit
-from evopress.search import Evolution, Stage, equal_switches, run_search
+from evopress.search import Evolution, Limits, Race, Stage, Stopper, equal_switches, run_search
 from evopress.search.guided import guided
 from evopress.search.moves import AdaptiveMoves, default_moves
 from evopress.search.preselect import Preselect
@@ -200,6 +200,7 @@ class Method:
     learns: bool = True
     guided: int = 0
     tries: int = 6
+    race: Race | None = None
 
 
 METHODS = {
@@ -209,7 +210,11 @@ METHODS = {
     "preselect": Method(pool=POOL),
     "preselect + moves": Method(pool=POOL, moves=True),
     "preselect + moves + guided": Method(pool=POOL, moves=True, guided=4),
+    "race": Method(race=Race()),
     "start": Method(predicted=True),
+    "start + race": Method(predicted=True, race=Race()),
+    "start + preselect + race": Method(predicted=True, pool=POOL, race=Race()),
+    "start + preselect + moves + race": Method(predicted=True, pool=POOL, moves=True, race=Race()),
     "start + preselect": Method(predicted=True, pool=POOL),
     "start + preselect, never taught": Method(predicted=True, pool=POOL, learns=False),
     "start + preselect + moves": Method(predicted=True, pool=POOL, moves=True),
@@ -229,6 +234,10 @@ class Course:
         """Tokens until that part of the gap was closed; infinite if it never was."""
         return next((t for t, c in zip(self.tokens, self.closed, strict=True) if c >= mark), float("inf"))
 
+    def at(self, tokens: float) -> float:
+        """What was closed within that many tokens."""
+        return [c for t, c in zip(self.tokens, self.closed, strict=True) if t <= tokens][-1]
+
 
 class Untaught(Surrogate):
     """A surrogate that keeps its prior: what learning is worth is the difference."""
@@ -237,7 +246,7 @@ class Untaught(Surrogate):
         """Nothing."""
 
 
-def search_of(toy: Toy, method: Method, predicted: Array, generations: int, seed: int) -> Evolution:
+def search_of(toy: Toy, method: Method, predicted: Array, seed: int) -> Evolution:
     """The search with the method's parts."""
     start = [toy.space.uniform()]
     if method.predicted:
@@ -253,18 +262,19 @@ def search_of(toy: Toy, method: Method, predicted: Array, generations: int, seed
     return Evolution(
         toy.space,
         Random(seed),
-        generations=generations,
+        generations=10_000,
         offspring=OFFSPRING,
         stages=STAGES,
         mutate=AdaptiveMoves(moves) if method.moves else equal_switches,
         start=start,
         start_tokens=STAGES[1].tokens,
         preselect=preselect,
+        race=method.race,
     )
 
 
-def run(toy: Toy, best: float, method: Method, predicted: Array, generations: int, seed: int) -> Course:
-    """One search, watched without noise."""
+def run(toy: Toy, best: float, method: Method, predicted: Array, budget: int, seed: int) -> Course:
+    """One search of `budget` tokens, watched without noise."""
     first = toy.truth(numbers(toy.space.uniform()))
     measured = method.predicted or bool(method.pool and method.prior)
     course, tokens = Course([0], [0.0], 0.0), PREDICTION_TOKENS if measured else 0
@@ -279,16 +289,16 @@ def run(toy: Toy, best: float, method: Method, predicted: Array, generations: in
             course.tokens.append(tokens)
             course.closed.append((first - toy.truth(numbers(seen.best))) / (first - best))
 
-    search = search_of(toy, method, predicted, generations, seed)
+    search, stopper = search_of(toy, method, predicted, seed), Stopper(Limits(tokens=budget), tokens=tokens)
     started = time.process_time()
-    run_search(search, toy.evaluator(seed), on_batch=watch)
+    run_search(search, toy.evaluator(seed), on_batch=watch, stopper=stopper)
     course.seconds = time.process_time() - started
     assert not search.stopped
     assert max(course.closed) <= 1 + 1e-3, f"{max(course.closed)} of the gap closed: the best known is none"
     return course
 
 
-def table(courses: dict[str, list[Course]]) -> str:
+def table(courses: dict[str, list[Course]], budget: int) -> str:
     """Medians over the seeds as Markdown; tokens in thousands."""
     lines = [
         "| method | "
@@ -299,14 +309,15 @@ def table(courses: dict[str, list[Course]]) -> str:
     for name, own in courses.items():
         marks = [statistics.median_high(course.until(mark) for course in own) for mark in MARKS]
         cells = [f"{mark / 1000:.0f}" if mark < float("inf") else ">" for mark in marks]
-        half, end = (statistics.median(c.closed[at] for c in own) for at in (len(own[0].closed) // 2, -1))
+        half, end = (statistics.median(c.at(tokens) for c in own) for tokens in (budget / 2, budget))
         spread = max(c.closed[-1] for c in own) - min(c.closed[-1] for c in own)
         cells += [f"{half:.1%}", f"{end:.1%} ± {spread / 2:.1%}", f"{statistics.mean(c.seconds for c in own):.1f}"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-GENERATIONS = {210: 30, 2100: 10, 20064: 3}
+GENERATION = OFFSPRING * 256 + 8 * 1024 + 3 * 4096
+TOKENS = {210: 30 * GENERATION, 2100: 10 * GENERATION, 20064: 3 * GENERATION}
 SEEDS = {210: 3, 2100: 1, 20064: 1}
 
 
@@ -315,7 +326,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--units", type=int, nargs="+", default=list(SHAPES), choices=list(SHAPES), metavar="N")
     parser.add_argument("--seeds", type=int, help="default: 3, 1 and 1")
-    parser.add_argument("--generations", type=int, help="default: 30, 10 and 3 for the three sizes")
+    parser.add_argument("--tokens", type=int, help="default: 30, 10 and 3 full generations for the three sizes")
     parser.add_argument("--correlation", type=float, nargs="+", default=[0.75])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     options = parser.parse_args()
@@ -327,12 +338,12 @@ def main() -> None:
                 for seed in range(seeds):
                     toy = make_toy(units, interacting, seed)
                     best, predicted = best_known(toy), predictions(toy, correlation, seed)
+                    budget = options.tokens or TOKENS[units]
                     for name in options.methods:
-                        generations = options.generations or GENERATIONS[units]
-                        courses[name].append(run(toy, best, METHODS[name], predicted, generations, seed))
+                        courses[name].append(run(toy, best, METHODS[name], predicted, budget, seed))
                 kind = "interacting" if interacting else "linear"
                 print(f"\n{kind}, {units} units, predictions correlate {correlation}, {seeds} seeds\n")
-                print(table(courses), flush=True)
+                print(table(courses, budget), flush=True)
 
 
 if __name__ == "__main__":

@@ -103,6 +103,27 @@ def test_embedding_and_head_when_asked_for(small: dict[str, Any], architecture: 
         assert evaluator.evaluate_all([run.profile]).scores()[0] == pytest.approx(float(stock), rel=1e-4)
 
 
+@pytest.mark.parametrize("start", ["sensitivity", "best"])
+def test_race_preselection_and_adaptive_moves_give_the_same_journal_after_a_resume(
+    small: dict[str, Any], tmp_path: Path, start: str
+) -> None:
+    options = small | {"race": True, "preselect": 4, "mutation": "adaptive", "start": start, "sensitivity_tokens": 64}
+
+    def go(name: str) -> bytes:
+        run = evopress.quantize(out=tmp_path / name, **options)
+        assert run.evaluation["profiles"]["searched"]["bits"] <= 3
+        return run.directory.journal.read_bytes()
+
+    whole = go("run")
+    assert whole != evopress.quantize(out=tmp_path / "plain", **small).directory.journal.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for kept in range(1, len(lines), 6):
+        (tmp_path / "run" / "journal.jsonl").write_bytes(b"".join(lines[:kept]))
+        for name in ("profile.json", "evaluation.json"):
+            (tmp_path / "run" / name).unlink()
+        assert go("run") == whole
+
+
 @pytest.mark.parametrize(
     ("limit", "said"),
     [

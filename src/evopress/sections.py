@@ -161,9 +161,13 @@ class SearchSection(Section):
     offspring: int = Field(ge=1, description="candidates in a generation")
     survivors: tuple[int, ...] = Field(description="how many each stage keeps, the last 1, such as 8,2,1")
     tokens_per_stage: tuple[int, ...] = Field(description="tokens each stage scores on, such as 256,1024,4096")
-    mutation: MutationName = Field(description="equal: the paper's; free, bands, roles, mixed: see the docs")
+    mutation: MutationName = Field(description="equal: the paper's; free, bands, roles, mixed, adaptive: see the docs")
     coarse_generations: int = Field(0, ge=0, description="generations at the start that move whole roles")
     band_share: float = Field(0.5, ge=0, le=1, description="share of band moves in the mutation 'mixed'")
+    preselect: int = Field(
+        1, ge=1, description="draw so many times the offspring and score those that a surrogate prefers; 1: score all"
+    )
+    race: bool = Field(False, description="the last stage goes on in small parts until its winner is clear")
     start: StartName = Field(
         "best", description="paper: its own; best: of simple profiles and random ones; sensitivity: measured ones too"
     )

@@ -13,10 +13,13 @@ from evopress.records import read_sensitivity, write_sensitivity
 from evopress.search import Evolution
 from evopress.search.best_of import BestOf
 from evopress.search.planned import ranked
+from evopress.search.preselect import Preselect
 from evopress.search.presets import make_mutation
+from evopress.search.racing import Race
 from evopress.search.sensitivity import expansion_point, sensitivity_starts
 from evopress.search.stages import validate_schedule
 from evopress.search.starts import default_starts, random_starts
+from evopress.search.surrogate import Surrogate, effect_table
 from evopress.search.types import Strategy
 from evopress.space import SearchSpace
 from evopress.workspace import Workspace
@@ -45,7 +48,19 @@ def make_strategy(workspace: Workspace, warmup: Warmup, seed: int) -> Strategy:
         coarse_generations=section.coarse_generations,
         start=starts,
         start_tokens=section.start_tokens,
+        preselect=_preselect(space, warmup, section.preselect),
+        race=Race() if section.race else None,
     )
+
+
+def _preselect(space: SearchSpace, warmup: Warmup, pool: int) -> Preselect | None:
+    """Pre-selection by a surrogate that starts from the last measured sensitivities, if there are any."""
+    if pool == 1:
+        return None
+    effects = None
+    if warmup.rounds:
+        effects = effect_table(space, warmup.rounds[-1].slope, warmup.rounds[-1].curvature)
+    return Preselect(Surrogate(space, effects), pool=pool)
 
 
 @dataclass(frozen=True)

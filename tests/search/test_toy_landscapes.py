@@ -50,6 +50,6 @@ def test_the_best_known_is_better_than_any_search_found(toys: ModuleType) -> Non
         toy = toys.make_toy(210, interacting, 1)
         best, predicted = toys.best_known(toy), toys.predictions(toy, 0.9, 1)
         assert best < toy.truth(np.full(210, toys.UNIFORM))
-        course = toys.run(toy, best, toys.METHODS["preselect + moves + guided"], predicted, 3, 1)
+        course = toys.run(toy, best, toys.METHODS["preselect + moves + guided"], predicted, 110_000, 1)
         assert 0 < max(course.closed) < 1
-        assert "| preselect |" in toys.table({"preselect": [course]})
+        assert "| preselect |" in toys.table({"preselect": [course]}, 110_000)

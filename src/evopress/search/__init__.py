@@ -25,6 +25,7 @@ from evopress.search.knapsack import Knapsack, knapsack
 from evopress.search.mutation import Mutation, bands, equal_switches, free_switches, mixed
 from evopress.search.owl import Owl
 from evopress.search.presets import PRESETS, Preset, make_mutation
+from evopress.search.racing import Race
 from evopress.search.shortened_llama import ShortenedLlama
 from evopress.search.shortgpt import ShortGPT
 from evopress.search.sliding_window import SlidingWindow
@@ -50,6 +51,7 @@ __all__ = [
     "Mutation",
     "Owl",
     "Preset",
+    "Race",
     "ShortGPT",
     "ShortenedLlama",
     "SlidingWindow",

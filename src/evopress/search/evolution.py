@@ -15,10 +15,13 @@ from evopress.search.learner import Evidence, Learner
 from evopress.search.mutation import Indices, Mutation, equal_switches, roles
 from evopress.search.planned import Plan, Planned, ranked
 from evopress.search.preselect import Preselect
+from evopress.search.racing import Race, Track
 from evopress.search.stages import Stage, validate_schedule
 from evopress.search.starts import default_starts
 from evopress.search.types import Batch
 from evopress.space import SearchSpace
+
+Candidate = tuple[Indices, Profile]
 
 ATTEMPTS = 500
 """How many mutations in a row may give nothing new before a generation makes do with the offspring it has."""
@@ -31,6 +34,7 @@ class Evolution(Planned):
     is taken as it is, several are scored as generation 0 on `start_tokens` tokens (default: the first stage's).
     The first `coarse_generations` move whole roles, whatever `mutate` is: a search over few genes comes first.
     The parent joins the last stage of each generation, as the first of its batch, and stays when nothing beats it.
+    With `race` the last stage is a race between parent and survivors, in several batches.
     With `preselect` more offspring are drawn than are scored, and it chooses. It and `mutate`, if they are learners,
     are given every batch as evidence.
     """
@@ -49,12 +53,13 @@ class Evolution(Planned):
         start_candidates: int = 32,
         start_tokens: int | None = None,
         preselect: Preselect | None = None,
+        race: Race | None = None,
     ) -> None:
         survivors, tokens = [stage.survivors for stage in stages], [stage.tokens for stage in stages]
         self.stages = validate_schedule(offspring, survivors, tokens, generations=generations)
         self.space, self.generations, self.offspring = space, generations, offspring
         self._rng, self._mutate, self._coarse_generations = rng, mutate, coarse_generations
-        self._preselect = preselect
+        self._preselect, self._race = preselect, race
         self._learners = [part for part in (mutate, preselect) if isinstance(part, Learner)]
         self._start_tokens = start_tokens if start_tokens is not None else self.stages[0].tokens
         self._starts = tuple(dict.fromkeys(default_starts(space, rng, start_candidates) if start is None else start))
@@ -72,7 +77,7 @@ class Evolution(Planned):
             self.choose(self._starts, scores)
             if self._learners:
                 starts = [self.space.encode(start) for start in self._starts]
-                self._learn(batch, starts[0], starts, scores)
+                self._learn(batch, starts[0], starts, scores, [starts[i] for i in ranked(scores)[:1]], final=True)
         for generation in range(1, self.generations + 1):
             parent = self.space.encode(self.best)
             children = self._children(generation, parent)
@@ -84,16 +89,38 @@ class Evolution(Planned):
     def _select(self, generation: int, parent: Indices, children: list[Indices]) -> Plan:
         """Multi-step selection: the parent joins the last stage, by its position in the schedule."""
         candidates = [(child, self.space.decode(child)) for child in children]
+        last = len(self.stages) - 1
         for number, stage in enumerate(self.stages):
-            if number == len(self.stages) - 1:
+            if number == last:
                 candidates = [(parent, self.best), *candidates]
+                if self._race:
+                    yield from self._run_race(Batch(generation, number, stage.tokens, ()), candidates, self._race)
+                    return
             batch = Batch(generation, number, stage.tokens, tuple(profile for _, profile in candidates))
             scores = yield batch
-            self._learn(batch, parent, [indices for indices, _ in candidates], scores)
             order = ranked(scores)[: stage.survivors]
+            scored = [indices for indices, _ in candidates]
             candidates = [candidates[i] for i in order]
+            self._learn(batch, parent, scored, scores, [indices for indices, _ in candidates], final=number == last)
         self.accepted = candidates[0][1] != self.best
         self.best, self.score = candidates[0][1], scores[order[0]]
+
+    def _run_race(self, stage: Batch, candidates: list[Candidate], race: Race) -> Plan:
+        """The last stage as a race of the parent, candidate 0, and its children."""
+        track = Track(race, len(candidates) - 1)
+        for part in range(race.parts):
+            runners = [candidates[i] for i in track.running]
+            profiles = tuple(profile for _, profile in runners)
+            batch = Batch(stage.generation, stage.stage + part, race.tokens(stage.tokens), profiles)
+            scores = yield batch
+            track.add(scores)
+            running = [candidates[track.winner if track.over else i][0] for i in track.running]
+            scored = [indices for indices, _ in runners]
+            self._learn(batch, candidates[0][0], scored, scores, running[: 1 if track.over else None], track.over)
+            if track.over:
+                break
+        self.accepted = track.winner != 0
+        self.best, self.score = candidates[track.winner][1], track.mean(track.winner)
 
     def _children(self, generation: int, parent: Indices) -> list[Indices]:
         """The offspring of a generation. Whole roles may have nothing left to trade; then the usual moves go on."""
@@ -122,14 +149,16 @@ class Evolution(Planned):
             children.append(child)
         return children
 
-    def _learn(self, batch: Batch, parent: Indices, candidates: list[Indices], scores: list[float]) -> None:
-        """Give the learners a batch with its scores and what is selected by them."""
-        final = batch.generation == 0 or batch.stage == len(self.stages) - 1
-        survivors = 1 if final else self.stages[batch.stage].survivors
-        kept = tuple(candidates[i] for i in ranked(scores)[:survivors])
+    def _learn(
+        self,
+        batch: Batch,
+        parent: Indices,
+        candidates: list[Indices],
+        scores: list[float],
+        kept: list[Indices],
+        final: bool,
+    ) -> None:
+        """Give the learners a batch with its scores and what goes on."""
+        about = batch.generation, batch.stage, batch.tokens, parent
         for learner in self._learners:
-            learner.learn(
-                Evidence(
-                    batch.generation, batch.stage, batch.tokens, parent, tuple(candidates), tuple(scores), kept, final
-                )
-            )
+            learner.learn(Evidence(*about, tuple(candidates), tuple(scores), tuple(kept), final))

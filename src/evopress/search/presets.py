@@ -10,6 +10,7 @@ from typing import Literal
 from evopress.errors import ConfigError
 from evopress.profile import Profile
 from evopress.search.evolution import Evolution
+from evopress.search.moves import AdaptiveMoves
 from evopress.search.mutation import Mutation, bands, equal_switches, free_switches, mixed, roles
 from evopress.search.stages import validate_schedule
 from evopress.space import Exchange, SearchSpace
@@ -19,7 +20,7 @@ ApplicationName = Literal["bits", "sparsity", "depth"]
 
 StartName = Literal["paper", "best", "sensitivity"]
 
-MutationName = Literal["equal", "free", "bands", "roles", "mixed"]
+MutationName = Literal["equal", "free", "bands", "roles", "mixed", "adaptive"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,10 +80,12 @@ def depth_generations(space: SearchSpace) -> int:
 
 def make_mutation(name: str, band_share: float = 0.5) -> Mutation:
     """The mutation of that name; ConfigError lists the names."""
-    known = {"equal": equal_switches, "free": free_switches, "bands": bands, "roles": roles, "mixed": mixed(band_share)}
-    if name not in known:
-        raise ConfigError(f"unknown mutation {name!r}; use one of {', '.join(known)}")
-    return known[name]
+    fixed = {"equal": equal_switches, "free": free_switches, "bands": bands, "roles": roles, "mixed": mixed(band_share)}
+    if name == "adaptive":
+        return AdaptiveMoves()  # a new one for each search, as it learns
+    if name not in fixed:
+        raise ConfigError(f"unknown mutation {name!r}; use one of {', '.join(fixed)}, adaptive")
+    return fixed[name]
 
 
 SUPER_FAST = Preset(

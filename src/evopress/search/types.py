@@ -18,7 +18,9 @@ Evaluate = Callable[[Sequence[Profile], int], list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Profiles to be scored together. Generation 0 holds start candidates; `stage` counts from 0 in a generation."""
+    """Profiles to be scored together. Generation 0 holds start candidates; `stage` counts from 0 in a generation, and
+    the parts of a race count on.
+    """
 
     generation: int
     stage: int
