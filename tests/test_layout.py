@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "assemble": "errors profile models",
     "database": "errors files profile compress models assemble",
     "fitness": "errors files profile models database assemble",
-    "export": "errors files profile models database assemble",
+    "export": "errors files profile compress models database assemble",
     "plan": "errors files",
     "sections": "space search compress",
     "config": "errors space search sections",
@@ -70,7 +70,7 @@ MAY_USE = {
     "observer": "",
     "search": "numpy",
     "analysis": "numpy matplotlib",
-    "compress": "torch",
+    "compress": "torch libgguf",
 }
 
 

@@ -2,9 +2,10 @@
 
 Nothing here knows about models, files or the search. `quantize_gptq` and `quantize_rtn` take the weights of one input
 group and a list of grids; `prune_sparsegpt`, `prune_wanda` and `prune_magnitude` take a list of levels of sparsity for
-each weight. All answer with packed tensors and their layer-wise errors.
+each weight; `quantize_ggml` takes a list of ggml types. All answer with packed tensors and their layer-wise errors.
 """
 
+from evopress.compress.ggml import GGML_TYPES, Ggml, fitting_type, fitting_types, ggml_storage_bits, quantize_ggml
 from evopress.compress.gptq import quantize_gptq
 from evopress.compress.grid import Grid
 from evopress.compress.hessian import Hessian
@@ -18,7 +19,9 @@ from evopress.compress.sparsegpt import prune_sparsegpt
 from evopress.compress.wanda import prune_wanda
 
 __all__ = [
+    "GGML_TYPES",
     "Compressed",
+    "Ggml",
     "Grid",
     "Hessian",
     "Packed",
@@ -28,9 +31,13 @@ __all__ = [
     "Sparsity",
     "automatic_step",
     "base_zeros",
+    "fitting_type",
+    "fitting_types",
+    "ggml_storage_bits",
     "prune_magnitude",
     "prune_sparsegpt",
     "prune_wanda",
+    "quantize_ggml",
     "quantize_gptq",
     "quantize_rtn",
     "sparse_storage_bits",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Packed(Protocol):
-    """A compressed matrix (rows, columns) as it is stored: `Quantized` or `Sparse`."""
+    """A compressed matrix (rows, columns) as it is stored: `Quantized`, `Sparse` or `Ggml`."""
 
     @property
     def shape(self) -> tuple[int, int]:

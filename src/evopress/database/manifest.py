@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from evopress.compress.ggml import Ggml
 from evopress.compress.grid import Grid
 from evopress.compress.packed import Compressed, Packed
 from evopress.compress.quantized import Quantized
@@ -23,13 +24,13 @@ from evopress.errors import DatabaseError, SchemaError
 from evopress.files import write_text
 from evopress.models.describe import WeightView
 
-SCHEMA = 2
+SCHEMA = 3
 FILE = "manifest.json"
 
 
 @dataclass(frozen=True)
 class LevelEntry:
-    """One level of one unit: quantized on `grid`, or pruned (no grid) to `zeros` dropped weights.
+    """One level of one unit: quantized on `grid` or to a `ggml` type, or pruned (neither) to `zeros` dropped weights.
 
     `code_bits` are those of the codes or kept values alone, `storage_bits` of all that is stored. `error` is
     ||(W - Wc) X||^2 / ||W X||^2, `damping` what the sweep used.
@@ -42,9 +43,12 @@ class LevelEntry:
     storage_bits: int
     error: float
     damping: float
+    ggml: str | None = None
 
     def restore(self, tensors: Mapping[str, torch.Tensor], shape: tuple[int, int]) -> Packed:
         """The packed form of the level of a weight of `shape` from its stored tensors."""
+        if self.ggml is not None:
+            return Ggml.from_tensors(tensors, shape, self.ggml)
         if self.grid is None:
             return Sparse.from_tensors(tensors, shape, self.zeros)
         return Quantized.from_tensors(tensors, shape, self.grid)
@@ -58,7 +62,10 @@ def level_entry(name: str, level: Compressed[Packed]) -> LevelEntry:
     if isinstance(packed, Sparse):
         kept = packed.values.nbytes * 8
         return LevelEntry(name, None, packed.zeros, kept, packed.storage_bits, level.error, level.damping)
-    raise TypeError(f"level {name} is a {type(packed).__name__}; the database stores Quantized and Sparse")
+    if isinstance(packed, Ggml):
+        bits = packed.storage_bits
+        return LevelEntry(name, None, 0, bits, bits, level.error, level.damping, packed.type)
+    raise TypeError(f"level {name} is a {type(packed).__name__}; the database stores Quantized, Sparse and Ggml")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How a database's levels are made: what the builder knows of GPTQ, SparseGPT and the others.
+"""How a database's levels are made: what the builder knows of GPTQ, SparseGPT, ggml and the others.
 
 A method is data (its `repr` is part of a database's fingerprint) and answers two questions: which levels will a weight
 have and what do they take on disk, and, given the weights of one input group, what are their compressed forms. A new
@@ -17,16 +17,21 @@ from evopress.compress import (
     Compressed,
     Grid,
     Sparsity,
+    fitting_types,
+    ggml_storage_bits,
     prune_magnitude,
     prune_sparsegpt,
     prune_wanda,
+    quantize_ggml,
     quantize_gptq,
     quantize_rtn,
     sparse_storage_bits,
     storage_bits,
 )
+from evopress.compress.ggml import ggml_type
 from evopress.compress.levels import count_zeros
 from evopress.compress.packed import Packed
+from evopress.errors import ConfigError
 
 Levels = Mapping[str, Compressed[Packed]]
 """Level name -> a weight's compressed form."""
@@ -118,3 +123,43 @@ class Pruning:
         else:
             results = prune_sparsegpt(weights, hessian, wanted, damping=self.damping, dtype=self.dtype)
         return [dict(zip(levels, done, strict=True)) for levels, done in zip(own, results, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GgmlQuantization:
+    """Levels are ggml types. A weight has those of `types` that fit its width, or what llama-quantize takes instead.
+
+    A level is called after the type that is really stored, so weights of different widths have different levels, and
+    no level is common to all: `propagate` is always dense.
+    """
+
+    name: Literal["ggml"] = "ggml"
+    types: tuple[str, ...]
+    importance: bool = True
+    propagate: Literal["dense"] = "dense"
+
+    def __post_init__(self) -> None:
+        if not self.types:
+            raise ConfigError("no ggml types to quantize to, must be at least one such as Q4_K")
+        if self.propagate != "dense":
+            raise ConfigError(f"propagate is {self.propagate!r}, must be 'dense': no ggml type fits every width")
+        for wanted in self.types:
+            if ggml_type(wanted).needs_importance and not self.importance:
+                raise ConfigError(f"ggml type {wanted} needs an importance matrix, which takes calibration text")
+
+    @property
+    def needs_text(self) -> bool:
+        """The importance matrix comes from activations."""
+        return self.importance
+
+    def level_bits(self, name: str, shape: tuple[int, int]) -> dict[str, int]:
+        """Whole blocks, their scales inside."""
+        return {level: ggml_storage_bits(shape, level) for level in fitting_types(self.types, shape[1])}
+
+    def compress(
+        self, names: Sequence[str], weights: Sequence[torch.Tensor], hessian: torch.Tensor | None
+    ) -> list[Levels]:
+        """Each weight by itself: ggml knows no error feedback."""
+        levels = fitting_types(self.types, weights[0].shape[1])
+        results = quantize_ggml(weights, levels, hessian=hessian)
+        return [dict(zip(levels, own, strict=True)) for own in results]
