@@ -78,6 +78,13 @@ def load_model(
     return LoadedModel(model.eval().to(device), tokenizer, source, gguf)
 
 
+def gguf_file(loaded: LoadedModel) -> Path | None:
+    """The file that a model's weights came out of, None unless that is a GGUF file."""
+    if not loaded.gguf:
+        return None
+    return _demo_file() if loaded.source == DEMO else Path(loaded.source).expanduser()
+
+
 def choose_dtype(device: str = "cpu") -> torch.dtype:
     """bfloat16 on accelerators and on CPUs with native bfloat16 products; else float32, which is faster there."""
     if torch.device(device).type != "cpu":
