@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -158,10 +159,9 @@ def test_directory_that_holds_something_else(quantize: Call, tmp_path: Path) -> 
 def test_newer_schema(quantize: Call, call: Call, tmp_path: Path, name: str) -> None:
     quantize(tmp_path / "run")
     file = tmp_path / "run" / name
-    text = file.read_text()
-    for old in ("schema_version = 2", '"schema": 1', '"schema": 2', '"journal":1'):
-        text = text.replace(old, old[:-1] + "99")
-    file.write_text(text)
+    newer, changed = re.subn(r'(schema_version = |"schema": |"journal":)\d+', r"\g<1>99", file.read_text())
+    assert changed == 1
+    file.write_text(newer)
     step = {"profile.json": "export"}.get(name, "search")
     check(call(step, tmp_path / "run"), errors.SchemaError, "99", "update evopress")
 
