@@ -1,0 +1,105 @@
+"""What applications on weights share: units are linear layers, levels are tensors of a database.
+
+An application on weights is a child of `WeightApplication`: it says how the database is made, what a level costs and
+what a profile amounts to. References, baselines, slots, checkpoints and the text format are the same for all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from random import Random
+from typing import TYPE_CHECKING
+
+from evopress.applications.application import Tensors
+from evopress.assemble import Load, Slots, weight_slots
+from evopress.database.manifest import LevelEntry, UnitEntry
+from evopress.database.methods import Method
+from evopress.profile import Level, Profile, Unit
+from evopress.search import BestOf, BruteForce, Knapsack, Strategy, Uniform, knapsack
+from evopress.space import SearchSpace
+
+if TYPE_CHECKING:
+    from evopress.workspace import Workspace
+
+DENSE_BITS = 16
+"""Bits a dense weight counts as, whatever dtype the run computes in: half precision is what models are served in."""
+
+
+class WeightApplication(ABC):
+    """Implements `Application` but for `method`, `space` and the figures of a profile."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    @property
+    @abstractmethod
+    def method(self) -> Method:
+        """How the database's levels are made."""
+
+    @property
+    @abstractmethod
+    def space(self) -> SearchSpace:
+        """The profiles that the budget allows."""
+
+    @abstractmethod
+    def figures(self, levels: Sequence[LevelEntry] | None) -> dict[str, float | int]:
+        """What the chosen levels, one a unit, amount to beside `bytes`; None is the dense model."""
+
+    def units(self, cost: Callable[[UnitEntry, LevelEntry], int]) -> list[Unit]:
+        """The database's units with their levels, each with its cost."""
+        manifest = self._workspace.database.manifest
+        return [
+            Unit(
+                entry.name,
+                entry.block,
+                entry.role,
+                entry.size,
+                tuple(Level(level.name, cost(entry, level)) for level in entry.levels),
+            )
+            for entry in (manifest.units[name] for name in manifest.names)
+        ]
+
+    @cached_property
+    def references(self) -> dict[str, Profile]:
+        """Uniform, and the knapsack on layer errors."""
+        return {"uniform": self.space.uniform(), "dp": knapsack(self.space, self._workspace.layer_errors)}
+
+    def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
+        """Uniform, knapsack and the best of random profiles."""
+        space, search = self.space, self._workspace.config.search
+        tokens, count = search.tokens_per_stage[-1], search.start_candidates
+        made: dict[str, Callable[[], Strategy]] = {
+            "uniform": lambda: Uniform(space, tokens=tokens),
+            "dp": lambda: Knapsack(space, self._workspace.layer_errors, tokens=tokens),
+            "best-of": lambda: BestOf(space, rng, count=count, tokens=tokens),
+        }
+        return made | ({"brute-force": lambda: BruteForce(space, tokens=tokens)} if brute else {})
+
+    def slots(self, load: Load) -> Slots:
+        """One for each linear layer."""
+        return weight_slots(self._workspace.loaded.model, self._workspace.map, load)
+
+    def sizes(self, profile: Profile | None) -> dict[str, float | int]:
+        """The figures, and bytes of the whole model with the units' levels packed."""
+        weights = self.space.total_weights
+        others = self._workspace.shapes.parameters - weights
+        levels, stored = None, DENSE_BITS * weights
+        if profile is not None:
+            units = self._workspace.database.manifest.units
+            levels = [units[name].level(level) for name, level in profile.items()]
+            stored = sum(level.storage_bits for level in levels)
+        return self.figures(levels) | {"bytes": (stored + DENSE_BITS * others + 7) // 8}
+
+    def tensors(self, profile: Profile) -> Tensors:
+        """Dense tensors of the chosen levels: dequantized, or with exact zeros."""
+        return self._workspace.dense_tensors(profile)
+
+    def to_text(self, profile: Profile) -> str:
+        """`name: level` lines."""
+        return profile.to_text()
+
+    def from_text(self, text: str) -> Profile:
+        """`name: level` lines."""
+        return Profile.from_text(text)
