@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "config": "errors space search sections",
     "applications": "errors profile space search compress models assemble database depth sections",
     "observer": "profile space search",
+    "progress": "space search observer",
     "run": "errors files config",
     "workspace": "errors files profile space search models assemble database fitness plan sections config applications "
     "observer run",
@@ -57,7 +58,7 @@ MAY_IMPORT = {
     "compare": "scoring errors files profile search fitness config records strategies workspace",
     "pipeline": "scoring "
     "errors files profile space search database fitness export plan config observer run workspace records "
-    "report strategies",
+    "report strategies progress",
     "cli": "errors files profile space search sections config observer run workspace records summary report pipeline "
     "compare analyze",
 }
@@ -68,6 +69,7 @@ MAY_USE = {
     "profile": "",
     "space": "",
     "observer": "",
+    "progress": "",
     "search": "numpy",
     "analysis": "numpy matplotlib",
     "compress": "torch libgguf",

@@ -20,6 +20,7 @@ from evopress.export.hf import export_checkpoint
 from evopress.fitness.divergence import Measure, make_measure
 from evopress.observer import Observer
 from evopress.profile import Profile
+from evopress.progress import Progress
 from evopress.records import (
     read_json,
     read_profile,
@@ -27,6 +28,7 @@ from evopress.records import (
     timed,
     write_evaluation,
     write_profile,
+    write_space,
 )
 from evopress.run import RunDirectory, locked, require_run_or_empty, start_run
 from evopress.scoring import score_rows
@@ -159,6 +161,8 @@ def _search(workspace: Workspace, measure: Measure) -> tuple[Profile, Strategy, 
     strategy = make_strategy(workspace, warmup, config.search.seed)
     before = seconds_of(workspace.run.timing, "search") + time.monotonic() - started
     stopper = Stopper(config.search.limits, tokens=warmup.tokens, seconds=before)
+    write_space(workspace)
+    observer = Progress(workspace.run.progress, workspace.observer, seconds=before)
     header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint}
     with (
         Journal(workspace.run.journal, seed=config.search.seed, fingerprint=header) as journal,
@@ -169,7 +173,7 @@ def _search(workspace: Workspace, measure: Measure) -> tuple[Profile, Strategy, 
             strategy,
             evaluator,
             journal,
-            lambda result: workspace.observer.batch(result, workspace.space, stopper.tokens),
+            lambda result: observer.batch(result, workspace.space, stopper.tokens),
             stopper,
         )
         return profile, strategy, stopper

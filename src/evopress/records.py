@@ -1,4 +1,4 @@
-"""The files of results in a run directory: sensitivity-*.json, profile.json, evaluation.json, and their sizes.
+"""The files of results in a run directory: space.json, sensitivity-*.json, profile.json, evaluation.json, and times.
 
 They hold nothing that differs between two runs of the same configuration, except seconds in evaluation.json and
 timing.json.
@@ -57,6 +57,45 @@ def read_profile(path: Path, from_text: Callable[[str], Profile] = Profile.from_
         raise RunError(f"{path} is damaged: it holds no profile; run the search step again") from None
 
 
+def write_space(workspace: Workspace) -> None:
+    """Write space.json: what could be chosen, with what each level of each unit costs and stores, and its layer error.
+
+    `bits` is all that is stored of a level, `codes` the part without scales and masks. Depth has no layer errors.
+    """
+    space, levels = workspace.space, _level_records(workspace)
+    units = [
+        {
+            "name": unit.name,
+            "block": unit.block,
+            "role": unit.role,
+            "size": unit.size,
+            "levels": [{"name": own.name, "cost": own.cost, **levels[unit.name][own.name]} for own in unit.levels],
+        }
+        for unit in space.units
+    ]
+    data = {"schema": SCHEMA, "budget": space.budget, "units": units, "groups": space.groups, "split": space.split}
+    write_text(workspace.run.space, json.dumps(data) + "\n")
+
+
+def _level_records(workspace: Workspace) -> dict[str, dict[str, dict[str, Any]]]:
+    """unit -> level -> bits, codes and error, from the database; without one, what half precision takes if kept."""
+    if workspace.application.method is not None:
+        return {
+            name: {
+                own.name: {"bits": own.storage_bits, "codes": own.code_bits, "error": own.error} for own in entry.levels
+            }
+            for name, entry in workspace.database.manifest.units.items()
+        }
+    return {
+        unit.name: {
+            own.name: {"bits": bits, "codes": bits, "error": None}
+            for own in unit.levels
+            for bits in [16 * unit.size if own.cost else 0]
+        }
+        for unit in workspace.space.units
+    }
+
+
 def write_sensitivity(path: Path, sensitivity: Sensitivity, fingerprint: Mapping[str, Any]) -> None:
     """Write the sensitivities of one round; `fingerprint` is what they depend on."""
     data = {"schema": SCHEMA, "fingerprint": dict(fingerprint), **sensitivity.to_json()}
@@ -85,7 +124,7 @@ def write_evaluation(workspace: Workspace, result: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a run directory; RunError says which step makes a missing file."""
-    steps = {"sensitivity": "search", "profile": "search", "evaluation": "evaluate"}
+    steps = {"sensitivity": "search", "space": "search", "profile": "search", "evaluation": "evaluate"}
     step = steps.get(path.stem.partition("-")[0], "build")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

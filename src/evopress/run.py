@@ -1,6 +1,7 @@
 """A run directory: the resolved configuration, a lock, and the names of everything else in it.
 
-    config.toml  database/  sensitivity-*.json  journal.jsonl  profile.json  evaluation.json  export/
+    config.toml  database/  sensitivity-*.json  space.json  journal.jsonl  progress.jsonl  profile.json  evaluation.json
+    report.html  export/
 
 The lock belongs to the process, so a killed run leaves none behind. Model and text are loaded when first needed.
 """
@@ -25,10 +26,13 @@ class RunDirectory:
         shared = getattr(config.compression, "database", None)
         self.database = Path(shared) if shared else path / "database"
         self.journal = path / "journal.jsonl"
+        self.space = path / "space.json"
+        self.progress = path / "progress.jsonl"
         self.profile = path / "profile.json"
         self.evaluation = path / "evaluation.json"
         self.timing = path / "timing.json"
         self.comparison = path / "comparison.json"
+        self.report = path / "report.html"
         self.export = path / "export"
 
     def sensitivity(self, number: int, seed: int | None = None) -> Path:
