@@ -69,7 +69,7 @@ def load_model(
         raise _not_found(source)
     with ExitStack() as stack:
         if not verbose:
-            stack.enter_context(_silence())
+            stack.enter_context(silence())
         config = _read_config(place, source, options)
         model = _read_weights(place, source, {**options, "config": config, "dtype": dtype, "use_safetensors": not gguf})
         tokenizer = _read_tokenizer(place, source, options)
@@ -176,7 +176,7 @@ def _forget_gguf(model: Any) -> None:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """No progress bars, log lines or warnings from the libraries that read files."""
     level, bars = _logging.get_verbosity(), _logging.is_progress_bar_enabled()
     _logging.set_verbosity_error()
