@@ -6,7 +6,6 @@ finished one costs nothing but the evaluation. What a baseline will cost is said
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import statistics
@@ -113,22 +112,16 @@ def _search(workspace: Workspace, entry: Entry, speed: float | None) -> Found:
     effort = getattr(strategy, "effort", None)
     limits = config.search.limits if name.partition("/")[0] == "searched" else Limits()
     stopper = Stopper(limits, tokens=tokens, seconds=time.monotonic() - started)
-    batches = itertools.count(1)
     workspace.observer.note(f"{name}: {effort.text(speed)}" if effort else name)
     header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint, "strategy": name}
     measure = make_measure(workspace.fitness or config.search.fitness)
     with (
         Journal(stem.with_suffix(".jsonl"), seed=entry.seed, fingerprint=header) as journal,
-        workspace.evaluator(text, (measure,), config.search.offspring) as evaluator,
+        workspace.evaluator(text, (measure,), effort.profiles if effort else config.search.offspring) as evaluator,
     ):
         evaluator.seed, evaluator.calls = entry.seed, journal.batches
-        profile = run_search(
-            strategy,
-            evaluator,
-            journal,
-            lambda result: workspace.observer.progress("compare", done := next(batches), done + 1, name),
-            stopper,
-        )
+        evaluator.progress = lambda done, total: workspace.observer.progress("compare", done, total, name)
+        profile = run_search(strategy, evaluator, journal, stopper=stopper)
     found = Found(profile, stopper.tokens, round(time.monotonic() - started, 1))
     record = {"profile": dict(profile.items()), "tokens": found.tokens, "seconds": found.seconds}
     write_text(stem.with_suffix(".json"), json.dumps(record, indent=1) + "\n")

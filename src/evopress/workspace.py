@@ -21,7 +21,7 @@ from evopress.database.store import Database
 from evopress.errors import ConfigError
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import Measure
-from evopress.fitness.evaluator import HEAD_BYTES, Evaluator
+from evopress.fitness.evaluator import AT_ONCE, HEAD_BYTES, Evaluator
 from evopress.fitness.tokens import Splits, Tokens, load_splits
 from evopress.models import (
     Influence,
@@ -200,17 +200,26 @@ class Workspace:
     def evaluator(
         self, text: Tokens, measures: tuple[Measure, ...], candidates: int, more: Mapping[str, int] | None = None
     ) -> Iterator[Evaluator]:
-        """An evaluator on `text`, with a bank of half the memory that is free beside `more` (what: bytes).
+        """An evaluator on `text` that scores about `candidates` profiles in a call, a bounded number of them at once.
+
+        Its bank has half the memory that is free beside `more` (what: bytes).
 
         The model is dense again on exit.
         """
-        needs = search_memory(self.shapes, text.total, candidates, self.batch_tokens, HEAD_BYTES) | dict(more or {})
+        at_once = min(candidates, AT_ONCE)
+        needs = search_memory(self.shapes, text.total, at_once, self.batch_tokens, HEAD_BYTES) | dict(more or {})
         del needs["model"]
         require_memory(needs, available_memory(), f"scoring {candidates} profiles")
         free = (available_memory() - sum(needs.values())) // 2
         with Assembly(self.application.slots(self._loader(free))) as assembly:
             yield Evaluator(
-                self.runner, assembly, text, measures, seed=self.config.search.seed, batch_tokens=self.batch_tokens
+                self.runner,
+                assembly,
+                text,
+                measures,
+                seed=self.config.search.seed,
+                batch_tokens=self.batch_tokens,
+                at_once=at_once,
             )
 
     def dense_tensors(self, profile: Profile) -> Tensors:

@@ -108,6 +108,25 @@ def test_sharing_prefixes_gives_the_same_bits_for_fewer_passes(make: Make, archi
     assert shared.work.passes < alone.work.passes == alone.work.passes_without_sharing
 
 
+@pytest.mark.parametrize("at_once", [1, 4, 7])
+def test_many_candidates_walk_in_bounded_groups_to_the_same_bits(
+    make: Make, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, grouped = make(), make(at_once=at_once)
+    candidates = [None, *profiles(together, 16), None]
+    expected = together.evaluate(candidates, all_pieces(together))
+    seen: list[int] = []
+    walk = grouped._students
+    monkeypatch.setattr(grouped, "_students", lambda group, ids: seen.append(len(group)) or walk(group, ids))
+    done: list[tuple[int, int]] = []
+    found = grouped.evaluate(candidates, all_pieces(grouped), lambda *step: done.append(step))
+    assert torch.equal(found.sums, expected.sums)
+    assert torch.equal(found.counts, expected.counts)
+    assert max(seen) <= at_once
+    assert sum(seen) == 3 * 16
+    assert done == [(step, len(done) - 1) for step in range(len(done))]
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"], ids=["own head", "tied head"])
 def test_ends_are_switched_for_each_candidate(make: Make, architecture: str) -> None:
     """Each candidate alone, the dense model among them, has the score that it has in company."""

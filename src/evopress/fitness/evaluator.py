@@ -4,8 +4,9 @@ Candidates of one call walk through the blocks together as a tree: those that ag
 hidden state, and the tree forks at the first block where they differ. So an offspring starts where it leaves its
 parent, without the evaluator knowing who the parent is, and nothing is kept between calls. Every pass has the shape
 that it would have without sharing, so the scores are the same bits. The head is applied in chunks of tokens; the
-teacher's side of a chunk is computed once for all candidates. Memory: candidates x batch_tokens hidden states, and a
-few chunks x vocabulary of logits.
+teacher's side of a chunk is computed once for all candidates. Thousands of candidates walk in groups of `at_once`, in
+the order in which they are given. Memory: at_once x batch_tokens hidden states, and a few chunks x vocabulary of
+logits.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from evopress.profile import Profile
 
 HEAD_BYTES = 100_000_000
 """Size of one chunk of fp32 logits. Three are live at once; smaller ones re-read the head's weights too often."""
+
+AT_ONCE = 128
+"""Candidates that walk together: a few hundred MB of hidden states on small models, and nearly all of the sharing."""
 
 Progress = Callable[[int, int], None]
 
@@ -67,6 +71,7 @@ class Evaluator:
     """Scores profiles on text. Called, it draws a fresh minibatch for each call: the `Evaluate` of a search.
 
     The draw depends on `seed` and on the number of `calls` so far only; a resumed search sets `calls` and goes on.
+    `at_once` bounds the memory; `progress` is told of each call's batches.
     """
 
     runner: Runner
@@ -75,8 +80,10 @@ class Evaluator:
     measures: tuple[Measure, ...]
     seed: int = 0
     batch_tokens: int = 1024
+    at_once: int = AT_ONCE
     share: bool = True
     calls: int = 0
+    progress: Progress = _silent
     work: Work = field(default_factory=Work)
 
     def __post_init__(self) -> None:
@@ -85,7 +92,7 @@ class Evaluator:
     def __call__(self, profiles: Sequence[Profile], tokens: int) -> list[float]:
         """Scores of the profiles on one fresh minibatch of `tokens` tokens, by the first measure."""
         pieces = self.text.minibatch(tokens, random.Random(f"{self.seed}/{self.calls}"))
-        scores = self.evaluate(profiles, pieces).scores()
+        scores = self.evaluate(profiles, pieces, self.progress).scores()
         self.calls += 1
         return scores
 
@@ -98,22 +105,18 @@ class Evaluator:
         self, profiles: Sequence[Profile | None], pieces: Sequence[Piece], progress: Progress = _silent
     ) -> Scores:
         """Scores of the profiles (None: the dense model) on given pieces of text, kept for each piece."""
-        candidates = [self.assembly.choices(profile) for profile in profiles if profile is not None]
+        candidates = [None if profile is None else self.assembly.choices(profile) for profile in profiles]
         sums = torch.zeros(len(profiles), len(self.measures), len(pieces), dtype=torch.float64)
         counts = torch.zeros(len(self.measures), len(pieces), dtype=torch.float64)
         groups = batch_indices([piece.length for piece in pieces], self.batch_tokens)
+        parts = [slice(start, start + self.at_once) for start in range(0, len(profiles), self.at_once)]
+        steps = [(group, part) for group in groups for part in parts]
         with torch.inference_mode():
-            for done, group in enumerate(groups):
-                progress(done, len(groups))
+            for done, (group, part) in enumerate(steps):
+                progress(done, len(steps))
                 members = [pieces[position] for position in group]
-                ids = torch.stack([self.text.sequences[piece.sequence][: piece.length] for piece in members])
-                ids = ids.to(self.runner.device)
-                self.require_teacher(members)
-                teacher = torch.cat([self.teacher.hidden(piece.sequence, piece.length) for piece in members])
-                compressed = iter(self._students(candidates, ids) if candidates else ())
-                students = [(teacher, None) if profile is None else next(compressed) for profile in profiles]
-                sums[:, :, group], counts[:, group] = self._compare(teacher, students, ids)
-        progress(len(groups), len(groups))
+                sums[part, :, group], counts[:, group] = self._score(candidates[part], members)
+        progress(len(steps), len(steps))
         self.work.tokens += len(profiles) * sum(piece.length for piece in pieces)
         return Scores(self.measures, sums, counts)
 
@@ -128,6 +131,17 @@ class Evaluator:
         if self.teacher.missing(positions):
             self.assembly.restore()
             self.teacher.compute(positions)
+
+    def _score(self, candidates: Sequence[Sequence[Choice] | None], pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+        """Summed losses (candidates, measures, pieces) and counted tokens (measures, pieces) of one batch."""
+        ids = torch.stack([self.text.sequences[piece.sequence][: piece.length] for piece in pieces])
+        ids = ids.to(self.runner.device)
+        self.require_teacher(pieces)
+        teacher = torch.cat([self.teacher.hidden(piece.sequence, piece.length) for piece in pieces])
+        compressed = [candidate for candidate in candidates if candidate is not None]
+        answers = iter(self._students(compressed, ids) if compressed else ())
+        students = [(teacher, None) if candidate is None else next(answers) for candidate in candidates]
+        return self._compare(teacher, students, ids)
 
     def _students(self, candidates: Sequence[Sequence[Choice]], ids: Tensor) -> list[Student]:
         """Every candidate's answer, by walking the tree of their choices from the embedding to the last block."""
