@@ -1,11 +1,16 @@
-"""The paper's tables at the size of a small machine: depth and sparsity on SmolLM2, every baseline beside the search.
+"""The paper's tables at the size of a small machine: depth, sparsity and bits on SmolLM2, every baseline beside them.
 
-Each target is a run directory with a comparison, so the script can be stopped and started again at any time. Two texts
-score the profiles: held-out articles, and English of another kind (Python's own reference manual, which comes with the
-interpreter). With hub access `--model`, `--data` and `--second` take any model and the paper's texts.
+A job is one seed of one target (its search, and the baselines that draw at random), or a target's other baselines,
+which are the same for all seeds and scored once. Each job is a run directory, so it can be stopped at any time. What is
+finished becomes lines of a file that is kept with the sources: a job that has its lines is not repeated, also where the
+run directories are gone. Jobs are claimed by a lock, so several processes can work side by side. What all that is
+missing will cost is printed first.
 
-    python benchmarks/tables.py runs/tables                                  # all targets, three seeds: hours
-    python benchmarks/tables.py runs/tables --targets fraction=0.25 --seeds 1
+Two texts score the profiles: held-out articles, and English of another kind (Python's own reference manual, which comes
+with the interpreter). With hub access `--model`, `--data` and `--second` take any model and the paper's texts.
+
+    python benchmarks/tables.py runs/tables                               # all targets, three seeds
+    python benchmarks/tables.py runs/tables --only fraction=0.25 &        # two at once: OMP_NUM_THREADS=1 for each
     python benchmarks/tables.py runs/tables --only-table --table docs/results-tables.md
 """
 
@@ -13,29 +18,94 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import pydoc_data.topics
+import statistics
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evopress.compare import compare
+import torch
+from long_run import spread
+
+from evopress import pipeline
+from evopress.compare import RANDOM, Found, entries, find, finished
 from evopress.config import Config, resolve
+from evopress.errors import EvopressError, RunLocked
 from evopress.files import write_text
 from evopress.observer import Observer
-from evopress.pipeline import run_all
-from evopress.run import read_run
+from evopress.run import locked, start_run
+from evopress.scoring import score_rows
 from evopress.workspace import Workspace
 
-TARGETS = (
-    "fraction=0.125",
-    "fraction=0.25",
-    "fraction=0.375",
-    "fraction=0.5",
-    "sparsity=0.5",
-    "sparsity=0.6",
-    "sparsity=0.7",
+DEPTHS, SPARSITIES, BITS = ("0.125", "0.25", "0.375", "0.5"), ("0.5", "0.6", "0.7"), ("2.5", "3")
+TARGETS = tuple(
+    f"{name}={value}"
+    for name, values in {"fraction": DEPTHS, "sparsity": SPARSITIES, "bits": BITS}.items()
+    for value in values
 )
-SECOND_TOKENS = 8192
+ROWS = Path(__file__).parent / "results" / "tables.jsonl"
+SIZES: dict[str, Any] = {"start_candidates": 16, "heldout_tokens": 4096}
+"""What is smaller than the quick preset: candidates of best-of-N (and of the search's start), and final scores."""
+SECOND_TOKENS = 4096
+TOKENS_A_SECOND = 450
+"""What one core of a small machine evaluates (SmolLM2, bf16); the estimate divides by it."""
+PASSES, LEVELS = 4, {"bits": 6, "sparsity": 9}
+"""What a token costs while sensitivities are measured, in forward passes beside one for each level."""
+PAUSE = 30.0
+"""Seconds until jobs that other processes have are looked at again."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One seed of a target, or, without a seed, its baselines that need none."""
+
+    target: str
+    seed: int | None
+
+    @property
+    def name(self) -> str:
+        """The run directory's name."""
+        return f"{self.target}-{'baselines' if self.seed is None else self.seed}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all jobs share."""
+
+    folder: Path
+    model: str
+    data: str
+    second: str
+    preset: str
+    rows: Path
+
+    def config(self, job: Job) -> Config:
+        """A job's configuration; bits of all targets share a database, each sparsity has its own."""
+        name, value = job.target.split("=")
+        options = {name: value} | (SIZES if self.preset == "quick" else {})
+        if name != "fraction":
+            options["database"] = str(self.folder / f"database-{name if name == 'bits' else job.target}")
+        return resolve(self.model, data=self.data, preset=self.preset, seed=job.seed or 0, **options)
+
+
+class Shared:
+    """The model, loaded once for all jobs: they differ in what they do to it, and leave it dense."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._first: Workspace | None = None
+
+    def workspace(self, job: Job) -> Workspace:
+        """A job's run directory with the model."""
+        config = self.setting.config(job)
+        workspace = Workspace(start_run(self.setting.folder / job.name, config), Printer())
+        if self._first is None:
+            self._first = workspace
+        workspace.loaded = self._first.loaded
+        return workspace
 
 
 class Printer(Observer):
@@ -43,33 +113,117 @@ class Printer(Observer):
 
     def note(self, text: str) -> None:
         """One line."""
-        print(text, flush=True)
+        print(f"  {text}", flush=True)
 
 
-def main() -> None:
-    """Run what is missing, then print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--data", default="demo")
-    parser.add_argument("--second", help="another text; default: Python's reference manual")
-    parser.add_argument("--preset", default="quick")
-    parser.add_argument("--targets", nargs="+", default=list(TARGETS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only-table", action="store_true")
-    parser.add_argument("--table", type=Path)
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    second = options.second or str(manual(options.out / "manual.txt"))
-    if not options.only_table:
-        for target in options.targets:
-            name, value = target.split("=")
-            config = resolve(options.model, data=options.data, preset=options.preset, **{name: value})
-            run_target(options.out / target.replace("=", "-"), config, second, options.seeds)
-    text = "\n".join(tables(options.out))
-    print(text)
-    if options.table:
-        write_text(options.table, text + "\n")
+def jobs(targets: tuple[str, ...], seeds: int) -> list[Job]:
+    """In the order of their interest: every target's first seed with its baselines, then the other seeds."""
+    numbers = (None, *range(seeds))
+    first = [Job(target, seed) for target in targets for seed in numbers[:2]]
+    return first + [Job(target, seed) for seed in numbers[2:] for target in targets]
+
+
+def done(rows: Path) -> dict[tuple[str, int | None], list[dict[str, Any]]]:
+    """(target, seed) -> the lines of a finished job."""
+    found: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
+    for line in map(json.loads, rows.read_text().splitlines() if rows.exists() else ()):
+        found.setdefault((line["target"], line["seed"]), []).append(line)
+    return found
+
+
+def missing(setting: Setting, wanted: list[Job]) -> list[Job]:
+    """The jobs that have no lines yet."""
+    known = done(setting.rows)
+    return [job for job in wanted if (job.target, job.seed) not in known]
+
+
+def run(job: Job, shared: Shared) -> None:
+    """Search what the job asks for, score all of it on both texts, and add its lines in one piece."""
+    setting = shared.setting
+    with locked(setting.folder / job.name):
+        if not missing(setting, [job]):  # another process was faster
+            return
+        print(job.name, flush=True)
+        started = time.process_time()
+        workspace = shared.workspace(job)
+        pipeline.build(workspace)
+        found, skipped = search(workspace, job)
+        profiles = {name: one.profile for name, one in found.items()}
+        dense = {"dense": None} if job.seed is None else {}
+        first, heldout = score_rows(workspace, dense | profiles)
+        other, second = score_rows(workspace, dense | profiles, setting.second, SECOND_TOKENS)
+    common = {
+        "model": setting.model,
+        "texts": [heldout.fingerprint[:12], second.fingerprint[:12]],
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "job_cpu_seconds": round(time.process_time() - started),
+    }
+    costs = {name: {"search_tokens": one.tokens, "search_seconds": one.seconds} for name, one in found.items()}
+    lines = [
+        {"method": name, "first": first[name], "second": other[name]} | costs.get(name, {}) | common for name in first
+    ]
+    lines += [{"method": name, "skipped": why} for name, why in skipped.items()]
+    with setting.rows.open("a") as file:
+        file.write("".join(json.dumps({"target": job.target, "seed": job.seed} | line) + "\n" for line in lines))
+
+
+def search(workspace: Workspace, job: Job) -> tuple[dict[str, Found], dict[str, str]]:
+    """What each method of the job found, and why others did not apply."""
+    found: dict[str, Found] = {}
+    skipped: dict[str, str] = {}
+    if job.seed is not None:
+        if not workspace.run.profile.exists():
+            pipeline.search(workspace)
+        found["searched"] = finished(workspace)
+    for entry in entries(workspace):
+        if (entry.name in RANDOM) == (job.seed is not None):
+            try:
+                found[entry.name] = find(workspace, entry, TOKENS_A_SECOND)
+            except EvopressError as error:
+                skipped[entry.name] = str(error)
+    return found, skipped
+
+
+def run_all(setting: Setting, wanted: list[Job]) -> None:
+    """Say what is missing and do it; what another process is doing is left to it, and looked at again at the end."""
+    shared = Shared(setting)
+    if todo := missing(setting, wanted):
+        blocks = shared.workspace(todo[0]).map.n_blocks
+        tokens = sum(expected_tokens(setting, job, blocks) for job in todo)
+        hours = tokens / TOKENS_A_SECOND / 3600
+        print(f"{len(todo)} jobs, about {tokens / 1e6:.1f}M tokens: {hours:.1f} core-hours or less", flush=True)
+    while todo := missing(setting, wanted):
+        before = len(todo)
+        for job in todo:
+            try:
+                run(job, shared)
+            except RunLocked as error:
+                print(f"  {error}", flush=True)
+        if len(missing(setting, wanted)) == before:
+            time.sleep(PAUSE)
+
+
+def expected_tokens(setting: Setting, job: Job, blocks: int) -> int:
+    """About what a job evaluates, final scores included; a pass without its dropped part counts as a whole one."""
+    config = setting.config(job)
+    section, application = config.search, config.compression.application
+    first, last = section.tokens_per_stage[0], section.tokens_per_stage[-1]
+    scores = config.data.heldout_tokens + SECOND_TOKENS
+    if job.seed is None and application == "depth":
+        units = 2 * blocks
+        greedy = sum(units - dropped for dropped in range(round(float(config.budget.target) * units)))
+        return greedy * first + (blocks + 5) * last + 8 * scores
+    if job.seed is None:
+        return (2 + (20 if application == "sparsity" else 0)) * last + 5 * scores
+    candidates = (section.offspring, *section.survivors)
+    generation = sum(map(operator.mul, candidates, section.tokens_per_stage)) + last
+    generations = section.generations or 0
+    start = 2 * section.start_candidates * section.start_tokens
+    if section.start == "sensitivity":
+        passes = PASSES + LEVELS[application]
+        start += section.sensitivity_rounds * section.sensitivity_tokens * passes
+    return start + generations * generation + section.start_candidates * last + 4 * scores
 
 
 def manual(path: Path) -> Path:
@@ -80,51 +234,63 @@ def manual(path: Path) -> Path:
     return path
 
 
-def run_target(directory: Path, config: Config, second: str, seeds: int) -> None:
-    """Search, compare on both texts, and keep both results in `tables.json`."""
-    done = directory / "tables.json"
-    if done.exists() and json.loads(done.read_text())["seeds"] >= seeds:
-        return
-    print(f"{directory}", flush=True)
-    run_all(config, directory, Printer())
-    workspace = Workspace(read_run(directory), Printer())
-    results = {
-        "held-out": compare(workspace, seeds=seeds),
-        "second": compare(workspace, seeds=seeds, data=second, tokens=SECOND_TOKENS),
-        "seeds": seeds,
-    }
-    write_text(done, json.dumps(results, indent=1) + "\n")
-
-
-def tables(out: Path) -> Iterator[str]:
-    """A table for each finished target."""
-    for path in sorted(out.glob("*/tables.json")):
-        results = json.loads(path.read_text())
-        first, other = results["held-out"], results["second"]
-        name, _, value = path.parent.name.partition("-")
-        seeds = results["seeds"]
-        yield f"### {name} {value} ({seeds} seed{'s' if seeds > 1 else ''})"
+def tables(rows: Path) -> Iterator[str]:
+    """A table for each target that has lines."""
+    lines = [line for own in done(rows).values() for line in own]
+    for target in sorted({line["target"] for line in lines}):
+        own = [line for line in lines if line["target"] == target]
+        name, _, value = target.partition("=")
+        seeds = len({line["seed"] for line in own} - {None})
+        yield f"### {name} {value} ({seeds} seed{'' if seeds == 1 else 's'})"
         yield ""
         yield "| | KL | perplexity | KL, second text | perplexity, second text | search tokens | seconds |"
         yield "| --- | --: | --: | --: | --: | --: | --: |"
-        order = sorted(first["profiles"], key=lambda name: first["profiles"][name]["kl"])
-        yield from (row(name, first["profiles"][name], other["profiles"][name]) for name in order)
-        yield from (f"\n{name} was skipped: {why}" for name, why in first["skipped"].items())
+        methods: dict[str, list[dict[str, Any]]] = {}
+        for line in own:
+            if "skipped" not in line:
+                methods.setdefault(line["method"], []).append(line)
+        order = sorted(methods, key=lambda method: statistics.mean(line["first"]["kl"] for line in methods[method]))
+        yield from (row(method, methods[method]) for method in order)
+        yield from (f"\n{line['method']} was skipped: {line['skipped']}" for line in own if "skipped" in line)
         yield ""
 
 
-def row(name: str, first: dict[str, Any], second: dict[str, Any]) -> str:
-    """One line of a table."""
-    cells = [name, spread(first), f"{first['perplexity']:.2f}", spread(second), f"{second['perplexity']:.2f}"]
-    cells += [f"{first.get('search_tokens', 0):,.0f}", f"{first.get('search_seconds', 0):.0f}"]
+def row(method: str, lines: list[dict[str, Any]]) -> str:
+    """One line of a table: means, with the standard deviation over seeds where there are several."""
+    cells = [method]
+    for text in ("first", "second"):
+        cells.append(spread([line[text]["kl"] for line in lines], 4))
+        cells.append(spread([line[text]["perplexity"] for line in lines], 2))
+    for cost in ("search_tokens", "search_seconds"):
+        cells.append(f"{statistics.mean(line.get(cost, 0) for line in lines):,.0f}")
     return "| " + " | ".join(cells) + " |"
 
 
-def spread(scores: dict[str, Any]) -> str:
-    """The KL, and its standard deviation over seeds where there are several."""
-    if "kl_spread" in scores:
-        return f"{scores['kl']:.4f} ± {scores['kl_spread']:.4f}"
-    return f"{scores['kl']:.4f}"
+def main() -> None:
+    """Run what is missing, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--data", default="demo")
+    parser.add_argument("--second", help="another text; default: Python's reference manual")
+    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="only jobs whose name contains this, such as fraction=0.25-0")
+    parser.add_argument("--only-table", action="store_true")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="the file of finished jobs")
+    parser.add_argument("--table", type=Path, help="write the tables here too")
+    options = parser.parse_args()
+    if not options.only_table:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        second = options.second or str(manual(options.folder / "manual.txt"))
+        setting = Setting(options.folder, options.model, options.data, second, options.preset, options.rows)
+        wanted = [job for job in jobs(tuple(options.targets), options.seeds) if options.only in job.name]
+        run_all(setting, wanted)
+    text = "\n".join(tables(options.rows))
+    print(text)
+    if options.table:
+        write_text(options.table, text + "\n")
 
 
 if __name__ == "__main__":

@@ -56,11 +56,11 @@ def compare(
     not apply, and why.
     """
     started = time.monotonic()
-    found = {"searched": _finished(workspace)}
+    found = {"searched": finished(workspace)}
     skipped: dict[str, str] = {}
-    for entry in _entries(workspace, seeds, brute):
+    for entry in entries(workspace, seeds, brute):
         try:
-            found[entry.name] = _search(workspace, entry, _speed(found.values()))
+            found[entry.name] = find(workspace, entry, _speed(found.values()))
         except EvopressError as error:
             skipped[entry.name] = str(error)
             workspace.observer.note(f"{entry.name} skipped: {error}")
@@ -72,7 +72,7 @@ def compare(
     return result
 
 
-def _entries(workspace: Workspace, seeds: int, brute: bool) -> Iterator[Entry]:
+def entries(workspace: Workspace, seeds: int = 1, brute: bool = False) -> Iterator[Entry]:
     """All baselines, and with further seeds, under name/1, name/2, ..., what draws at random."""
     for offset in range(seeds):
         seed, mark = workspace.config.search.seed + offset, f"/{offset}" if offset else ""
@@ -99,8 +99,11 @@ RANDOM = ("best-of",)
 """Baselines whose result depends on the seed."""
 
 
-def _search(workspace: Workspace, entry: Entry, speed: float | None) -> Found:
-    """Run a strategy to its end, or take its result from an earlier comparison of this run."""
+def find(workspace: Workspace, entry: Entry, speed: float | None = None) -> Found:
+    """Run a strategy to its end, or take its result from an earlier comparison of this run.
+
+    With `speed`, in tokens a second, the time it will take is said first.
+    """
     config, text, name = workspace.config, workspace.splits.search, entry.name
     stem = workspace.run.path / "compare" / name.replace("/", "-seed")
     if stem.with_suffix(".json").exists():
@@ -128,8 +131,8 @@ def _search(workspace: Workspace, entry: Entry, speed: float | None) -> Found:
     return found
 
 
-def _finished(workspace: Workspace) -> Found:
-    """The run's own result."""
+def finished(workspace: Workspace) -> Found:
+    """The result of the run's own search, which has ended."""
     run, tokens = workspace.run, read_json(workspace.run.profile)["fitness"]["tokens"]
     return Found(read_profile(run.profile), tokens, seconds_of(run.timing, "search"))
 
