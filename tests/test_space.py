@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evopress.errors import BudgetError, ConfigError, ProfileError
-from evopress.profile import Level, Profile, Unit
+from evopress.profile import Level, Profile, Unit, tie
 from evopress.space import SearchSpace, make_space
 
 
@@ -151,3 +151,17 @@ def test_roles_are_ordered_by_block() -> None:
     space = make_space(units, average=3, exchange="any")
     assert space.roles == ({"q": ((1,), (0, 3)), "k": ((2,),)},)
     assert space.n_profiles == 3**4
+
+
+def test_tied_weights_are_one_unit_that_profiles_name_one_by_one() -> None:
+    levels = (Level("2", 20), Level("4", 40))
+    q, k, o = (Unit(f"0.attn.{name}", 0, f"attn.{name}", 10, levels) for name in "qko")
+    space = make_space([tie([q, k]), tie([o])], average=3.4, exchange="any")
+
+    profile = space.decode((1, 0))
+    assert dict(profile.items()) == {"0.attn.q": "4", "0.attn.k": "4", "0.attn.o": "2"}
+    assert space.encode(profile) == (1, 0)
+    assert (space.cost(profile), space.total_weights, space.budget) == (100, 30, 102)
+    assert [set(uniform.levels) for uniform in space.uniforms()] == [{"2"}, {"4"}]
+    with pytest.raises(ProfileError, match=r"attn\.q has level '4' and 0\.attn\.k '2'"):
+        space.encode(Profile.of({"0.attn.q": "4", "0.attn.k": "2", "0.attn.o": "2"}))

@@ -17,7 +17,7 @@ from torch import nn
 from evopress.errors import ProfileError
 from evopress.models.describe import ModelMap
 from evopress.models.ends import head_unit
-from evopress.profile import Profile
+from evopress.profile import DENSE, Profile
 
 Choice = tuple[str | None, ...]
 """One level name for each unit of a place, in the model's order; None is the dense weight."""
@@ -57,7 +57,7 @@ class WeightSlot:
 
     def tensor(self, level: str | None) -> torch.Tensor:
         """The tensor of this level, in the parameter's layout and dtype."""
-        return self.dense if level is None else self._load(self.name, level, self.dense.dtype)
+        return self.dense if level in (None, DENSE) else self._load(self.name, level, self.dense.dtype)
 
     def apply(self, level: str | None) -> None:
         """Point the parameter at the tensor of this level."""

@@ -23,12 +23,14 @@ from evopress.sections import (
     Compression,
     DataSection,
     DropSection,
+    ExportSection,
     ModelSection,
     QuantizeSection,
     SearchSection,
     Section,
     SparsifySection,
 )
+from evopress.targets import Target, find_target
 
 SCHEMA = 2
 
@@ -56,6 +58,17 @@ class Config(Section):
     compression: Annotated[Compression, Field(discriminator="method")]
     budget: BudgetSection
     search: SearchSection
+    export: ExportSection = ExportSection.model_validate({})
+
+    @property
+    def target(self) -> Target | None:
+        """What the searched model is for, if that is known."""
+        return find_target(self.export.target)
+
+    @property
+    def format(self) -> str:
+        """The format of the run's own export."""
+        return self.target.formats[self.compression.application] if self.target else "hf"
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
@@ -63,9 +76,11 @@ class Config(Section):
         if self.budget.counts not in allowed:
             raise ConfigError(f"the budget counts {self.budget.counts!r}; use {', '.join(allowed)}")
         target = Fraction(self.budget.target)
+        if self.target:
+            self.target.check(self.compression)
         if isinstance(self.compression, QuantizeSection):
             low, high = self.compression.levels[0], self.compression.levels[-1]
-            if self.budget.counts == "bits" and not low <= target <= high:
+            if self.budget.counts == "bits" and not int(low) <= target <= int(high):
                 raise BudgetError(f"{self.budget.target} bits lie outside the levels; give {low} to {high}")
         elif not 0 <= target < 1:
             name = "sparsity" if self.compression.application == "sparsity" else "fraction"
@@ -100,12 +115,13 @@ PAPER_DATA = {"sequence_length": 8192, "calibration_tokens": 2**23, "search_toke
 
 def resolve(model: str, *, bits: float | str | None = None, bpw: float | str | None = None,
             sparsity: float | str | None = None, fraction: float | str | None = None, counts: str = "count",
-            preset: str = "quick", **options: Any) -> Config:  # fmt: skip
+            preset: str = "quick", target: str | None = None, **options: Any) -> Config:  # fmt: skip
     """A full configuration from the few things a user says.
 
     The budget is one of `bits` (code bits a weight), `bpw` (scales and zeros too), `sparsity` (share of weights that
     become zero) and `fraction` (share of the depth that is dropped, in what `counts` counts: sub-layers, parameters or
-    bytes); it chooses the application. `options` are fields of any section by name (`group_size=64`, `generations=20`,
+    bytes); it chooses the application. `target` is the runtime that the model is for: it decides the defaults of the
+    levels, and what is legal. `options` are fields of any section by name (`group_size=64`, `generations=20`,
     `data="text.txt"`); None means "not said". ConfigError (or a child of it) says what does not fit.
 
     >>> resolve("demo", bits=3).compression.group_size
@@ -116,20 +132,23 @@ def resolve(model: str, *, bits: float | str | None = None, bpw: float | str | N
     if len(given) != 1:
         text = ", ".join(f"{name}={value}" for name, value in given.items()) or "none"
         raise ConfigError(f"give exactly one budget, got {text}; for example bits=3, sparsity=0.5 or fraction=0.25")
-    [(name, target)] = given.items()
+    [(name, budget)] = given.items()
     application: ApplicationName = {"sparsity": "sparsity", "fraction": "depth"}.get(name, "bits")  # type: ignore[assignment]
     if preset not in PRESETS[application]:
         raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(sorted(PRESETS[application]))}")
     said = {key: value for key, value in options.items() if value is not None}
     sections = _preset_values(application, preset)
     sections["model"]["source"] = model
+    sections["export"]["target"] = target
     sections["data"]["source"] = said.pop("data", "demo" if model == "demo" else "fineweb_edu")
     counted = {"sparsity": "weights", "fraction": counts}.get(name, name)
-    sections["budget"].update(target=str(target), counts=counted)
+    sections["budget"].update(target=str(budget), counts=counted)
     if model == "demo" and application == "bits":
         sections["compression"]["group_size"] = 64
     if said.get("group_size") == 0:
         sections["compression"]["group_size"] = said.pop("group_size") or None
+    if runtime := find_target(target):
+        sections["compression"].update(runtime.defaults(application))
     for key, value in said.items():
         _section_of(key, sections, application)[key] = value
     if "method" not in sections["compression"]:
@@ -160,9 +179,10 @@ def _preset_values(application: ApplicationName, name: str) -> dict[str, dict[st
         "start_candidates": preset.start_candidates,
     }
     data = dict(PAPER_DATA) if paper else {}
-    compression = {"levels": (2, 3, 4, 5, 6)} if paper and application == "bits" else {}
+    compression = {"levels": ("2", "3", "4", "5", "6")} if paper and application == "bits" else {}
     budget = {"exchange": preset.exchange}
-    return {"model": {}, "data": data, "compression": compression, "budget": budget, "search": search}
+    other: dict[str, dict[str, Any]] = {"model": {}, "export": {}}
+    return other | {"data": data, "compression": compression, "budget": budget, "search": search}
 
 
 def _section_of(key: str, sections: dict[str, dict[str, Any]], application: ApplicationName) -> dict[str, Any]:

@@ -18,7 +18,8 @@
     |   `-- ChecksumError        17   a database file does not match its checksum
     +-- ResourceError            18   not enough disk or memory for the plan
     +-- ProfileError             19   a profile does not fit the model or the database
-    `-- MissingExtra             20   an optional dependency is not installed
+    +-- MissingExtra             20   an optional dependency is not installed
+    `-- VerificationError        21   an export is not the searched model, or not of the predicted size
 
 Exit code 2 belongs to the command-line parser (unknown options) and 130 to Ctrl-C. Messages are one line: what was
 wrong, the value, and what would be right.
@@ -137,3 +138,9 @@ class MissingExtra(EvopressError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
     exit_code = 20
+
+
+class VerificationError(EvopressError):
+    """What was exported does not load, is not the searched model, or has not the size that was predicted."""
+
+    exit_code = 21

@@ -3,7 +3,7 @@
     build      model + calibration text          -> database/
     search     database + search text + budget   -> sensitivity-*.json, journal.jsonl, profile.json
     evaluate   profile + held-out text           -> evaluation.json
-    export     profile + database                -> export/, a stock Hugging Face checkpoint
+    export     profile + database                -> export/, a checkpoint in the format of the run's target
 
 Each step continues where it was interrupted and does nothing when it has nothing to do. `quantize` does all four.
 """
@@ -16,7 +16,9 @@ from typing import Any
 
 from evopress.config import Config, flat, resolve
 from evopress.database.build import build_database
-from evopress.export.hf import export_checkpoint
+from evopress.errors import VerificationError
+from evopress.export.formats import find_format
+from evopress.export.shards import weight_bytes
 from evopress.fitness.divergence import Measure, make_measure
 from evopress.observer import Observer
 from evopress.profile import Profile
@@ -207,18 +209,34 @@ def evaluate(
     return result
 
 
-def export(workspace: Workspace, out: Path | None = None, profile: Path | None = None) -> Path:
-    """Write the searched profile, or that of the file `profile`, as a stock Hugging Face checkpoint.
+def export(
+    workspace: Workspace,
+    out: Path | None = None,
+    profile: Path | None = None,
+    format: str | None = None,
+    verify: bool = True,
+) -> Path:
+    """Write the searched profile, or that of the file `profile`, as a checkpoint and load it to see that it is right.
 
-    Returns its directory: `out`, or `export/` in the run.
+    `format` is a name from `evopress.export.formats`, by default that of the run's target. Returns the checkpoint's
+    directory: `out`, or `export/` in the run, `export-FORMAT/` for another format than the run's own.
+    VerificationError when the files have another size than predicted, or other logits than the searched model.
     """
-    target = out or workspace.run.export
-    export_checkpoint(
-        target,
-        workspace.loaded,
-        workspace.application.tensors(_read_fitting(workspace, profile or workspace.run.profile)),
-        progress=lambda done, total: workspace.observer.progress("export", done, total),
-    )
+    config = workspace.config
+    chosen = find_format(format or config.format, config.compression.application)
+    target = out or workspace.run.export_to(chosen.name)
+    found = _read_fitting(workspace, profile or workspace.run.profile)
+    predicted = chosen.predicted_bytes(workspace, found)
+    chosen.write(workspace, found, target, lambda done, total: workspace.observer.progress("export", done, total))
+    if (written := weight_bytes(target)) != predicted:
+        raise VerificationError(
+            f"the weights in {target} take {written} bytes, predicted were {predicted}; report this"
+        )
+    if verify:
+        result = chosen.verify(workspace, found, target)
+        if result.failed:
+            raise VerificationError(f"{target} is not the searched model: {result}; report this")
+        workspace.observer.note(str(result))
     return target
 
 

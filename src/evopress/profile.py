@@ -6,11 +6,14 @@ Keeping it immutable and hashable makes duplicates, caches and journals trivial.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from evopress.errors import ProfileError
+
+DENSE = "16"
+"""The level of a weight that stays as it is, where a run has such a level: in half precision it has 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,8 @@ class Unit:
     """A thing that gets a level: one weight matrix or one sub-layer.
 
     `block` is the index of the decoder block it lies in, `role` its place inside the block (`self_attn.q_proj`), `size`
-    its number of weights. `levels` are in order of strictly increasing cost, the most compressed first.
+    its number of weights. `levels` are in order of strictly increasing cost, the most compressed first. A unit that
+    ties several weights together has their names as `members`: profiles name these, and all of them have its level.
     """
 
     name: str
@@ -34,11 +38,17 @@ class Unit:
     role: str
     size: int
     levels: tuple[Level, ...]
+    members: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         costs = [level.cost for level in self.levels]
         if not costs or any(a >= b for a, b in pairwise(costs)):
             raise ProfileError(f"unit {self.name}: level costs {costs} must be non-empty and strictly increasing")
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """What a profile names of this unit: its members, or itself."""
+        return self.members or (self.name,)
 
     def index(self, level: str) -> int:
         """Position of the level named `level`; ProfileError lists the known names."""
@@ -47,6 +57,30 @@ class Unit:
                 return i
         known_names = ", ".join(known.name for known in self.levels)
         raise ProfileError(f"unit {self.name}: unknown level {level!r}, it has {known_names}")
+
+
+def tie(units: Sequence[Unit]) -> Unit:
+    """One unit for several of a block, with the levels that all of them have; itself where there is only one.
+
+    >>> q, k = (Unit(f"0.attn.{n}", 0, f"attn.{n}", 8, (Level("3", 24), Level("4", 32))) for n in "qk")
+    >>> tie([q, k])
+    Unit(name='0.attn.q+k', block=0, role='attn.q+k', size=16, levels=(Level(name='3', cost=48), Level(name='4', \
+cost=64)), members=('0.attn.q', '0.attn.k'))
+    """
+    first, *others = units
+    if not others:
+        return first
+    shared = set.intersection(*({level.name for level in unit.levels} for unit in units))
+    names = [level.name for level in first.levels if level.name in shared]
+    costs = [sum(unit.levels[unit.index(name)].cost for unit in units) for name in names]
+    return Unit(
+        name="+".join([first.name, *(unit.name.rpartition(".")[2] for unit in others)]),
+        block=first.block,
+        role="+".join([first.role, *(unit.role.rpartition(".")[2] for unit in others)]),
+        size=sum(unit.size for unit in units),
+        levels=tuple(map(Level, names, costs)),
+        members=tuple(name for unit in units for name in unit.named),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,10 @@ class RunDirectory:
             return self.path / f"sensitivity-{number}.json"
         return self.path / "compare" / f"sensitivity-seed{seed}-{number}.json"
 
+    def export_to(self, format: str) -> Path:
+        """Where an export of that format goes: `export/` is for the run's own."""
+        return self.export if format == self.config.format else self.path / f"export-{format}"
+
     @property
     def begun(self) -> bool:
         """Whether there is work that another configuration would spoil."""

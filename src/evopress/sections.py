@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from evopress.profile import DENSE
 from evopress.search.presets import ApplicationName, MutationName, StartName
 from evopress.search.stopping import Limits
 from evopress.space import Exchange
@@ -57,7 +58,7 @@ class QuantizeSection(Section):
     application: ClassVar[ApplicationName] = "bits"
 
     method: Literal["gptq", "rtn"] = Field("gptq", description="gptq, or rtn: round to nearest, no data")
-    levels: tuple[int, ...] = Field((2, 3, 4, 5, 6, 8), description="bit-widths")
+    levels: tuple[str, ...] = Field(("2", "3", "4", "5", "6", "8"), description="bit-widths; 16: left as it is")
     group_size: int | None = Field(128, ge=1, description="weights that share a scale; 0 on the command line: a row")
     symmetric: bool = Field(False, description="grids without a zero point")
     act_order: bool = Field(False, description="quantize columns in order of decreasing activation")
@@ -66,16 +67,22 @@ class QuantizeSection(Section):
     database: str | None = Field(None, description="directory of a database to share with other runs")
     propagate: str = Field("auto", description="what later blocks see: dense, or a level; auto: 3, or the lowest")
 
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _names(cls, levels: object) -> object:
+        return tuple(map(str, levels)) if isinstance(levels, list | tuple) else levels
+
     @field_validator("levels")
     @classmethod
-    def _levels(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
-        if not levels or any(not 1 <= bits <= 8 for bits in levels):
-            raise ValueError(f"levels are bit-widths from 1 to 8, got {list(levels)}")
-        return tuple(sorted(set(levels)))
+    def _levels(cls, levels: tuple[str, ...]) -> tuple[str, ...]:
+        known = {str(bits) for bits in range(1, 9)}
+        if not known & set(levels) or not set(levels) <= known | {DENSE}:
+            raise ValueError(f"levels are bit-widths from 1 to 8, and {DENSE} beside them, got {', '.join(levels)}")
+        return tuple(sorted(set(levels), key=int))
 
     @model_validator(mode="after")
     def _propagate(self) -> QuantizeSection:
-        known = ["auto", "dense", *map(str, self.levels)]
+        known = ["auto", "dense", *self.grids()]
         if self.propagate not in known:
             raise ValueError(f"propagate is {self.propagate!r}; use one of {', '.join(known)}")
         return self
@@ -84,7 +91,7 @@ class QuantizeSection(Section):
         """Level name -> grid."""
         from evopress.compress.grid import Grid  # here, so that reading a configuration loads no torch
 
-        return {str(bits): Grid(bits, self.group_size, self.symmetric) for bits in self.levels}
+        return {name: Grid(int(name), self.group_size, self.symmetric) for name in self.levels if name != DENSE}
 
 
 class SparsifySection(Section):
@@ -148,6 +155,14 @@ class BudgetSection(Section):
             raise ValueError(f"the budget is {target!r}; expected a number such as 3 or 0.25") from None
         decimal = f"{float(value):.12g}"  # one spelling for each number: 3, 3.0 and 6/2 are the same budget
         return decimal if Fraction(decimal) == value else str(value)
+
+
+class ExportSection(Section):
+    """What the searched model is for."""
+
+    target: str | None = Field(
+        None, description="what will serve the model: vllm or transformers; decides what is legal"
+    )
 
 
 class SearchSection(Section):

@@ -9,7 +9,7 @@ their inner loop are computed once, on first use. There is no random number and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -43,7 +43,7 @@ class SearchSpace:
     split: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if len(set(self.names)) != len(self.units):
+        if len(set(self.names)) != len(self.units) or len(set(self.named)) != len(self.named):
             raise ProfileError(f"a space of {len(self.units)} units has {len(set(self.names))} names; make them unique")
         if sum(unit.size for unit in self.units) <= 0:
             raise ProfileError(f"a space of {len(self.units)} units holds no weights; give units with a size")
@@ -58,6 +58,11 @@ class SearchSpace:
     def names(self) -> tuple[str, ...]:
         """The units' names, in the space's order."""
         return tuple(unit.name for unit in self.units)
+
+    @cached_property
+    def named(self) -> tuple[str, ...]:
+        """What profiles name: the units, or the members of those that tie several weights together."""
+        return tuple(name for unit in self.units for name in unit.named)
 
     @cached_property
     def costs(self) -> tuple[tuple[int, ...], ...]:
@@ -124,19 +129,20 @@ class SearchSpace:
         return math.prod(len(unit.levels) for unit in self.units)
 
     def encode(self, profile: Profile) -> tuple[int, ...]:
-        """The level indices of a profile in the space's order; ProfileError when units or levels do not match."""
+        """The level indices of a profile in the space's order; ProfileError when units, levels or ties do not match."""
         choice = dict(profile.items())
-        if unknown := sorted(choice.keys() - set(self.names)):
+        if unknown := sorted(choice.keys() - set(self.named)):
             raise ProfileError(f"the profile names {len(unknown)} unknown units, first {unknown[0]!r}")
-        if missing := [name for name in self.names if name not in choice]:
-            raise ProfileError(f"the profile lacks {len(missing)} of {len(self.units)} units, first {missing[0]!r}")
+        if missing := [name for name in self.named if name not in choice]:
+            raise ProfileError(f"the profile lacks {len(missing)} of {len(self.named)} units, first {missing[0]!r}")
         if len(profile) != len(choice):
             raise ProfileError(f"the profile names {len(profile)} units of which only {len(choice)} are different")
-        return tuple(unit.index(choice[unit.name]) for unit in self.units)
+        return tuple(unit.index(_shared_level(unit, choice)) for unit in self.units)
 
     def decode(self, indices: Sequence[int]) -> Profile:
         """The profile of level indices; the inverse of `encode`."""
-        return Profile(self.names, tuple(unit.levels[i].name for unit, i in zip(self.units, indices, strict=True)))
+        pairs = zip(self.units, indices, strict=True)
+        return Profile(self.named, tuple(unit.levels[i].name for unit, i in pairs for _ in unit.named))
 
     def cost(self, choice: Profile | Sequence[int]) -> int:
         """The cost of a profile, or of level indices."""
@@ -170,7 +176,7 @@ class SearchSpace:
         """The profiles with one level name everywhere, the cheapest first, whether they fit or not."""
         shared = [level.name for level in self.units[0].levels]
         shared = [name for name in shared if all(any(name == o.name for o in unit.levels) for unit in self.units)]
-        return sorted((Profile(self.names, (name,) * len(self.units)) for name in shared), key=self.cost)
+        return sorted((Profile(self.named, (name,) * len(self.named)) for name in shared), key=self.cost)
 
     def uniform(self) -> Profile:
         """The most expensive profile with one level name everywhere that fits; BudgetError when there is none."""
@@ -206,6 +212,17 @@ class SearchSpace:
             blocks = found.setdefault(self.units[unit].role, {})
             blocks.setdefault(self.units[unit].block, []).append(unit)
         return {role: tuple(map(tuple, blocks.values())) for role, blocks in found.items()}
+
+
+def _shared_level(unit: Unit, choice: Mapping[str, str]) -> str:
+    first, *others = unit.named
+    for other in others:
+        if choice[other] != choice[first]:
+            raise ProfileError(
+                f"{first} has level {choice[first]!r} and {other} {choice[other]!r}; the run's target fuses them, so "
+                f"they must have the same"
+            )
+    return choice[first]
 
 
 Number = Fraction | str | float

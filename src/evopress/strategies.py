@@ -129,7 +129,7 @@ def _measured(workspace: Workspace, parent: Profile, number: int, seed: int) -> 
             found = measure_sensitivity(
                 evaluator,
                 parent,
-                {unit.name: [level.name for level in unit.levels] for unit in space.units},
+                {name: [level.name for level in unit.levels] for unit in space.units for name in unit.named},
                 section.sensitivity_tokens,
                 seed=drawn,
                 progress=lambda done, total: workspace.observer.progress(

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 
@@ -38,7 +39,7 @@ from evopress.models import (
 from evopress.models.ends import with_ends
 from evopress.observer import Observer
 from evopress.plan import Shapes, available_memory, build_memory, require_memory, search_memory
-from evopress.profile import Profile
+from evopress.profile import DENSE, Profile
 from evopress.run import RunDirectory
 from evopress.search.presets import depth_generations
 from evopress.space import SearchSpace
@@ -168,7 +169,7 @@ class Workspace:
     def layer_errors(self) -> dict[str, dict[str, float]]:
         """unit -> level -> ||(W - Wc) X||^2 / ||W X||^2: what the knapsack adds up."""
         units = self.database.manifest.units
-        return {name: {level.name: level.error for level in entry.levels} for name, entry in units.items()}
+        return {name: {DENSE: 0.0} | {level.name: level.error for level in e.levels} for name, e in units.items()}
 
     @cached_property
     def shapes(self) -> Shapes:
@@ -223,12 +224,21 @@ class Workspace:
             )
 
     def dense_tensors(self, profile: Profile) -> Tensors:
-        """For each compressed weight its parameter's name and what makes the tensor of its level in the profile."""
+        """For each weight that is not left dense its parameter's name and what makes the tensor of its level."""
         levels = dict(profile.items())
         return {
             linear.view.parameter: partial(self.database.dense, linear.name, levels[linear.name])
             for linear in self.map.linears
+            if levels[linear.name] != DENSE
         }
+
+    @contextmanager
+    def assembled(self, profile: Profile) -> Iterator[Any]:
+        """The model with the profile's levels in it, which `model(ids)` then computes with; dense again on exit."""
+        with Assembly(self.application.slots(self._loader(available_memory() // 2))) as assembly:
+            for place, choice in enumerate(assembly.choices(profile)):
+                assembly.use(place, choice)
+            yield self.loaded.model
 
     def _loader(self, memory: int) -> Load:
         """Levels from the database, at most `memory` bytes of them kept; nothing to load without a database."""

@@ -16,7 +16,7 @@ from evopress.applications.application import Tensors
 from evopress.assemble import Load, Slots, weight_slots
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Method
-from evopress.profile import Level, Profile, Unit
+from evopress.profile import DENSE, Level, Profile, Unit
 from evopress.search import BestOf, BruteForce, Knapsack, Strategy, Uniform, knapsack
 from evopress.space import SearchSpace
 
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 DENSE_BITS = 16
 """Bits a dense weight counts as, whatever dtype the run computes in: half precision is what models are served in."""
+
+
+def dense_level(size: int) -> LevelEntry:
+    """The level of a weight of so many numbers that stays as it is; no database holds it."""
+    return LevelEntry(DENSE, None, 0, DENSE_BITS * size, DENSE_BITS * size, error=0.0, damping=0.0)
 
 
 class WeightApplication(ABC):
@@ -47,6 +52,10 @@ class WeightApplication(ABC):
     def figures(self, levels: Sequence[LevelEntry] | None) -> dict[str, float | int]:
         """What the chosen levels, one a unit, amount to beside `bytes`; None is the dense model."""
 
+    def levels(self, entry: UnitEntry) -> tuple[LevelEntry, ...]:
+        """The levels of a unit, the cheapest first."""
+        return entry.levels
+
     def units(self, cost: Callable[[UnitEntry, LevelEntry], int]) -> list[Unit]:
         """The database's units with their levels, each with its cost."""
         manifest = self._workspace.database.manifest
@@ -56,7 +65,7 @@ class WeightApplication(ABC):
                 entry.block,
                 entry.role,
                 entry.size,
-                tuple(Level(level.name, cost(entry, level)) for level in entry.levels),
+                tuple(Level(level.name, cost(entry, level)) for level in self.levels(entry)),
             )
             for entry in (manifest.units[name] for name in manifest.names)
         ]
@@ -88,7 +97,8 @@ class WeightApplication(ABC):
         levels, stored = None, DENSE_BITS * weights
         if profile is not None:
             units = self._workspace.database.manifest.units
-            levels = [units[name].level(level) for name, level in profile.items()]
+            found = {(name, level.name): level for name, entry in units.items() for level in self.levels(entry)}
+            levels = [found[choice] for choice in profile.items()]
             stored = sum(level.storage_bits for level in levels)
         return self.figures(levels) | {"bytes": (stored + DENSE_BITS * others + 7) // 8}
 

@@ -192,13 +192,18 @@ def export(
     directory: Directory,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="where to write; default: export/ in the run")] = None,
     profile: ProfileFile = None,
+    format: Annotated[
+        str | None,
+        typer.Option(help="hf or another one of docs/serving.md; default: that of the run's target, else hf"),
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="load it and compare its logits")] = True,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write the searched profile as a stock Hugging Face checkpoint."""
+    """Write the searched profile as a checkpoint that its runtime loads, and check it."""
     from evopress import pipeline
 
-    _on_run(directory, as_json, lambda workspace: pipeline.export(workspace, out, profile))
+    _on_run(directory, as_json, lambda workspace: pipeline.export(workspace, out, profile, format, verify))
 
 
 @app.command()

@@ -1,66 +1,78 @@
 """A stock Hugging Face checkpoint: dequantized weights in the model's dtype, configuration and tokenizer included.
 
-Plain `AutoModelForCausalLM.from_pretrained` loads it; it has the size of the dense model. Written shard by shard, so
-memory holds one shard; the directory appears under its name only when it is whole.
+Plain `AutoModelForCausalLM.from_pretrained` loads it; it has the size of the dense model. The directory appears under
+its name only when it is whole.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 
+from evopress.errors import ConfigError
+from evopress.export.format import FileCosts
+from evopress.export.shards import Entry, Progress, kept, predicted_bytes, write_shards
 from evopress.export.staging import staged
+from evopress.export.verification import Verification, verify_checkpoint
 from evopress.models import LoadedModel
+from evopress.profile import Profile
+from evopress.search.presets import ApplicationName
 
-SHARD_BYTES = 2_000_000_000
+if TYPE_CHECKING:
+    from evopress.workspace import Workspace
+
+
+class HuggingFace:
+    """Implements `Format`: holds every application, always in the bytes of the dense model."""
+
+    name = "hf"
+    applications: tuple[ApplicationName, ...] = ("bits", "sparsity", "depth")
+
+    def predicted_bytes(self, workspace: Workspace, profile: Profile) -> int:
+        """Those of the dense model's tensors."""
+        return predicted_bytes(self._entries(workspace, profile))
+
+    def costs(self, workspace: Workspace) -> FileCosts:
+        """ConfigError: nothing that is searched changes them."""
+        raise ConfigError("a size needs a format that stores levels packed; choose one with --target")
+
+    def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
+        """Write the checkpoint to `out`, replacing an earlier export; RunError when something else is there."""
+        export_checkpoint(out, workspace.loaded, self._entries(workspace, profile), progress=progress)
+
+    def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
+        """Load it with transformers."""
+        return verify_checkpoint(workspace, profile, out)
+
+    def _entries(self, workspace: Workspace, profile: Profile) -> list[Entry]:
+        return dense_entries(workspace.loaded.model, workspace.application.tensors(profile))
+
+
+def dense_entries(model: Any, compressed: Mapping[str, Callable[[torch.dtype], torch.Tensor]]) -> list[Entry]:
+    """Each stored tensor of a model; `compressed` maps the names of those that differ to what makes them."""
+    return [
+        Entry(name, tensor.dtype, tuple(tensor.shape), partial(compressed[name], tensor.dtype))
+        if name in compressed
+        else kept(name, tensor)
+        for name, tensor in stored_tensors(model)
+    ]
 
 
 def export_checkpoint(
     directory: Path,
     loaded: LoadedModel,
-    compressed: Mapping[str, Callable[[torch.dtype], torch.Tensor]],
+    entries: list[Entry],
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> None:
-    """Write the checkpoint to `directory`, replacing an earlier export; RunError when something else is there.
-
-    `compressed` maps the names of parameters that differ from the dense model's to what makes their tensors.
-    """
-    tensors = dict(stored_tensors(loaded.model))
-    with staged(directory, sum(tensor.nbytes for tensor in tensors.values())) as partial:
-        _write_shards(partial, tensors, compressed, progress)
-        save_rest(loaded, partial)
-
-
-def _write_shards(
-    directory: Path,
-    tensors: dict[str, torch.Tensor],
-    compressed: Mapping[str, Callable[[torch.dtype], torch.Tensor]],
-    progress: Callable[[int, int], None],
-) -> None:
-    """The weights' files and, if they are several, their index."""
-    shards = _plan_shards(tensors)
-    index: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        content = {
-            name: (compressed[name](tensors[name].dtype) if name in compressed else tensors[name].detach())
-            .cpu()
-            .contiguous()
-            for name in names
-        }
-        save_file(content, directory / file, metadata={"format": "pt"})
-        index.update(dict.fromkeys(names, file))
-        progress(number, len(shards))
-    if len(shards) > 1:
-        total = sum(tensor.nbytes for tensor in tensors.values())
-        text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
-        (directory / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
+    """Write `entries`, configuration and tokenizer to `directory`, which appears when it is whole."""
+    with staged(directory, sum(entry.nbytes for entry in entries)) as partial_directory:
+        write_shards(partial_directory, entries, progress)
+        save_rest(loaded, partial_directory)
 
 
 def stored_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -72,18 +84,6 @@ def stored_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
             continue
         seen.add(key)
         yield name, tensor
-
-
-def _plan_shards(tensors: dict[str, torch.Tensor]) -> list[list[str]]:
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and filled + tensor.nbytes > SHARD_BYTES:
-            shards.append([])
-            filled = 0
-        shards[-1].append(name)
-        filled += tensor.nbytes
-    return shards
 
 
 def save_rest(loaded: LoadedModel, directory: Path) -> None:

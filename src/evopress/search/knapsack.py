@@ -39,7 +39,7 @@ def knapsack(space: SearchSpace, errors: Errors, *, max_cells: int = MAX_CELLS) 
     not finite marks a level as one to avoid. ProfileError when an error is missing or a unit has no finite one.
     """
     chosen = dict(pair for part in space.parts() for pair in _solve(part, errors, max_cells).items())
-    return Profile(space.names, tuple(chosen[name] for name in space.names))
+    return Profile(space.named, tuple(chosen[name] for name in space.named))
 
 
 class Knapsack(OneBatch):
@@ -66,7 +66,7 @@ def _error_table(space: SearchSpace, errors: Errors) -> list[list[float]]:
     table: list[list[float]] = []
     for unit in space.units:
         try:
-            row = [float(errors[unit.name][level.name]) for level in unit.levels]
+            row = [sum(float(errors[name][level.name]) for name in unit.named) for level in unit.levels]
         except KeyError as missing:
             raise ProfileError(f"unit {unit.name}: no error is known for {missing}; the knapsack needs all") from None
         row = [error if math.isfinite(error) else math.inf for error in row]

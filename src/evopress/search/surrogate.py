@@ -172,7 +172,8 @@ def effect_table(
     for row, unit in enumerate(space.units):
         for column, level in enumerate(unit.levels):
             try:
-                table[row, column] = slope[unit.name][level.name] + gamma * curvature[unit.name][level.name]
+                own = (slope[name][level.name] + gamma * curvature[name][level.name] for name in unit.named)
+                table[row, column] = sum(own)
             except KeyError as missing:
                 raise ConfigError(f"unit {unit.name}: no sensitivity is known for {missing}; give all levels") from None
     return table

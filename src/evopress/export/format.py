@@ -1,0 +1,56 @@
+"""The one interface between a file format and everything else; the formats are in the table of `formats`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from evopress.export.shards import Progress
+from evopress.export.verification import Verification
+from evopress.profile import Profile
+from evopress.search.presets import ApplicationName
+
+if TYPE_CHECKING:
+    from evopress.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class FileCosts:
+    """What the files of an export take at most: `constant` bytes, and for each weight those of its level.
+
+    `levels[unit][level]` counts everything that the choice changes. The sum is never below the true size, and above it
+    by no more than paddings and digits in headers.
+    """
+
+    constant: int
+    levels: Mapping[str, Mapping[str, int]]
+
+
+class Format(Protocol):
+    """One way to store a searched model. All state is in the arguments; `out` is a directory that it makes whole."""
+
+    @property
+    def name(self) -> str:
+        """What `--format` calls it."""
+
+    @property
+    def applications(self) -> tuple[ApplicationName, ...]:
+        """Whose profiles it can hold."""
+
+    def predicted_bytes(self, workspace: Workspace, profile: Profile) -> int:
+        """The exact size of all files of the export that hold weights, computed without writing them."""
+
+    def costs(self, workspace: Workspace) -> FileCosts:
+        """What a budget in bytes adds up; ConfigError where the profile does not change the size."""
+
+    def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
+        """Write the export to `out`, which appears when it is whole and replaces an earlier one.
+
+        ProfileError or UnsupportedModel for what the format cannot hold, MissingExtra without its packages,
+        ResourceError when the disk is too small, RunError when `out` holds something else.
+        """
+
+    def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
+        """Load `out` as its consumer does and compare the logits with the searched model assembled in memory."""

@@ -1,0 +1,22 @@
+"""The table of formats: add a class to it, and `--format`, targets, sizes and the tests of all formats know it."""
+
+from __future__ import annotations
+
+from evopress.errors import ConfigError
+from evopress.export.format import Format
+from evopress.export.hf import HuggingFace
+from evopress.search.presets import ApplicationName
+
+FORMATS: dict[str, Format] = {format.name: format for format in (HuggingFace(),)}
+"""Name -> format."""
+
+
+def find_format(name: str, application: ApplicationName) -> Format:
+    """The format of that name; ConfigError when there is none or it cannot hold profiles of the application."""
+    if name not in FORMATS:
+        raise ConfigError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
+    found = FORMATS[name]
+    if application not in found.applications:
+        fitting = [other.name for other in FORMATS.values() if application in other.applications]
+        raise ConfigError(f"format {name} holds no {application} profiles; use {', '.join(fitting)}")
+    return found

@@ -1,0 +1,88 @@
+"""Is the exported model the searched one? Loaded as a user would load it, it must give the same logits.
+
+Costs the memory of a second model and two forward passes of 64 tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from evopress.errors import ModelError
+from evopress.models import load_model
+from evopress.profile import Profile
+
+if TYPE_CHECKING:
+    from evopress.workspace import Workspace
+
+PROBES = (2, 32)
+"""Sequences and tokens of each that are compared."""
+
+TOLERANCE = {torch.float32: 1e-5}
+"""Differences, relative to the largest logit, that are the runtime's order of additions; `HALF_TOLERANCE` else."""
+
+HALF_TOLERANCE = 2.0**-7  # one unit in the last place of bfloat16
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of loading an export: with which `consumer`, and the largest relative `difference` of logits.
+
+    `difference` is None where nothing was compared; then `reason` says why. One above `tolerance` is a failure.
+    """
+
+    consumer: str
+    difference: float | None
+    tolerance: float
+    reason: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the export is not the searched model."""
+        return self.difference is not None and not self.difference <= self.tolerance
+
+    def __str__(self) -> str:
+        if self.difference is None:
+            return f"not verified: {self.reason}"
+        return f"verified with {self.consumer}: logits differ by {self.difference:.2g} (at most {self.tolerance:.2g})"
+
+
+def probe(vocabulary: int) -> torch.Tensor:
+    """Token ids (sequences, tokens), the same for every model of a vocabulary."""
+    return torch.randint(0, vocabulary, PROBES, generator=torch.Generator().manual_seed(0))
+
+
+def searched_logits(workspace: Workspace, profile: Profile, ids: torch.Tensor) -> torch.Tensor:
+    """Logits (sequences, tokens, vocabulary), fp32 on the CPU, of the searched model assembled in memory."""
+    with workspace.assembled(profile) as model:
+        return logits(model, ids)
+
+
+def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Logits (sequences, tokens, vocabulary) of a model, fp32 on the CPU."""
+    with torch.no_grad():
+        answer: torch.Tensor = model(ids.to(model.device)).logits
+    return answer.float().cpu()
+
+
+def compare(consumer: str, expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> Verification:
+    """The largest difference between two tensors of logits, relative to the largest expected one; NaN fails."""
+    scale = float(expected.abs().max()) or 1.0
+    return Verification(consumer, float((expected - found).abs().max()) / scale, tolerance)
+
+
+def verify_checkpoint(workspace: Workspace, profile: Profile, out: Path) -> Verification:
+    """What transformers makes of the checkpoint in `out`, in the dtype and on the device of the run."""
+    dtype = workspace.loaded.model.dtype
+    tolerance = TOLERANCE.get(dtype, HALF_TOLERANCE)
+    ids = probe(workspace.loaded.model.get_input_embeddings().weight.shape[0])
+    expected = searched_logits(workspace, profile, ids)
+    try:
+        trusted = workspace.config.model.trust_remote_code
+        model = load_model(str(out), dtype=dtype, device=workspace.device, trust_remote_code=trusted).model
+    except ModelError as error:
+        return Verification("transformers", float("nan"), tolerance, str(error))
+    return compare("transformers", expected, logits(model, ids), tolerance)

@@ -1,0 +1,76 @@
+"""Every format of the table: the files have the predicted bytes, and what loads is the searched model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import evopress
+from evopress import pipeline
+from evopress.errors import ConfigError, VerificationError
+from evopress.export.formats import FORMATS, find_format
+from evopress.export.shards import Entry, entry_bytes, frame_bytes, predicted_bytes, weight_bytes, write_shards
+from evopress.export.verification import Verification
+from evopress.observer import Observer
+from evopress.run import read_run
+from evopress.workspace import Workspace
+
+
+def entries(count: int) -> list[Entry]:
+    """Tensors of all kinds, empty ones and scalars too."""
+    kinds = (torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.int32, torch.float16, torch.bool)
+    shapes: tuple[tuple[int, ...], ...] = ((3, 5), (), (0, 4), (7,), (11, 13))
+    return [
+        Entry(f"a.{i * 37 % 19}.é.{i}", kind, shape, lambda kind=kind, shape=shape: torch.zeros(shape, dtype=kind))  # type: ignore[misc]
+        for i, (kind, shape) in enumerate((kinds[i % 7], shapes[i % 5]) for i in range(count))
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 13, 64])
+@pytest.mark.parametrize("largest", [2_000_000_000, 300])
+def test_files_have_the_predicted_bytes(count: int, largest: int, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("evopress.export.shards.SHARD_BYTES", largest)
+    own = entries(count)
+    write_shards(tmp_path, own, lambda done, total: None)
+    assert weight_bytes(tmp_path) == predicted_bytes(own)
+    assert weight_bytes(tmp_path) <= sum(map(entry_bytes, own)) + frame_bytes(sum(entry.nbytes for entry in own))
+
+
+def test_an_export_of_another_size_or_other_logits_is_an_error(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = evopress.quantize(out=tmp_path / "run", **small)
+    workspace = Workspace(read_run(run.directory.path), Observer())
+    hf = type(FORMATS["hf"])
+    with monkeypatch.context() as patch:
+        patch.setattr(hf, "predicted_bytes", lambda *_: 1)
+        with pytest.raises(VerificationError, match="predicted were 1"):
+            pipeline.export(workspace)
+    searched = run.profile
+    for name in searched.names[:1]:
+        other = "2" if searched[name] != "2" else "3"
+        wrong = evopress.Profile.of(dict(searched.items()) | {name: other})
+    assert FORMATS["hf"].verify(workspace, searched, run.directory.export).difference == 0
+    assert FORMATS["hf"].verify(workspace, wrong, run.directory.export).failed
+
+
+def test_an_export_that_does_not_load_fails(small: dict[str, Any], tmp_path: Path) -> None:
+    run = evopress.quantize(out=tmp_path / "run", **small)
+    (run.directory.export / "model.safetensors").write_bytes(b"no")
+    result = FORMATS["hf"].verify(
+        Workspace(read_run(run.directory.path), Observer()), run.profile, run.directory.export
+    )
+    assert result.failed
+
+
+def test_no_comparison_is_no_failure_but_says_why() -> None:
+    assert not Verification("vllm", None, 0.1, "it is not installed").failed
+    assert "it is not installed" in str(Verification("vllm", None, 0.1, "it is not installed"))
+
+
+def test_unknown_formats_list_the_known() -> None:
+    with pytest.raises(ConfigError, match=r"unknown format 'onnx'; known: hf"):
+        find_format("onnx", "bits")
