@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "workspace": "errors files profile space search models assemble database fitness plan sections config applications "
     "observer run",
     "records": "errors files profile space fitness config run workspace",
-    "summary": "errors files profile space database config run workspace records",
+    "summary": "errors files profile space database export config run workspace records",
     "report": "errors files profile space config run records summary",
     "scoring": "profile fitness workspace",
     "strategies": "profile space search fitness plan records workspace",

@@ -6,6 +6,7 @@ one fsync of the file and one of its directory for each write.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -14,6 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evopress.errors import ResourceError
+
+PARTIAL = ".partial"
+"""Ending of the names of files and directories that are not whole yet."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -27,14 +33,28 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> target.read_text()
     'whole'
     """
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(path.name + PARTIAL)
     try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with naming_a_full_disk(path.parent):
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_a_full_disk(directory: Path) -> Iterator[None]:
+    """Whatever says that a disk is full becomes one ResourceError; libraries in Rust say so in errors of their own."""
+    try:
+        yield
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        if code not in _FULL and not any(f"(os error {number})" in str(error) for number in _FULL):
+            raise
+        free = size(shutil.disk_usage(directory).free)
+        raise ResourceError(f"the disk of {directory} is full, {free} are left; free some and run again") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -69,7 +89,8 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the system write a file, or the names in a directory, to the disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

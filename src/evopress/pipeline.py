@@ -19,6 +19,7 @@ from evopress.database.build import build_database
 from evopress.errors import VerificationError
 from evopress.export.formats import find_format
 from evopress.export.shards import weight_bytes
+from evopress.export.staging import is_whole, staged, withdraw
 from evopress.fitness.divergence import Measure, make_measure
 from evopress.observer import Observer
 from evopress.profile import Profile
@@ -120,7 +121,7 @@ def run_all(config: Config, out: Path, observer: Observer, fitness: Custom | Non
             search(workspace)
         if not directory.evaluation.exists():
             evaluate(workspace)
-        if not directory.export.exists():
+        if not is_whole(directory.export):
             export(workspace)
     return Run(directory)
 
@@ -220,21 +221,24 @@ def export(
 
     `format` is a name from `evopress.export.formats`, by default that of the run's target. Returns the checkpoint's
     directory: `out`, or `export/` in the run, `export-FORMAT/` for another format than the run's own.
-    VerificationError when the files have another size than predicted, or other logits than the searched model.
+    VerificationError when the files have another size than predicted, or other logits than the searched model; then no
+    loader accepts the directory.
     """
     config = workspace.config
     chosen = find_format(format or config.format, config.compression.application)
     target = out or workspace.run.export_to(chosen.name)
     found = _read_fitting(workspace, profile or workspace.run.profile)
     predicted = chosen.predicted_bytes(workspace, found)
-    chosen.write(workspace, found, target, lambda done, total: workspace.observer.progress("export", done, total))
-    if (written := weight_bytes(target)) != predicted:
-        raise VerificationError(
-            f"the weights in {target} take {written} bytes, predicted were {predicted}; report this"
-        )
+    with staged(target, predicted) as partial:
+        chosen.write(workspace, found, partial, lambda done, total: workspace.observer.progress("export", done, total))
+        if (written := weight_bytes(partial)) != predicted:
+            raise VerificationError(
+                f"the weights of {target} take {written} bytes, predicted were {predicted}; report this"
+            )
     if verify:
         result = chosen.verify(workspace, found, target)
         if result.failed:
+            withdraw(target)
             raise VerificationError(f"{target} is not the searched model: {result}; report this")
         workspace.observer.note(str(result))
     return target

@@ -7,6 +7,7 @@ from typing import Any
 
 from evopress.database.manifest import read_manifest
 from evopress.errors import DatabaseError
+from evopress.export.staging import is_whole
 from evopress.records import read_json
 from evopress.run import RunDirectory
 
@@ -24,7 +25,7 @@ def summarize(run: RunDirectory) -> dict[str, Any]:
         "search": _search(run),
         "profile": read_json(run.profile) if run.profile.exists() else None,
         "evaluation": read_json(run.evaluation) if run.evaluation.exists() else None,
-        "export": str(run.export) if (run.export / "config.json").exists() else None,
+        "export": str(run.export) if is_whole(run.export) else None,
     }
 
 

@@ -13,6 +13,7 @@ from evopress import pipeline
 from evopress.errors import ConfigError, VerificationError
 from evopress.export.formats import FORMATS, find_format
 from evopress.export.shards import Entry, entry_bytes, frame_bytes, predicted_bytes, weight_bytes, write_shards
+from evopress.export.staging import is_whole
 from evopress.export.verification import Verification
 from evopress.observer import Observer
 from evopress.run import read_run
@@ -49,6 +50,13 @@ def test_an_export_of_another_size_or_other_logits_is_an_error(
         patch.setattr(hf, "predicted_bytes", lambda *_: 1)
         with pytest.raises(VerificationError, match="predicted were 1"):
             pipeline.export(workspace)
+    assert is_whole(run.directory.export)  # the one from before
+    with monkeypatch.context() as patch:
+        patch.setattr(hf, "verify", lambda *_: Verification("transformers", 0.5, 0.1))
+        with pytest.raises(VerificationError, match=r"export is not the searched model: .* differ by 0\.5"):
+            pipeline.export(workspace)
+    assert not is_whole(run.directory.export)
+    pipeline.export(workspace)
     searched = run.profile
     for name in searched.names[:1]:
         other = "2" if searched[name] != "2" else "3"

@@ -29,7 +29,7 @@ class FileCosts:
 
 
 class Format(Protocol):
-    """One way to store a searched model. All state is in the arguments; `out` is a directory that it makes whole."""
+    """One way to store a searched model. All state is in the arguments."""
 
     @property
     def name(self) -> str:
@@ -46,10 +46,10 @@ class Format(Protocol):
         """What a budget in bytes adds up; ConfigError where the profile does not change the size."""
 
     def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
-        """Write the export to `out`, which appears when it is whole and replaces an earlier one.
+        """Write the export into the empty directory `out`, which gets its own name once it is whole (see `staging`).
 
-        ProfileError or UnsupportedModel for what the format cannot hold, MissingExtra without its packages,
-        ResourceError when the disk is too small, RunError when `out` holds something else.
+        The file that loaders look for first is written under `hidden`, or before the weights and then hidden.
+        ProfileError or UnsupportedModel for what the format cannot hold, MissingExtra without its packages.
         """
 
     def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:

@@ -1,11 +1,11 @@
 """A stock Hugging Face checkpoint: dequantized weights in the model's dtype, configuration and tokenizer included.
 
-Plain `AutoModelForCausalLM.from_pretrained` loads it; it has the size of the dense model. The directory appears under
-its name only when it is whole.
+Plain `AutoModelForCausalLM.from_pretrained` loads it; it has the size of the dense model.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from evopress.errors import ConfigError
 from evopress.export.format import FileCosts
 from evopress.export.shards import Entry, Progress, kept, predicted_bytes, write_shards
-from evopress.export.staging import staged
+from evopress.export.staging import hidden
 from evopress.export.verification import Verification, verify_checkpoint
 from evopress.models import LoadedModel
 from evopress.profile import Profile
@@ -41,7 +41,7 @@ class HuggingFace:
         raise ConfigError("a size needs a format that stores levels packed; choose one with --target")
 
     def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
-        """Write the checkpoint to `out`, replacing an earlier export; RunError when something else is there."""
+        """Write tensors, configuration and tokenizer."""
         export_checkpoint(out, workspace.loaded, self._entries(workspace, profile), progress=progress)
 
     def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
@@ -69,10 +69,9 @@ def export_checkpoint(
     *,
     progress: Progress = lambda done, total: None,
 ) -> None:
-    """Write `entries`, configuration and tokenizer to `directory`, which appears when it is whole."""
-    with staged(directory, sum(entry.nbytes for entry in entries)) as partial_directory:
-        write_shards(partial_directory, entries, progress)
-        save_rest(loaded, partial_directory)
+    """Write `entries`, configuration and tokenizer to `directory`."""
+    save_rest(loaded, directory)
+    write_shards(directory, entries, progress)
 
 
 def stored_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -87,9 +86,10 @@ def stored_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def save_rest(loaded: LoadedModel, directory: Path) -> None:
-    """Configuration, generation settings and tokenizer."""
+    """Configuration, hidden until the export is whole, generation settings and tokenizer. Call it before weights."""
     loaded.model.config.architectures = [type(loaded.model).__name__]
     loaded.model.config.save_pretrained(directory)
+    os.replace(directory / "config.json", hidden(directory / "config.json"))
     if loaded.model.can_generate():
         loaded.model.generation_config.save_pretrained(directory)
     loaded.tokenizer.save_pretrained(directory)

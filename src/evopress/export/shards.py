@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from evopress.files import PARTIAL
+
 SHARD_BYTES = 2_000_000_000
 METADATA = {"format": "pt"}
 INDEX = "model.safetensors.index.json"
@@ -93,8 +95,9 @@ def write_shards(directory: Path, entries: Sequence[Entry], progress: Progress) 
 
 
 def weight_bytes(directory: Path) -> int:
-    """The size of all files in a directory that hold weights, whatever the format."""
-    return sum(file.stat().st_size for file in directory.iterdir() if file.suffix in (".safetensors", ".gguf"))
+    """The size of all files in a directory that hold weights, whatever the format, those that are hidden too."""
+    names = {file: file.name.removesuffix(PARTIAL) for file in directory.iterdir()}
+    return sum(file.stat().st_size for file, name in names.items() if name.endswith((".safetensors", ".gguf")))
 
 
 def _plan(entries: Iterable[Entry]) -> list[list[Entry]]:
