@@ -14,7 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evopress.cli.show import picture, read_levels, scores_table, verdict
+from evopress.cli.show import picture, read_levels
+from evopress.cli.tables import scores_table, verdict
 from evopress.errors import EvopressError
 from evopress.records import read_json
 from evopress.run import read_run

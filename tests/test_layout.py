@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "records": "errors files profile space fitness config run workspace",
     "summary": "errors files profile space database export config run workspace records",
     "report": "errors files profile space config run records summary",
-    "scoring": "profile fitness workspace",
+    "scoring": "errors profile fitness workspace",
     "strategies": "profile space search fitness plan records workspace",
     "analyze": "errors files profile space search analysis fitness records workspace",
     "compare": "scoring errors files profile search fitness config records strategies workspace",

@@ -21,7 +21,7 @@ from evopress.files import write_text
 from evopress.fitness.divergence import make_measure
 from evopress.profile import Profile
 from evopress.records import read_json, read_profile, seconds_of
-from evopress.scoring import score_rows
+from evopress.scoring import HeldOut, score
 from evopress.search import Journal, Limits, Stopper, run_search
 from evopress.search.types import Strategy
 from evopress.strategies import make_strategy, warm_up
@@ -140,7 +140,8 @@ def finished(workspace: Workspace) -> Found:
 def _evaluate(workspace: Workspace, found: dict[str, Found], data: str | None, tokens: int | None) -> dict[str, Any]:
     """Scores of dense and of all found profiles on one text, seeds of one strategy taken together."""
     profiles: dict[str, Profile | None] = {"dense": None} | {name: one.profile for name, one in found.items()}
-    single, text = score_rows(workspace, profiles, data, tokens)
+    scored = score(workspace, profiles, HeldOut(data, tokens))
+    single = scored.rows
     for name, one in found.items():
         single[name] |= {"search_tokens": one.tokens, "search_seconds": one.seconds}
     rows: dict[str, Any] = {}
@@ -148,7 +149,7 @@ def _evaluate(workspace: Workspace, found: dict[str, Found], data: str | None, t
         strategy, _, seed = name.partition("/")
         if not seed:
             rows[strategy] = _together([row for other, row in single.items() if other.partition("/")[0] == strategy])
-    return {"profiles": rows, "data": text.record(), "tokens": text.total}
+    return scored.record() | {"profiles": rows}
 
 
 def _together(rows: list[dict[str, Any]]) -> dict[str, Any]:

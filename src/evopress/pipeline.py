@@ -34,7 +34,7 @@ from evopress.records import (
     write_space,
 )
 from evopress.run import RunDirectory, locked, require_run_or_empty, start_run
-from evopress.scoring import score_rows
+from evopress.scoring import HeldOut, score
 from evopress.search import Journal, Stopper, run_search
 from evopress.search.types import Strategy
 from evopress.strategies import make_strategy, warm_up
@@ -183,12 +183,16 @@ def _search(workspace: Workspace, measure: Measure) -> tuple[Profile, Strategy, 
 
 
 def evaluate(
-    workspace: Workspace, data: str | None = None, tokens: int | None = None, profile: Path | None = None
+    workspace: Workspace,
+    data: str | None = None,
+    tokens: int | None = None,
+    profile: Path | None = None,
+    sequence_length: int | None = None,
 ) -> dict[str, Any]:
     """Score dense, uniform, knapsack and searched profile on held-out text, or on any other, and write the result.
 
-    `data` names another text (all of it, or its first `tokens` tokens), `profile` a file with another profile that is
-    scored too, as `given`; with either, evaluation.json is left as it is.
+    `data` names another text (all of it, or its first `tokens` tokens, in windows of `sequence_length`), `profile` a
+    file with another profile that is scored too, as `given`; with either, evaluation.json is left as it is.
     """
     started = time.monotonic()
     profiles: dict[str, Profile | None] = {
@@ -198,13 +202,8 @@ def evaluate(
     }
     if profile is not None:
         profiles["given"] = _read_fitting(workspace, profile)
-    rows, text = score_rows(workspace, profiles, data, tokens)
-    result = {
-        "profiles": rows,
-        "data": text.record(),
-        "tokens": text.total,
-        "seconds": round(time.monotonic() - started, 1),
-    }
+    scored = score(workspace, profiles, HeldOut(data, tokens, sequence_length))
+    result = scored.record() | {"seconds": round(time.monotonic() - started, 1)}
     if data is None and profile is None:
         write_evaluation(workspace, result)
     return result

@@ -3,24 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from evopress.errors import ConfigError
 from evopress.fitness.divergence import KL, Perplexity
+from evopress.fitness.evaluator import Scores
+from evopress.fitness.resampling import uncertainty
 from evopress.fitness.tokens import Tokens, load_heldout
 from evopress.profile import Profile
 from evopress.workspace import Workspace
 
 
-def score_rows(
-    workspace: Workspace, profiles: Mapping[str, Profile | None], data: str | None = None, tokens: int | None = None
-) -> tuple[dict[str, dict[str, Any]], Tokens]:
-    """For each profile (None: the dense model) its perplexity, KL and sizes, and the text that it was scored on.
+@dataclass(frozen=True)
+class HeldOut:
+    """Which text to score on: the run's held-out one, or `data` (its first `tokens` tokens) in windows of `length`."""
 
-    That is the run's held-out text, or `data` (its first `tokens` tokens).
-    """
-    config, text = workspace.config, workspace.splits.heldout
-    if data is not None:
-        text = load_heldout(data, workspace.loaded.tokenizer, config.data.sequence_length, tokens)
+    data: str | None = None
+    tokens: int | None = None
+    length: int | None = None
+
+    def load(self, workspace: Workspace) -> Tokens:
+        """Its tokens; ConfigError where `tokens` or `length` are given without `data`."""
+        if self.data is None:
+            for flag, value in (("--tokens", self.tokens), ("--sequence-length", self.length)):
+                if value is not None:
+                    raise ConfigError(f"{flag} is {value} but there is no --data; the run's own held-out text is fixed")
+            return workspace.splits.heldout
+        length = self.length or workspace.config.data.sequence_length
+        return load_heldout(self.data, workspace.loaded.tokenizer, length, self.tokens)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """`rows` has for each profile its perplexity, KL and sizes; `scores` the sums for each sequence of `text`."""
+
+    rows: dict[str, dict[str, Any]]
+    scores: Scores
+    text: Tokens
+
+    def record(self) -> dict[str, Any]:
+        """What evaluation.json holds of it."""
+        return {
+            "profiles": self.rows,
+            "uncertainty": uncertainty(list(self.rows), self.scores),
+            "data": self.text.record(),
+            "tokens": self.text.total,
+        }
+
+
+def score(workspace: Workspace, profiles: Mapping[str, Profile | None], where: HeldOut) -> Scored:
+    """Score profiles (None: the dense model) by KL and perplexity on a whole text."""
+    text = where.load(workspace)
     with workspace.evaluator(text, (KL(), Perplexity()), len(profiles)) as evaluator:
         scores = evaluator.evaluate_all(
             list(profiles.values()),
@@ -30,4 +64,4 @@ def score_rows(
         name: {"perplexity": perplexity, "kl": kl, **workspace.application.sizes(profile)}
         for (name, profile), kl, perplexity in zip(profiles.items(), scores.scores(0), scores.scores(1), strict=True)
     }
-    return rows, text
+    return Scored(rows, scores, text)

@@ -93,6 +93,20 @@ def test_too_few_tokens_says_how_many_there_are(quantize: Call, tmp_path: Path) 
     check(result, errors.NotEnoughTokens, "short.txt", "tokens", "asked for")
 
 
+def test_scoring_a_text_shorter_than_one_window(quantize: Call, call: Call, tmp_path: Path) -> None:
+    quantize(tmp_path / "run")
+    (tmp_path / "short.txt").write_text("the cat")
+    result = call("evaluate", tmp_path / "run", "--data", tmp_path / "short.txt")
+    check(result, errors.NotEnoughTokens, "short.txt", "7 tokens", "one window of 16", "--sequence-length 7")
+    assert call("evaluate", tmp_path / "run", "--data", tmp_path / "short.txt", "--sequence-length", "7").code == 0
+
+
+@pytest.mark.parametrize("flag", ["--tokens", "--sequence-length"])
+def test_scoring_a_part_of_no_named_text(quantize: Call, call: Call, tmp_path: Path, flag: str) -> None:
+    quantize(tmp_path / "run")
+    check(call("evaluate", tmp_path / "run", flag, "64"), errors.ConfigError, flag, "64", "--data")
+
+
 @pytest.mark.parametrize("bits", ["1.5", "4.5", "99"])
 def test_bits_outside_the_levels(quantize: Call, tmp_path: Path, bits: str) -> None:
     check(quantize(tmp_path / "run", "--bits", bits), errors.BudgetError, bits, "2", "4")

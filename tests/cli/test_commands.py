@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def test_json_is_one_object_on_standard_output(quantize: Call, tmp_path: Path) -
     data = json.loads(result.out)
     assert list(data["profiles"]) == ["dense", "uniform", "dp", "searched"]
     assert all(set(row) == KEYS for row in data["profiles"].values())
-    assert {"data", "tokens", "seconds"} <= set(data)
+    assert {"data", "tokens", "seconds", "uncertainty"} <= set(data)
     assert data["tokens"] == 256
     assert data["profiles"]["searched"]["bits"] <= 3
     assert data["profiles"]["dense"]["kl"] == 0
@@ -55,6 +56,62 @@ def test_evaluate_on_another_text_any_time_later(quantize: Call, call: Call, tex
     assert "other.txt" in data["data"]["source"]
     assert set(data["profiles"]["dp"]) == KEYS
     assert (tmp_path / "run" / "evaluation.json").read_bytes() == before
+
+
+def test_scores_have_limits_and_the_searched_profile_is_tested_against_the_others(
+    quantize: Call, call: Call, tmp_path: Path
+) -> None:
+    data = json.loads(quantize(tmp_path / "run", "--json").out)
+    found, rows = data["uncertainty"], data["profiles"]
+    assert found["sequences"] == 16
+    for name, row in rows.items():
+        for key in ("kl", "perplexity"):
+            low, high = found["intervals"][name][key]
+            assert low <= row[key] <= high
+    assert list(found["against"]) == ["dense", "uniform", "dp"]
+    versus = found["against"]["uniform"]
+    assert versus["kl"]["difference"] == pytest.approx(rows["searched"]["kl"] - rows["uniform"]["kl"])
+    assert versus["perplexity"]["ratio"] == pytest.approx(
+        rows["searched"]["perplexity"] / rows["uniform"]["perplexity"]
+    )
+    shown = call("evaluate", tmp_path / "run").out
+    low, high = found["intervals"]["searched"]["kl"]
+    assert f"{low:.4f}–{high:.4f}" in shown
+    assert f"against uniform: KL {versus['kl']['difference']:+.4f}" in shown
+    assert "against dense" not in shown
+    assert "16 sequences" in shown
+
+
+def test_an_evaluation_without_limits_can_still_be_shown(quantize: Call, call: Call, tmp_path: Path) -> None:
+    quantize(tmp_path / "run")
+    file = tmp_path / "run" / "evaluation.json"
+    data = json.loads(file.read_text())
+    del data["uncertainty"]  # what earlier versions wrote
+    file.write_text(json.dumps(data))
+    assert "searched" in call("inspect", tmp_path / "run").out
+
+
+@pytest.mark.parametrize("length", [16, 40])
+def test_perplexity_is_that_of_ten_lines_over_the_stock_model(
+    quantize: Call, call: Call, checkpoint: Path, tmp_path: Path, length: int
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    quantize(tmp_path / "run", "--dtype", "float32")
+    other = tmp_path / "other.txt"
+    other.write_text("nobody knew why it rained hard today while the cat sat on a mat.\n" * 10)
+    flags = ("--data", other, "--sequence-length", str(length), "--json")
+    found = json.loads(call("evaluate", tmp_path / "run", *flags).out)
+    for name, place in {"dense": checkpoint, "searched": tmp_path / "run" / "export"}.items():
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(place).eval(), AutoTokenizer.from_pretrained(place)
+        ids = tokenizer(other.read_text(), return_tensors="pt", add_special_tokens=False).input_ids[0]
+        losses, tokens = 0.0, 0
+        for window in ids.split(length):
+            with torch.no_grad():
+                loss = model(window[None], labels=window[None]).loss
+            losses, tokens = losses + float(loss) * (len(window) - 1), tokens + len(window) - 1
+        assert found["tokens"] == len(ids)
+        assert found["profiles"][name]["perplexity"] == pytest.approx(math.exp(losses / tokens), rel=1e-4)
 
 
 def test_the_same_command_again_changes_nothing(quantize: Call, tmp_path: Path) -> None:

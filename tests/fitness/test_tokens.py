@@ -200,6 +200,14 @@ def test_a_file_of_one_token_cannot_be_scored(tmp_path: Path, tokenizer: PreTrai
         load_heldout(write_words(tmp_path / "a.txt", 1), tokenizer, 8)
 
 
+def test_a_text_shorter_than_one_window_cannot_be_scored(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
+    source = write_words(tmp_path / "a.txt", 7)
+    with pytest.raises(NotEnoughTokens, match=r"has 7 tokens, fewer than one window of 8; .* --sequence-length 7"):
+        load_heldout(source, tokenizer, 8)
+    assert load_heldout(source, tokenizer, 7).total == 7
+    assert load_heldout(source, tokenizer, 8, 4).total == 4  # asked for
+
+
 def test_the_tokenizer_does_not_warn_of_long_text(
     tmp_path: Path,
     tokenizer: PreTrainedTokenizerFast,
@@ -238,7 +246,10 @@ def test_published_protocols_drop_what_fills_no_window(
     opened = Text("named", [], [document], whole_windows=True)
     monkeypatch.setattr(tokens_module, "open_heldout", lambda *arguments: opened)
     assert [len(sequence) for sequence in load_heldout("named", tokenizer, 8).sequences] == [8, 8]
-    assert [len(sequence) for sequence in load_heldout("named", tokenizer, 32).sequences] == [21]
+    monkeypatch.setattr(
+        tokens_module, "open_heldout", lambda *arguments: Text("named", [], [document], whole_windows=True)
+    )
+    assert [len(sequence) for sequence in load_heldout("named", tokenizer, 10).sequences] == [10, 10]  # one is left
 
 
 def test_only_the_documents_that_are_needed_are_tokenised(

@@ -133,6 +133,7 @@ def evaluate(
     directory: Directory,
     data: Annotated[str | None, typer.Option(help="another text than the run's held-out one")] = None,
     tokens: Annotated[int | None, typer.Option(help="only the first so many tokens of that text")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="tokens in a window of that text")] = None,
     profile: ProfileFile = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -140,7 +141,7 @@ def evaluate(
     """Score the dense model, the reference profiles and the searched one on held-out text."""
     from evopress import pipeline
 
-    _on_run(directory, as_json, lambda workspace: pipeline.evaluate(workspace, data, tokens, profile))
+    _on_run(directory, as_json, lambda workspace: pipeline.evaluate(workspace, data, tokens, profile, sequence_length))
 
 
 @app.command()

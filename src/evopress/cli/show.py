@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from evopress.cli.tables import differences, scores_table, verdict
 from evopress.config import Config
 from evopress.files import size
 from evopress.observer import Observer
@@ -104,6 +105,7 @@ class Screen(Observer):
             self._out.print(picture(levels))
         self._out.print(scores_table(evaluation))
         self._out.print(verdict(evaluation))
+        self._out.print(differences(evaluation), soft_wrap=True)
         self._out.print(f"checkpoint: {run.export}   ({time.monotonic() - self._started:.0f} s)")
 
     def step(self, run: RunDirectory, result: Any) -> None:
@@ -115,6 +117,7 @@ class Screen(Observer):
             print(json.dumps(result if isinstance(result, dict) else summarize(run)))
         elif isinstance(result, dict):
             self._out.print(scores_table(result))
+            self._out.print(differences(result), soft_wrap=True)
         else:
             self._out.print(f"done: {run.path}")
 
@@ -185,52 +188,6 @@ BUDGETS = {
 def budget_text(config: Config) -> str:
     """The budget in words."""
     return BUDGETS[config.budget.counts].format(config.budget.target)
-
-
-COLUMNS = {
-    "perplexity": ("perplexity", "{:.2f}".format),
-    "kl": ("KL", "{:.4f}".format),
-    "bits": ("bits", "{:.3f}".format),
-    "bpw": ("bits with scales", "{:.3f}".format),
-    "sparsity": ("sparsity", "{:.4f}".format),
-    "dropped_attn": ("attention dropped", "{}".format),
-    "dropped_mlp": ("MLP dropped", "{}".format),
-    "parameters": ("parameters", "{:,}".format),
-    "bytes": ("size", size),
-    "search_tokens": ("search tokens", "{:,.0f}".format),
-    "search_seconds": ("seconds", "{:.0f}".format),
-}
-"""Key of a row in evaluation.json -> title of its column, and how a value is written."""
-
-
-def scores_table(evaluation: dict[str, Any]) -> Table:
-    """Dense, references and searched, side by side."""
-    data = evaluation["data"]
-    table = Table(title=f"held-out: {data['source']}, {evaluation['tokens']} tokens", title_justify="left")
-    keys = [key for key in COLUMNS if any(key in row for row in evaluation["profiles"].values())]
-    table.add_column("")
-    for key in keys:
-        table.add_column(COLUMNS[key][0], justify="right")
-    for name, row in evaluation["profiles"].items():
-        style = "bold" if name == "searched" else ""
-        table.add_row(name, *(COLUMNS[key][1](row[key]) if key in row else "" for key in keys), style=style)
-    return table
-
-
-REFERENCES = {"dp": "the knapsack"}
-"""References whose name in tables is not what one would say."""
-
-
-def verdict(evaluation: dict[str, Any]) -> str:
-    """The result in a sentence."""
-    rows = evaluation["profiles"]
-    parts = []
-    for name in rows:
-        if name not in ("dense", "searched", "given") and rows[name]["kl"]:
-            change = 1 - rows["searched"]["kl"] / rows[name]["kl"]
-            label = REFERENCES.get(name, name)
-            parts.append(f"{abs(change):.0%} {'below' if change >= 0 else 'ABOVE'} {label}")
-    return f"The searched profile's KL is {' and '.join(parts) or format(rows['searched']['kl'], '.4f')}."
 
 
 SYMBOLS = {"drop": "x", "keep": "-"}

@@ -202,8 +202,14 @@ def load_heldout(
     everything = reader.take(None, f"{source} (held-out)")
     if not everything.sequences:
         raise NotEnoughTokens(f"{source} has fewer than {SHORTEST_SEQUENCE} tokens; nothing can be predicted from it")
-    windows = [sequence for sequence in everything.sequences if len(sequence) == sequence_length]
-    if text.whole_windows and windows:
+    if text.packed and everything.total < sequence_length:
+        raise NotEnoughTokens(
+            f"{source} has {everything.total} tokens, fewer than one window of {sequence_length}; "
+            f"give more text, or --sequence-length {everything.total} or less"
+        )
+    if text.whole_windows:
+        ids = torch.cat(everything.sequences)
+        windows = torch.split(ids[: len(ids) // sequence_length * sequence_length], sequence_length)
         return Tokens.of(windows, everything.source, everything.documents)
     return everything
 
