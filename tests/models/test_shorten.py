@@ -36,21 +36,18 @@ def odd_model(architecture: str, **options: Any) -> Any:
 
 
 def check(model: Any, *masks: tuple[int, ...]) -> None:
-    """A shortened model answers bit for bit what the model answers that bypasses the blocks, cached and not."""
+    """A shortened model answers bit for bit what the model answers that bypasses the blocks."""
     mapped = describe(model)
     sublayers = find_sublayers(model, mapped)
     ids = torch.randint(1, 96, (2, 2 * WINDOW + 3), generator=torch.Generator().manual_seed(0))
-    options = {"max_new_tokens": WINDOW, "min_new_tokens": WINDOW, "do_sample": False}
     assert why_not_shorten(model, mapped, sublayers) is None
     for blocks in masks:
         short = shortened(model, mapped, blocks)
         assert describe(short).n_blocks == mapped.n_blocks - len(blocks)
         with torch.no_grad(), dropped(model, [sublayer for sublayer in sublayers if sublayer.block in blocks]):
             expected = model(ids).logits
-            text = model.generate(ids[:, : WINDOW + 1], **options) if blocks == masks[-1] else None
         with torch.no_grad():
             assert torch.equal(short(ids).logits, expected)
-            assert text is None or torch.equal(short.generate(ids[:, : WINDOW + 1], **options), text)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -42,8 +42,14 @@ class Application(Protocol):
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
         """What a profile (None: the dense model) amounts to, `bytes` among it."""
 
+    def left_out(self, profile: Profile) -> tuple[int, ...]:
+        """The blocks that a checkpoint lacks; those behind them move up."""
+
     def tensors(self, profile: Profile) -> Tensors:
-        """The parameters that differ from the dense model's, for checkpoints."""
+        """The parameters of blocks that stay that differ from the dense model's, for checkpoints.
+
+        Names are those of the dense model.
+        """
 
     def to_text(self, profile: Profile) -> str:
         """The profile in the official code's text format."""

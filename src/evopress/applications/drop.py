@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from evopress.depth import depth_units, format_drop_config, parse_drop_config, s
 from evopress.errors import BudgetError
 from evopress.models import SubLayer, bypass_slots, find_sublayers
 from evopress.models.bypass import DROP
+from evopress.models.shorten import whole_blocks, why_not_shorten
 from evopress.profile import Profile, Unit
 from evopress.search import (
     BestOf,
@@ -34,9 +35,6 @@ from evopress.space import SearchSpace, exchange_groups
 
 if TYPE_CHECKING:
     from evopress.workspace import Workspace
-
-BYTES = 2
-"""Bytes of a weight in the half precision that models are served in."""
 
 
 class Drop:
@@ -84,31 +82,51 @@ class Drop:
         }
         return made | ({"brute-force": lambda: BruteForce(space, tokens=tokens)} if brute else {})
 
+    @cached_property
+    def leaves_blocks_out(self) -> bool:
+        """Whether a checkpoint can lack whole blocks; else they stay in it and add zero, which is said once."""
+        why = why_not_shorten(self._workspace.loaded.model, self._workspace.map, self.sublayers)
+        if why is not None:
+            self._workspace.observer.note(f"dropped blocks stay in the checkpoint and add zero, because {why}")
+        return why is None
+
     def slots(self, load: Load) -> Slots:
         """One for each unit and block."""
+        _ = self.leaves_blocks_out  # found out while the model is whole
         return bypass_slots(self._workspace.loaded.model, self.sublayers, self._section.granularity)
 
+    def left_out(self, profile: Profile) -> tuple[int, ...]:
+        """The blocks that are dropped whole."""
+        names = [sublayer.name for sublayer in self._dropped(profile)]
+        return whole_blocks(self.sublayers, names) if names and self.leaves_blocks_out else ()
+
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
-        """Dropped sub-layers, remaining parameters, and their bytes in half precision."""
+        """Dropped sub-layers, parameters that still count, and bytes of the checkpoint's weights.
+
+        A sub-layer that is dropped without the other one of its block is zeros in the checkpoint, and as large as ever.
+        """
         gone = [] if profile is None else self._dropped(profile)
-        parameters = self._workspace.shapes.parameters - sum(sublayer.parameters for sublayer in gone)
+        blocks = () if profile is None else self.left_out(profile)
+        model, whole = self._workspace.loaded.model, self._workspace.shapes.parameters
+        prefixes = tuple(f"{self._workspace.map.blocks}.{block}." for block in blocks)
+        left = sum(p.numel() for name, p in model.named_parameters() if name.startswith(prefixes)) if prefixes else 0
         kinds = Counter(sublayer.kind for sublayer in gone)
         return {
             "dropped_attn": kinds["attn"],
             "dropped_mlp": kinds["mlp"],
-            "parameters": parameters,
-            "bytes": BYTES * parameters,
+            "parameters": whole - left - sum(sub.parameters for sub in gone if sub.block not in blocks),
+            "bytes": model.dtype.itemsize * (whole - left),
         }
 
     def tensors(self, profile: Profile) -> Tensors:
-        """Zeros for what writes a dropped sub-layer's output: exact in every architecture, but no faster."""
-        model = self._workspace.loaded.model
+        """Zeros for what writes a dropped sub-layer's output, in blocks that stay: exact everywhere, but no faster."""
+        model, blocks = self._workspace.loaded.model, self.left_out(profile)
 
         def zeros(name: str, dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros_like(model.get_parameter(name), dtype=dtype)
 
-        names = [name for sublayer in self._dropped(profile) for name in sublayer.silencers]
-        return {name: lambda dtype, name=name: zeros(name, dtype) for name in names}  # type: ignore[misc]
+        silenced = [sublayer for sublayer in self._dropped(profile) if sublayer.block not in blocks]
+        return {name: partial(zeros, name) for sublayer in silenced for name in sublayer.silencers}
 
     def to_text(self, profile: Profile) -> str:
         """One line for each block: none, attn, mlp or attn+mlp, what is dropped there."""

@@ -102,6 +102,10 @@ class WeightApplication(ABC):
             stored = sum(level.storage_bits for level in levels)
         return self.figures(levels) | {"bytes": (stored + DENSE_BITS * others + 7) // 8}
 
+    def left_out(self, profile: Profile) -> tuple[int, ...]:
+        """None: all blocks stay."""
+        return ()
+
     def tensors(self, profile: Profile) -> Tensors:
         """Dense tensors of the chosen levels: dequantized, or with exact zeros."""
         return self._workspace.dense_tensors(profile)

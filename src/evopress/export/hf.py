@@ -1,12 +1,16 @@
 """A stock Hugging Face checkpoint: dequantized weights in the model's dtype, configuration and tokenizer included.
 
-Plain `AutoModelForCausalLM.from_pretrained` loads it; it has the size of the dense model.
+Plain `AutoModelForCausalLM.from_pretrained` loads it; it has the size of the dense model without the blocks that are
+dropped whole. Zeros are stored like other numbers: runtimes no longer read the formats that packed sparse weights.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +23,7 @@ from evopress.export.shards import Entry, Progress, kept, predicted_bytes, write
 from evopress.export.staging import hidden
 from evopress.export.verification import Verification, verify_checkpoint
 from evopress.models import LoadedModel
+from evopress.models.shorten import new_names, shortened_config
 from evopress.profile import Profile
 from evopress.search.presets import ApplicationName
 
@@ -27,13 +32,13 @@ if TYPE_CHECKING:
 
 
 class HuggingFace:
-    """Implements `Format`: holds every application, always in the bytes of the dense model."""
+    """Implements `Format`: holds every application, each tensor in the bytes of the dense model's."""
 
     name = "hf"
     applications: tuple[ApplicationName, ...] = ("bits", "sparsity", "depth")
 
     def predicted_bytes(self, workspace: Workspace, profile: Profile) -> int:
-        """Those of the dense model's tensors."""
+        """Those of the dense model's tensors, but for blocks that are dropped whole."""
         return predicted_bytes(self._entries(workspace, profile))
 
     def costs(self, workspace: Workspace) -> FileCosts:
@@ -41,15 +46,20 @@ class HuggingFace:
         raise ConfigError("a size needs a format that stores levels packed; choose one with --target")
 
     def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
-        """Write tensors, configuration and tokenizer."""
-        export_checkpoint(out, workspace.loaded, self._entries(workspace, profile), progress=progress)
+        """Tensors, configuration and tokenizer; blocks that are dropped whole are in none of them."""
+        blocks = workspace.application.left_out(profile)
+        save_rest(workspace.loaded, out, shortened_config(workspace.loaded.model.config, workspace.map, blocks))
+        write_shards(out, self._entries(workspace, profile), progress)
 
     def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
         """Load it with transformers."""
         return verify_checkpoint(workspace, profile, out)
 
     def _entries(self, workspace: Workspace, profile: Profile) -> list[Entry]:
-        return dense_entries(workspace.loaded.model, workspace.application.tensors(profile))
+        application = workspace.application
+        entries = dense_entries(workspace.loaded.model, application.tensors(profile))
+        names = new_names([entry.name for entry in entries], workspace.map, application.left_out(profile))
+        return [replace(entry, name=names[entry.name]) for entry in entries if entry.name in names]
 
 
 def dense_entries(model: Any, compressed: Mapping[str, Callable[[torch.dtype], torch.Tensor]]) -> list[Entry]:
@@ -60,18 +70,6 @@ def dense_entries(model: Any, compressed: Mapping[str, Callable[[torch.dtype], t
         else kept(name, tensor)
         for name, tensor in stored_tensors(model)
     ]
-
-
-def export_checkpoint(
-    directory: Path,
-    loaded: LoadedModel,
-    entries: list[Entry],
-    *,
-    progress: Progress = lambda done, total: None,
-) -> None:
-    """Write `entries`, configuration and tokenizer to `directory`."""
-    save_rest(loaded, directory)
-    write_shards(directory, entries, progress)
 
 
 def stored_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -85,11 +83,21 @@ def stored_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, tensor
 
 
-def save_rest(loaded: LoadedModel, directory: Path) -> None:
-    """Configuration, hidden until the export is whole, generation settings and tokenizer. Call it before weights."""
-    loaded.model.config.architectures = [type(loaded.model).__name__]
-    loaded.model.config.save_pretrained(directory)
-    os.replace(directory / "config.json", hidden(directory / "config.json"))
+def save_rest(
+    loaded: LoadedModel, directory: Path, config: Any | None = None, more: Mapping[str, Any] | None = None
+) -> None:
+    """Configuration, hidden until the export is whole, generation settings and tokenizer. Call it before weights.
+
+    `config` is another one than the model's, `more` is put into its file as it is.
+    """
+    config = copy.copy(loaded.model.config if config is None else config)
+    config.architectures = [type(loaded.model).__name__]
+    config.save_pretrained(directory)
+    file = directory / "config.json"
+    if more is not None:
+        content = json.loads(file.read_text(encoding="utf-8")) | dict(more)
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(file, hidden(file))
     if loaded.model.can_generate():
         loaded.model.generation_config.save_pretrained(directory)
     loaded.tokenizer.save_pretrained(directory)
