@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from evopress.errors import BudgetError, ConfigError, RunError, ScheduleError, SchemaError
+from evopress.files import parse_size
 from evopress.search.presets import PRESETS, ApplicationName
 from evopress.search.stages import validate_schedule
 from evopress.sections import (
@@ -42,7 +43,7 @@ COMPRESSION: dict[ApplicationName, type[Section]] = {
 """The section of each application."""
 
 COUNTS: dict[ApplicationName, tuple[str, ...]] = {
-    "bits": ("bits", "bpw"),
+    "bits": ("bits", "bpw", "size"),
     "sparsity": ("weights",),
     "depth": ("count", "parameters", "bytes"),
 }
@@ -114,25 +115,29 @@ PAPER_DATA = {"sequence_length": 8192, "calibration_tokens": 2**23, "search_toke
 
 
 def resolve(model: str, *, bits: float | str | None = None, bpw: float | str | None = None,
-            sparsity: float | str | None = None, fraction: float | str | None = None, counts: str = "count",
-            preset: str = "quick", target: str | None = None, **options: Any) -> Config:  # fmt: skip
+            size: int | str | None = None, sparsity: float | str | None = None, fraction: float | str | None = None,
+            counts: str = "count", preset: str = "quick", target: str | None = None,
+            **options: Any) -> Config:  # fmt: skip
     """A full configuration from the few things a user says.
 
-    The budget is one of `bits` (code bits a weight), `bpw` (scales and zeros too), `sparsity` (share of weights that
-    become zero) and `fraction` (share of the depth that is dropped, in what `counts` counts: sub-layers, parameters or
-    bytes); it chooses the application. `target` is the runtime that the model is for: it decides the defaults of the
-    levels, and what is legal. `options` are fields of any section by name (`group_size=64`, `generations=20`,
-    `data="text.txt"`); None means "not said". ConfigError (or a child of it) says what does not fit.
+    The budget is one of `bits` (code bits a weight), `bpw` (scales and zeros too), `size` (bytes of the exported files
+    with weights, such as "100MB"), `sparsity` (share of weights that become zero) and `fraction` (share of the depth
+    that is dropped, in what `counts` counts: sub-layers, parameters or bytes); it chooses the application. `target` is
+    the runtime that the model is for: it decides the defaults of the levels, and what is legal. `options` are fields
+    of any section by name (`group_size=64`, `generations=20`, `data="text.txt"`); None means "not said". ConfigError
+    (or a child of it) says what does not fit.
 
     >>> resolve("demo", bits=3).compression.group_size
     64
     """
-    budgets = {"bits": bits, "bpw": bpw, "sparsity": sparsity, "fraction": fraction}
+    budgets = {"bits": bits, "bpw": bpw, "size": size and parse_size(size), "sparsity": sparsity, "fraction": fraction}
     given = {name: value for name, value in budgets.items() if value is not None}
     if len(given) != 1:
         text = ", ".join(f"{name}={value}" for name, value in given.items()) or "none"
         raise ConfigError(f"give exactly one budget, got {text}; for example bits=3, sparsity=0.5 or fraction=0.25")
     [(name, budget)] = given.items()
+    if name == "size" and target is None:
+        raise ConfigError("a size is that of a runtime's files; name the runtime with --target")
     application: ApplicationName = {"sparsity": "sparsity", "fraction": "depth"}.get(name, "bits")  # type: ignore[assignment]
     if preset not in PRESETS[application]:
         raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(sorted(PRESETS[application]))}")

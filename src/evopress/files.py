@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
-from evopress.errors import ResourceError
+from evopress.errors import ConfigError, ResourceError
 
 PARTIAL = ".partial"
 """Ending of the names of files and directories that are not whole yet."""
@@ -87,6 +89,19 @@ def size(count: float) -> str:
             return f"{count:.0f} {name}" if name == "B" else f"{count:.1f} {name}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes from words; ConfigError for what is no size.
+
+    >>> parse_size("100MB"), parse_size("1.5 GiB"), parse_size(2048)
+    (100000000, 1610612736, 2048)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?", str(text).strip())
+    if not found:
+        raise ConfigError(f"the size is {text!r}; give a number and B, kB, MB, GB or MiB, GiB, such as 100MB")
+    number, prefix, binary = found.groups()
+    return int(Fraction(number) * (1024 if binary else 1000) ** " kMGT".index(prefix.replace("K", "k") or " "))
 
 
 def sync(path: Path) -> None:

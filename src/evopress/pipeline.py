@@ -61,17 +61,24 @@ class Run:
 
 
 def quantize(
-    model: str, *, bits: float | str | None = None, bpw: float | str | None = None, out: str | Path, **options: Any
+    model: str,
+    *,
+    bits: float | str | None = None,
+    bpw: float | str | None = None,
+    size: int | str | None = None,
+    out: str | Path,
+    **options: Any,
 ) -> Run:
     """Find the best mixed bit-widths for a model under a budget and write the checkpoint.
 
-    `bits` counts code bits only, as the paper does; `bpw` counts scales and zeros too. `options` are those of
-    `compress`. Raises the errors of `evopress.errors`.
+    `bits` counts code bits only, as the paper does; `bpw` counts scales and zeros too; `size` is the most bytes that
+    the exported files with weights may take ("100MB"). `options` are those of `compress`. Raises the errors of
+    `evopress.errors`.
 
     >>> run = quantize("demo", bits=3, out="runs/demo")  # doctest: +SKIP
     >>> run.evaluation["profiles"]["searched"]["kl"]  # doctest: +SKIP
     """
-    return compress(model, out=out, bits=bits, bpw=bpw, **options)
+    return compress(model, out=out, bits=bits, bpw=bpw, size=size, **options)
 
 
 def sparsify(model: str, *, sparsity: float | str, out: str | Path, **options: Any) -> Run:
@@ -116,6 +123,8 @@ def run_all(config: Config, out: Path, observer: Observer, fitness: Custom | Non
     with locked(out):
         directory = start_run(out, config)
         workspace = Workspace(directory, observer, fitness)
+        if not directory.export.exists():
+            find_format(config.format, config.compression.application).check(workspace)
         if not directory.profile.exists():
             build(workspace)
             search(workspace)
@@ -225,6 +234,7 @@ def export(
     """
     config = workspace.config
     chosen = find_format(format or config.format, config.compression.application)
+    chosen.check(workspace)
     target = out or workspace.run.export_to(chosen.name)
     found = _read_fitting(workspace, profile or workspace.run.profile)
     predicted = chosen.predicted_bytes(workspace, found)

@@ -30,7 +30,7 @@ class Unit:
 
     `block` is the index of the decoder block it lies in, `role` its place inside the block (`self_attn.q_proj`), `size`
     its number of weights. `levels` are in order of strictly increasing cost, the most compressed first. A unit that
-    ties several weights together has their names as `members`: profiles name these, and all of them have its level.
+    ties several weights together has their units as `members`: profiles name these, and all of them have its level.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Unit:
     role: str
     size: int
     levels: tuple[Level, ...]
-    members: tuple[str, ...] = ()
+    members: tuple[Unit, ...] = ()
 
     def __post_init__(self) -> None:
         costs = [level.cost for level in self.levels]
@@ -46,9 +46,14 @@ class Unit:
             raise ProfileError(f"unit {self.name}: level costs {costs} must be non-empty and strictly increasing")
 
     @property
+    def parts(self) -> tuple[Unit, ...]:
+        """The units that it ties together, or itself."""
+        return self.members or (self,)
+
+    @property
     def named(self) -> tuple[str, ...]:
-        """What a profile names of this unit: its members, or itself."""
-        return self.members or (self.name,)
+        """What a profile names of this unit."""
+        return tuple(part.name for part in self.parts)
 
     def index(self, level: str) -> int:
         """Position of the level named `level`; ProfileError lists the known names."""
@@ -63,9 +68,9 @@ def tie(units: Sequence[Unit]) -> Unit:
     """One unit for several of a block, with the levels that all of them have; itself where there is only one.
 
     >>> q, k = (Unit(f"0.attn.{n}", 0, f"attn.{n}", 8, (Level("3", 24), Level("4", 32))) for n in "qk")
-    >>> tie([q, k])
-    Unit(name='0.attn.q+k', block=0, role='attn.q+k', size=16, levels=(Level(name='3', cost=48), Level(name='4', \
-cost=64)), members=('0.attn.q', '0.attn.k'))
+    >>> both = tie([q, k])
+    >>> both.name, both.size, both.levels[0], both.named
+    ('0.attn.q+k', 16, Level(name='3', cost=48), ('0.attn.q', '0.attn.k'))
     """
     first, *others = units
     if not others:
@@ -79,7 +84,7 @@ cost=64)), members=('0.attn.q', '0.attn.k'))
         role="+".join([first.role, *(unit.role.rpartition(".")[2] for unit in others)]),
         size=sum(unit.size for unit in units),
         levels=tuple(map(Level, names, costs)),
-        members=tuple(name for unit in units for name in unit.named),
+        members=tuple(part for unit in units for part in unit.parts),
     )
 
 

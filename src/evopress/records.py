@@ -10,9 +10,11 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evopress.applications import WeightApplication
 from evopress.errors import RunError, SchemaError
 from evopress.files import write_text
 from evopress.profile import Profile
@@ -61,6 +63,7 @@ def write_space(workspace: Workspace) -> None:
     """Write space.json: what could be chosen, with what each level of each unit costs and stores, and its layer error.
 
     `bits` is all that is stored of a level, `codes` the part without scales and masks. Depth has no layer errors.
+    `units` are what profiles name; the indices in each of `ties` are of those that must share a level.
     """
     space, levels = workspace.space, _level_records(workspace)
     units = [
@@ -71,18 +74,30 @@ def write_space(workspace: Workspace) -> None:
             "size": unit.size,
             "levels": [{"name": own.name, "cost": own.cost, **levels[unit.name][own.name]} for own in unit.levels],
         }
-        for unit in space.units
+        for whole in space.units
+        for unit in whole.parts
     ]
-    data = {"schema": SCHEMA, "budget": space.budget, "units": units, "groups": space.groups, "split": space.split}
+    places = iter(range(len(units)))
+    own = [tuple(islice(places, len(unit.parts))) for unit in space.units]
+    data = {
+        "schema": SCHEMA,
+        "budget": space.budget,
+        "units": units,
+        "groups": [[place for unit in group for place in own[unit]] for group in space.groups],
+        "split": space.split,
+        "ties": [tied for tied in own if len(tied) > 1],
+    }
     write_text(workspace.run.space, json.dumps(data) + "\n")
 
 
 def _level_records(workspace: Workspace) -> dict[str, dict[str, dict[str, Any]]]:
     """unit -> level -> bits, codes and error, from the database; without one, what half precision takes if kept."""
-    if workspace.application.method is not None:
+    application = workspace.application
+    if isinstance(application, WeightApplication):
         return {
             name: {
-                own.name: {"bits": own.storage_bits, "codes": own.code_bits, "error": own.error} for own in entry.levels
+                own.name: {"bits": own.storage_bits, "codes": own.code_bits, "error": own.error}
+                for own in application.levels(entry)
             }
             for name, entry in workspace.database.manifest.units.items()
         }

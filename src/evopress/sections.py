@@ -138,10 +138,10 @@ Compression = QuantizeSection | SparsifySection | DropSection
 
 
 class BudgetSection(Section):
-    """The global budget: an average for bits, a share of what is removed for sparsity and depth."""
+    """The global budget: an average for bits, bytes of files, a share of what is removed for sparsity and depth."""
 
     target: str = Field(description="a decimal number, exact")
-    counts: Literal["bits", "bpw", "weights", "count", "parameters", "bytes"] = Field(
+    counts: Literal["bits", "bpw", "size", "weights", "count", "parameters", "bytes"] = Field(
         "bits", description="what the budget counts"
     )
     exchange: Exchange = Field("any", description="what trades: layers of equal size, of equal role, or any")

@@ -12,12 +12,13 @@ from evopress.applications.application import Application
 from evopress.applications.drop import Drop
 from evopress.applications.quantize import Quantize
 from evopress.applications.sparsify import Sparsify
+from evopress.applications.weights import WeightApplication
 from evopress.sections import DropSection, QuantizeSection
 
 if TYPE_CHECKING:
     from evopress.workspace import Workspace
 
-__all__ = ["Application", "Drop", "Quantize", "Sparsify", "make_application"]
+__all__ = ["Application", "Drop", "Quantize", "Sparsify", "WeightApplication", "make_application"]
 
 
 def make_application(workspace: Workspace) -> Application:

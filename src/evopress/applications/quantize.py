@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from evopress.applications.weights import DENSE_BITS, WeightApplication, dense_level
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Quantization
-from evopress.errors import ConfigError
+from evopress.errors import BudgetError, ConfigError
+from evopress.export.format import FileCosts, Format
+from evopress.export.formats import find_format
 from evopress.models import ModelMap
-from evopress.profile import DENSE, tie
+from evopress.profile import DENSE, Profile, Unit, tie
 from evopress.sections import QuantizeSection
-from evopress.space import SearchSpace, make_space
+from evopress.space import SearchSpace, exchange_groups, make_space
 
 if TYPE_CHECKING:
     from evopress.workspace import Workspace
@@ -26,6 +29,8 @@ class Quantize(WeightApplication):
         super().__init__(workspace)
         self._section = section
         _require_group_size(workspace.map, section.group_size, whole=workspace.config.target is not None)
+        if workspace.config.budget.counts == "size":
+            _require_size(self._files, int(Fraction(workspace.config.budget.target)))
 
     @cached_property
     def method(self) -> Quantization:
@@ -44,14 +49,39 @@ class Quantize(WeightApplication):
 
     @cached_property
     def space(self) -> SearchSpace:
-        """Costs are code bits, or stored bits with scales and zeros."""
+        """Costs are code bits, stored bits with scales and zeros, or bytes of files, the constant part set aside."""
         budget = self._workspace.config.budget
+        if budget.counts == "size":
+            files = self._files
+            units = self._tied(self.units(lambda entry, level: files.levels[entry.name][level.name]))
+            limit = int(Fraction(budget.target)) - files.constant
+            return SearchSpace(tuple(units), limit, exchange_groups(units, budget.exchange))
         stored = budget.counts == "bpw"
-        units = self.units(lambda _, level: level.storage_bits if stored else level.code_bits)
-        if target := self._workspace.config.target:
-            own = {unit.name: unit for unit in units}
-            units = [tie([own[linear.name] for linear in tied]) for tied in target.ties(self._workspace.map.linears)]
+        units = self._tied(self.units(lambda _, level: level.storage_bits if stored else level.code_bits))
         return make_space(units, average=budget.target, exchange=budget.exchange)
+
+    @cached_property
+    def _files(self) -> FileCosts:
+        return self._format.costs(self._workspace)
+
+    @property
+    def _format(self) -> Format:
+        return find_format(self._workspace.config.format, "bits")
+
+    def _tied(self, units: Sequence[Unit]) -> list[Unit]:
+        """The units, those that the target fuses as one."""
+        target = self._workspace.config.target
+        if target is None:
+            return list(units)
+        own = {unit.name: unit for unit in units}
+        return [tie([own[linear.name] for linear in tied]) for tied in target.ties(self._workspace.map.linears)]
+
+    def sizes(self, profile: Profile | None) -> dict[str, float | int]:
+        """With a target, `bytes` are those of its files."""
+        found = super().sizes(profile)
+        if profile is not None and self._workspace.config.target is not None:
+            found["bytes"] = self._format.predicted_bytes(self._workspace, profile)
+        return found
 
     def levels(self, entry: UnitEntry) -> tuple[LevelEntry, ...]:
         """Those of the database, and the dense weight where the run has it as a level."""
@@ -65,6 +95,15 @@ class Quantize(WeightApplication):
             codes = sum(level.code_bits for level in levels)
             stored = sum(level.storage_bits for level in levels)
         return {"bits": codes / weights, "bpw": stored / weights}
+
+
+def _require_size(files: FileCosts, size: int) -> None:
+    """BudgetError, with the nearest size, for less than the cheapest profile takes or more than the dearest."""
+    low, high = (files.constant + sum(end(own.values()) for own in files.levels.values()) for end in (min, max))
+    if not low <= size <= high:
+        raise BudgetError(
+            f"no profile takes {size} bytes; the levels allow {low} to {high}, {files.constant} of them always"
+        )
 
 
 def _require_group_size(model_map: ModelMap, size: int | None, *, whole: bool) -> None:

@@ -33,6 +33,7 @@ Model = Annotated[str, typer.Argument(help="directory, hub id, .gguf file, or de
 Directory = Annotated[Path, typer.Argument(help="run directory")]
 Bits = Annotated[str | None, typer.Option(help="budget in code bits a weight, as the paper counts")]
 Bpw = Annotated[str | None, typer.Option(help="budget in bits a weight with scales and zeros")]
+Size = Annotated[str | None, typer.Option(help="budget in bytes of the exported weights' files, such as 100MB")]
 Sparsity = Annotated[str, typer.Option(help="share of the weights that become zero, such as 0.5")]
 Fraction = Annotated[str, typer.Option(help="share of the depth to drop, such as 0.25")]
 Counts = Annotated[str, typer.Option(help="what the fraction is of: count (of units), parameters or bytes")]
@@ -48,6 +49,7 @@ def _quantize(
     out: Out,
     bits: Bits = None,
     bpw: Bpw = None,
+    size: Size = None,
     preset: PresetName = "quick",
     data: Data = None,
     as_json: Json = False,
@@ -55,7 +57,7 @@ def _quantize(
     **settings: Any,
 ) -> None:
     """Build the database, search, evaluate and write a checkpoint, or go on where the last such command stopped."""
-    budget = {"bits": bits, "bpw": bpw}
+    budget = {"bits": bits, "bpw": bpw, "size": size}
     _compress(model, out, as_json, preset=preset, data=data, **budget, **parsed(settings, "bits"))
 
 
@@ -216,9 +218,9 @@ def inspect(directory: Directory, as_json: Json = False, debug: Debug = False) -
         screen.summary(read_run(directory), summarize(read_run(directory)))
 
 
-def _demo(bits: str | None = None, bpw: str | None = None, **arguments: Any) -> None:
+def _demo(bits: str | None = None, bpw: str | None = None, size: str | None = None, **arguments: Any) -> None:
     """Quantize the embedded SmolLM2-135M on the embedded text, to 3 bits unless another budget is given."""
-    _quantize("demo", bits=bits or (None if bpw else "3"), bpw=bpw, **arguments)
+    _quantize("demo", bits=bits or (None if bpw or size else "3"), bpw=bpw, size=size, **arguments)
 
 
 app.command("quantize")(with_settings(_quantize, "bits"))

@@ -178,6 +178,7 @@ def read_levels(run: RunDirectory) -> dict[str, str]:
 BUDGETS = {
     "bits": "{} bits",
     "bpw": "{} bits a weight, scales and zeros included",
+    "size": "{} bytes of files",
     "weights": "sparsity {}",
     "count": "{} of the depth dropped",
     "parameters": "{} of the blocks' parameters dropped",

@@ -14,6 +14,7 @@ from evopress.errors import ConfigError
 
 MIN_SCALE = 2.0**-24  # the smallest positive fp16 number: a scale is never zero ...
 MAX_SCALE = 65504.0  # ... and never infinite
+MAX_SHORT = 65280.0  # the largest number that fp16 and bf16 both hold
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Grid:
     """One way to quantize a matrix: code width, columns per scale, and where zero lies.
 
     `group_size` None means one group per row; a size that does not divide the columns leaves a smaller last group.
-    Symmetric grids centre the signed codes, so their zero is always ``2**(bits - 1)`` and is not stored.
+    Symmetric grids centre the signed codes, so their zero is always ``2**(bits - 1)`` and is not stored. They are what
+    servers run, and these hold scales in the model's dtype: symmetric scales are numbers of both fp16 and bf16.
 
     >>> Grid(bits=3, group_size=64).groups(columns=100)
     2
@@ -71,7 +73,8 @@ def fit(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         low = -high
     # Divided one by one, so that the spread of the largest weights does not overflow.
     scale = high / grid.top - low / grid.top
-    scale = scale.clamp(MIN_SCALE, MAX_SCALE).to(torch.float16).to(low.dtype)
     if grid.symmetric:
+        scale = scale.clamp(MIN_SCALE, MAX_SHORT).to(torch.float16).to(torch.bfloat16).to(low.dtype)
         return scale, torch.full_like(scale, 2 ** (grid.bits - 1))
+    scale = scale.clamp(MIN_SCALE, MAX_SCALE).to(torch.float16).to(low.dtype)
     return scale, (-low / scale).round_().clamp_(0, grid.top)

@@ -39,6 +39,9 @@ class Format(Protocol):
     def applications(self) -> tuple[ApplicationName, ...]:
         """Whose profiles it can hold."""
 
+    def check(self, workspace: Workspace) -> None:
+        """Called before any work: ConfigError, UnsupportedModel or MissingExtra for what it could not write."""
+
     def predicted_bytes(self, workspace: Workspace, profile: Profile) -> int:
         """The exact size of all files of the export that hold weights, computed without writing them."""
 

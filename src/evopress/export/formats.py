@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from evopress.errors import ConfigError
+from evopress.export.compressed_tensors import CompressedTensors
 from evopress.export.format import Format
+from evopress.export.gptq import Gptq
 from evopress.export.hf import HuggingFace
 from evopress.search.presets import ApplicationName
 
-FORMATS: dict[str, Format] = {format.name: format for format in (HuggingFace(),)}
+FORMATS: dict[str, Format] = {format.name: format for format in (HuggingFace(), CompressedTensors(), Gptq())}
 """Name -> format."""
 
 

@@ -37,6 +37,9 @@ class HuggingFace:
     name = "hf"
     applications: tuple[ApplicationName, ...] = ("bits", "sparsity", "depth")
 
+    def check(self, workspace: Workspace) -> None:
+        """It holds every model that could be loaded."""
+
     def predicted_bytes(self, workspace: Workspace, profile: Profile) -> int:
         """Those of the dense model's tensors, but for blocks that are dropped whole."""
         return predicted_bytes(self._entries(workspace, profile))

@@ -5,6 +5,8 @@ Costs the memory of a second model and two forward passes of 64 tokens.
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,9 +82,10 @@ def verify_checkpoint(workspace: Workspace, profile: Profile, out: Path) -> Veri
     tolerance = TOLERANCE.get(dtype, HALF_TOLERANCE)
     ids = probe(workspace.loaded.model.get_input_embeddings().weight.shape[0])
     expected = searched_logits(workspace, profile, ids)
-    try:
-        trusted = workspace.config.model.trust_remote_code
-        model = load_model(str(out), dtype=dtype, device=workspace.device, trust_remote_code=trusted).model
-    except ModelError as error:
-        return Verification("transformers", float("nan"), tolerance, str(error))
-    return compare("transformers", expected, logits(model, ids), tolerance)
+    with redirect_stderr(io.StringIO()):  # packed weights are unpacked in the first pass, with a bar
+        try:
+            trusted = workspace.config.model.trust_remote_code
+            model = load_model(str(out), dtype=dtype, device=workspace.device, trust_remote_code=trusted).model
+        except ModelError as error:
+            return Verification("transformers", float("nan"), tolerance, str(error))
+        return compare("transformers", expected, logits(model, ids), tolerance)
