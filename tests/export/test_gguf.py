@@ -35,7 +35,7 @@ from evopress.export.gguf import (
 )
 from evopress.export.gguf_metadata import rope_factors
 from evopress.models import LoadedModel, Runner, describe, load_model
-from evopress.models.load import _silence
+from evopress.models.load import silence
 from evopress.profile import Profile
 from evopress.testing import random_model
 
@@ -112,7 +112,7 @@ def assembled(model: Any, packs: dict[str, Callable[[], Ggml]]) -> Any:
 
 
 def reload(file: Path) -> Any:
-    with _silence():
+    with silence():
         return transformers.AutoModelForCausalLM.from_pretrained(
             file.parent, gguf_file=file.name, dtype=torch.float32
         ).eval()
