@@ -37,7 +37,7 @@ from evopress.errors import EvopressError, RunLocked
 from evopress.files import write_text
 from evopress.observer import Observer
 from evopress.run import locked, start_run
-from evopress.scoring import score_rows
+from evopress.scoring import HeldOut, score
 from evopress.workspace import Workspace
 
 DEPTHS, SPARSITIES, BITS = ("0.125", "0.25", "0.375", "0.5"), ("0.5", "0.6", "0.7"), ("2.5", "3")
@@ -150,18 +150,19 @@ def run(job: Job, shared: Shared) -> None:
         found, skipped = search(workspace, job)
         profiles = {name: one.profile for name, one in found.items()}
         dense = {"dense": None} if job.seed is None else {}
-        first, heldout = score_rows(workspace, dense | profiles)
-        other, second = score_rows(workspace, dense | profiles, setting.second, SECOND_TOKENS)
+        first = score(workspace, dense | profiles, HeldOut())
+        second = score(workspace, dense | profiles, HeldOut(setting.second, SECOND_TOKENS))
     common = {
         "model": setting.model,
-        "texts": [heldout.fingerprint[:12], second.fingerprint[:12]],
+        "texts": [first.text.fingerprint[:12], second.text.fingerprint[:12]],
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "job_cpu_seconds": round(time.process_time() - started),
     }
     costs = {name: {"search_tokens": one.tokens, "search_seconds": one.seconds} for name, one in found.items()}
     lines = [
-        {"method": name, "first": first[name], "second": other[name]} | costs.get(name, {}) | common for name in first
+        {"method": name, "first": first.rows[name], "second": second.rows[name]} | costs.get(name, {}) | common
+        for name in first.rows
     ]
     lines += [{"method": name, "skipped": why} for name, why in skipped.items()]
     with setting.rows.open("a") as file:

@@ -53,6 +53,8 @@ MAY_IMPORT = {
     "records": "applications errors files profile space fitness config run workspace",
     "summary": "errors files profile space database export config run workspace records",
     "report": "errors files profile space config run records summary",
+    "harness": "errors",
+    "tasks": "errors files profile harness records workspace",
     "scoring": "errors profile fitness workspace",
     "strategies": "profile space search fitness plan records workspace",
     "analyze": "errors files profile space search analysis fitness records workspace",
@@ -61,7 +63,7 @@ MAY_IMPORT = {
     "errors files profile space search database fitness export plan config observer run workspace records "
     "report strategies progress",
     "cli": "errors files profile space search sections config observer run workspace records summary report pipeline "
-    "compare analyze",
+    "compare analyze harness tasks",
 }
 # Packages that are not evopress: what a part may use beyond the standard library; parts not listed may use any.
 MAY_USE = {

@@ -104,6 +104,11 @@ class Assembly:
             if slot.level != level:
                 slot.apply(level)
 
+    def apply(self, profile: Profile | None) -> None:
+        """Give the whole model a profile, for its own forward pass; None is the dense model."""
+        for place, choice in enumerate(self.choices(profile)):
+            self.use(place, choice)
+
     def tensor(self, unit: str, level: str) -> torch.Tensor:
         """The tensor of one level of a unit, in its parameter's layout and dtype; ProfileError for unknown units."""
         for slot in (slot for slots in self._slots for slot in slots):

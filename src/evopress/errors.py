@@ -19,7 +19,8 @@
     +-- ResourceError            18   not enough disk or memory for the plan
     +-- ProfileError             19   a profile does not fit the model or the database
     +-- MissingExtra             20   an optional dependency is not installed
-    `-- VerificationError        21   an export is not the searched model, or not of the predicted size
+    +-- VerificationError        21   an export is not the searched model, or not of the predicted size
+    `-- TaskError                22   a task of the LM Evaluation Harness is unknown or cannot be run
 
 Exit code 2 belongs to the command-line parser (unknown options) and 130 to Ctrl-C. Messages are one line: what was
 wrong, the value, and what would be right.
@@ -144,3 +145,9 @@ class VerificationError(EvopressError):
     """What was exported does not load, is not the searched model, or has not the size that was predicted."""
 
     exit_code = 21
+
+
+class TaskError(EvopressError):
+    """A task of the LM Evaluation Harness is unknown, its file is wrong, or it cannot be run."""
+
+    exit_code = 22

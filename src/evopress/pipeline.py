@@ -25,6 +25,7 @@ from evopress.observer import Observer
 from evopress.profile import Profile
 from evopress.progress import Progress
 from evopress.records import (
+    read_fitting,
     read_json,
     read_profile,
     seconds_of,
@@ -210,7 +211,7 @@ def evaluate(
         "searched": read_profile(workspace.run.profile),
     }
     if profile is not None:
-        profiles["given"] = _read_fitting(workspace, profile)
+        profiles["given"] = read_fitting(workspace, profile)
     scored = score(workspace, profiles, HeldOut(data, tokens, sequence_length))
     result = scored.record() | {"seconds": round(time.monotonic() - started, 1)}
     if data is None and profile is None:
@@ -236,7 +237,7 @@ def export(
     chosen = find_format(format or config.format, config.compression.application)
     chosen.check(workspace)
     target = out or workspace.run.export_to(chosen.name)
-    found = _read_fitting(workspace, profile or workspace.run.profile)
+    found = read_fitting(workspace, profile or workspace.run.profile)
     predicted = chosen.predicted_bytes(workspace, found)
     with staged(target, predicted) as partial:
         chosen.write(workspace, found, partial, lambda done, total: workspace.observer.progress("export", done, total))
@@ -251,10 +252,3 @@ def export(
             raise VerificationError(f"{target} is not the searched model: {result}; report this")
         workspace.observer.note(str(result))
     return target
-
-
-def _read_fitting(workspace: Workspace, path: Path) -> Profile:
-    """A profile from a file, checked against the model's units and levels; it may be above the budget."""
-    profile = read_profile(path, workspace.application.from_text)
-    workspace.space.encode(profile)
-    return profile

@@ -111,6 +111,13 @@ def _level_records(workspace: Workspace) -> dict[str, dict[str, dict[str, Any]]]
     }
 
 
+def read_fitting(workspace: Workspace, path: Path) -> Profile:
+    """A profile from a file, checked against the model's units and levels; it may be above the budget."""
+    profile = read_profile(path, workspace.application.from_text)
+    workspace.space.encode(profile)
+    return profile
+
+
 def write_sensitivity(path: Path, sensitivity: Sensitivity, fingerprint: Mapping[str, Any]) -> None:
     """Write the sensitivities of one round; `fingerprint` is what they depend on."""
     data = {"schema": SCHEMA, "fingerprint": dict(fingerprint), **sensitivity.to_json()}

@@ -32,6 +32,7 @@ class RunDirectory:
         self.evaluation = path / "evaluation.json"
         self.timing = path / "timing.json"
         self.comparison = path / "comparison.json"
+        self.tasks = path / "tasks.json"
         self.report = path / "report.html"
         self.export = path / "export"
 

@@ -223,6 +223,14 @@ class Workspace:
                 at_once=at_once,
             )
 
+    @contextmanager
+    def assembly(self) -> Iterator[Assembly]:
+        """The model, to be given whole profiles and run by its own forward pass; dense again on exit."""
+        copy = (self.shapes.compressed + self.shapes.ends) * self.shapes.bytes_per_weight
+        require_memory({"the compressed weights": copy}, available_memory(), "assembling a profile")
+        with Assembly(self.application.slots(self._loader(0))) as assembly:
+            yield assembly
+
     def dense_tensors(self, profile: Profile) -> Tensors:
         """For each weight that is not left dense its parameter's name and what makes the tensor of its level."""
         levels = dict(profile.items())

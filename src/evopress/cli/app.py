@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evopress.cli.options import Out, parsed, with_settings
+from evopress.cli.options import Out, names, parsed, refuse, with_settings
 from evopress.cli.show import Screen
 from evopress.config import resolve
 from evopress.errors import EvopressError
@@ -137,13 +137,28 @@ def evaluate(
     tokens: Annotated[int | None, typer.Option(help="only the first so many tokens of that text")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="tokens in a window of that text")] = None,
     profile: ProfileFile = None,
+    tasks: Annotated[str | None, typer.Option(help="tasks of the LM Evaluation Harness instead, with commas")] = None,
+    task_path: Annotated[Path | None, typer.Option(help="directory of own task files (.yaml)")] = None,
+    fewshot: Annotated[int | None, typer.Option(min=0, help="examples in a task's prompt")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first so many documents of each task")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="requests of a task in one forward pass")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Score the dense model, the reference profiles and the searched one on held-out text."""
+    """Score the dense model, the reference profiles and the searched one on held-out text, or on tasks."""
     from evopress import pipeline
+    from evopress.harness import TaskSettings
+    from evopress.tasks import evaluate_tasks
 
-    _on_run(directory, as_json, lambda workspace: pipeline.evaluate(workspace, data, tokens, profile, sequence_length))
+    text = {"--data": data, "--tokens": tokens, "--sequence-length": sequence_length}
+    of_tasks = {"--task-path": task_path, "--fewshot": fewshot, "--limit": limit, "--batch-size": batch_size}
+    if tasks is None:
+        refuse(of_tasks, "is about tasks; name them with --tasks")
+        _on_run(directory, as_json, lambda run: pipeline.evaluate(run, data, tokens, profile, sequence_length))
+        return
+    refuse(text, "is about text, which --tasks does not use; give one or the other")
+    settings = TaskSettings(fewshot=fewshot, limit=limit, batch_size=batch_size or 1, path=task_path)
+    _on_run(directory, as_json, lambda run: evaluate_tasks(run, names(tasks), settings, profile))
 
 
 @app.command()

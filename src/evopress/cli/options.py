@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -57,6 +57,18 @@ def numbers(text: str | None, flag: str) -> tuple[int, ...] | None:
         raise ConfigError(f"--{flag} is {text!r}; expected whole numbers with commas, such as 8,2,1") from None
 
 
+def names(text: str) -> tuple[str, ...]:
+    """`arc_easy, winogrande` -> (arc_easy, winogrande)."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def refuse(flags: Mapping[str, object], reason: str) -> None:
+    """ConfigError for the first of these flags that was given."""
+    for flag, value in flags.items():
+        if value is not None:
+            raise ConfigError(f"{flag} {value} {reason}")
+
+
 def parsed(settings: dict[str, Any], application: ApplicationName) -> dict[str, Any]:
     """Flag values as configuration values."""
     lists = {
@@ -71,7 +83,7 @@ def parsed(settings: dict[str, Any], application: ApplicationName) -> dict[str, 
 def _list(text: str | None, name: str, kind: type) -> tuple[Any, ...] | None:
     if kind is int:
         return numbers(text, name.replace("_", "-"))
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+    return None if text is None else names(text)
 
 
 def _sections(application: ApplicationName) -> dict[str, type[Section]]:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from evopress.cli.tables import differences, scores_table, verdict
+from evopress.cli.tables import differences, scores_table, tasks_table, verdict
 from evopress.config import Config
 from evopress.files import size
 from evopress.observer import Observer
@@ -115,6 +115,8 @@ class Screen(Observer):
             from evopress.summary import summarize
 
             print(json.dumps(result if isinstance(result, dict) else summarize(run)))
+        elif isinstance(result, dict) and "tasks" in result:
+            self._out.print(tasks_table(result))
         elif isinstance(result, dict):
             self._out.print(scores_table(result))
             self._out.print(differences(result), soft_wrap=True)

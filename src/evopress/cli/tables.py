@@ -50,6 +50,26 @@ def _cell(key: str, value: Any, interval: list[float] | None) -> str:
     return f"{write(value)}\n[not bold dim]{write(interval[0])}–{write(interval[1])}[/]"
 
 
+def tasks_table(found: dict[str, Any]) -> Table:
+    """One row for each metric of each task, one column for each model; below a value its standard error."""
+    settings = found["settings"]
+    asked = [f"{key.replace('_', ' ')} {settings[key]}" for key in ("fewshot", "limit") if settings[key] is not None]
+    table = Table(title=f"tasks{', ' if asked else ''}{', '.join(asked)}", title_justify="left")
+    table.add_column("")
+    for name in found["profiles"]:
+        table.add_column(name, justify="right")
+    for task, metrics in next(iter(found["profiles"].values())).items():
+        for metric in (key for key in metrics if not key.endswith("_stderr")):
+            cells = (_with_error(results[task], metric) for results in found["profiles"].values())
+            table.add_row(f"{task} {metric}", *cells)
+    return table
+
+
+def _with_error(metrics: dict[str, float], metric: str) -> str:
+    error = metrics.get(f"{metric}_stderr")
+    return f"{metrics[metric]:.4f}" + (f"\n[dim]±{error:.4f}[/]" if error else "")
+
+
 REFERENCES = {"dp": "the knapsack"}
 """References whose name in tables is not what one would say."""
 

@@ -1,0 +1,62 @@
+"""Zero-shot and other tasks on the models of a run: dense, uniform and searched, with the same settings and seeds.
+
+Each is assembled in memory, in the model that the run has loaded, so nothing is exported or read again. A task costs
+what the harness's requests cost: one forward pass for each choice of each document, for each of the models.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evopress.files import write_text
+from evopress.harness import Harness, TaskSettings
+from evopress.profile import Profile
+from evopress.records import SCHEMA, read_fitting, read_json, read_profile
+from evopress.workspace import Workspace
+
+
+def evaluate_tasks(
+    workspace: Workspace, names: Sequence[str], settings: TaskSettings, profile: Path | None = None
+) -> dict[str, Any]:
+    """Run tasks by name on the dense, the uniform and the searched model; returns what tasks.json keeps of it.
+
+    Where an application has no uniform profile, its other references take that place. `profile` is a file with another
+    profile that is evaluated too, as `given`; tasks.json is then left as it is. Raises what `Harness` raises.
+    """
+    started = time.monotonic()
+    profiles = _profiles(workspace, profile)
+    workspace.observer.note(f"loading the tasks {', '.join(names)}")
+    harness = Harness(names, settings)
+    results = {}
+    with workspace.assembly() as assembly:
+        for name, one in profiles.items():
+            assembly.apply(one)
+            results[name] = harness.run(
+                workspace.loaded.model,
+                workspace.loaded.tokenizer,
+                lambda done, total, name=name: workspace.observer.progress(name, done, total),  # type: ignore[misc]
+            )
+    found = {"tasks": list(names), "settings": settings.record(), "profiles": results}
+    if profile is None:
+        _write(workspace.run.tasks, found)
+    return found | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def _profiles(workspace: Workspace, given: Path | None) -> dict[str, Profile | None]:
+    searched = read_profile(workspace.run.profile)
+    references = workspace.application.references
+    kept = {name: references[name] for name in references if name == "uniform"} or dict(references)
+    profiles: dict[str, Profile | None] = {"dense": None, **kept, "searched": searched}
+    return profiles if given is None else profiles | {"given": read_fitting(workspace, given)}
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    """Add one evaluation to tasks.json, in place of an earlier one of the same tasks with the same settings."""
+    known = read_json(path)["evaluations"] if path.exists() else []
+    same = ("tasks", "settings")
+    others = [one for one in known if any(one[key] != found[key] for key in same)]
+    write_text(path, json.dumps({"schema": SCHEMA, "evaluations": [*others, found]}, indent=1) + "\n")
