@@ -95,6 +95,10 @@ class Assembly:
             raise ProfileError(f"unit {odd!r} is {side}; a profile names each of the model's {len(names)} units once")
         return [tuple(levels[slot.name] for slot in slots) for slots in self._slots]
 
+    def names(self, place: int) -> tuple[str, ...]:
+        """The units of a block, in the order of its choices."""
+        return tuple(slot.name for slot in self._slots[place])
+
     def use(self, place: int, choice: Choice | None = None) -> None:
         """Give the units of a block, or those at HEAD or EMBEDDING, the levels of `choice` (None: the dense model's),
         touching only those that differ.
