@@ -22,11 +22,19 @@ from evopress.search.mutation import (
     free_switches,
     mixed,
     roles,
+    thirds,
 )
 from evopress.search.starts import random_start
 from evopress.space import SearchSpace, make_space
 
-ALL = {"equal": equal_switches, "free": free_switches, "bands": bands, "roles": roles, "mixed": mixed(0.5)}
+ALL = {
+    "equal": equal_switches,
+    "free": free_switches,
+    "bands": bands,
+    "roles": roles,
+    "thirds": thirds,
+    "mixed": mixed(0.5),
+}
 Toy = Callable[..., SearchSpace]
 
 
@@ -175,6 +183,31 @@ def test_one_trade_of_whole_roles_goes_as_far_as_the_smaller_allows(seed: int) -
     raised = Counter(space.units[i].role for i in range(12) if child[i] > parent[i])
     assert len(lowered) == 1
     assert max(*lowered.values(), *raised.values()) >= 3  # of 4 blocks; rounding may give one back
+
+
+def test_thirds_move_roles_in_the_first_the_middle_or_the_last_blocks(toy: Toy) -> None:
+    space, rng = toy(sizes=(1,) * 18), Random(0)  # nine blocks
+    moved: set[tuple[int, ...]] = set()
+    for _ in range(400):
+        child = thirds(space, (1,) * 18, rng)
+        if child is not None:
+            raised = [space.units[i].block // 3 for i in range(18) if child[i] > 1]
+            moved.add(tuple(sorted(set(raised))))
+            assert len(raised) >= 2
+    assert {(0,), (1,), (2,)} <= moved
+
+
+def test_a_coarse_search_goes_from_roles_to_thirds(toy: Toy) -> None:
+    space = toy(sizes=(1,) * 18)
+    search = Evolution(space, Random(0), generations=6, offspring=6, stages=[Stage(1, 1)], coarse_generations=6)
+    widest: dict[int, int] = {}
+    while (batch := search.ask()) is not None:
+        parent, *children = map(space.encode, batch.profiles)
+        moved = [sum(a != b for a, b in zip(parent, child, strict=True)) for child in children]
+        widest[batch.generation] = min(moved)
+        search.tell([float(i) for i in range(len(batch.profiles))])  # the parent stays
+    assert all(widest[generation] == 18 for generation in (1, 2, 3, 4))
+    assert all(widest[generation] < 18 for generation in (5, 6))
 
 
 def test_a_search_opens_with_whole_roles_and_goes_on_when_they_are_exhausted(toy: Toy) -> None:

@@ -167,6 +167,83 @@ def test_a_resumed_race_is_the_uninterrupted_one(toy: Toy, fitness: Fitness, tmp
         assert go(name, None) == whole
 
 
+class Text:
+    """Noise that belongs to profile and text: the same profile on the same part has the same score."""
+
+    def __init__(self, truth: Evaluate, spread: float = 1.0) -> None:
+        self.truth, self.spread, self.calls = truth, spread, 0
+        self.scored: list[tuple[int, Profile]] = []
+
+    def __call__(self, profiles: Sequence[Profile], tokens: int) -> list[float]:
+        self.calls += 1
+        return self._score(profiles, tokens, f"fresh {self.calls}")
+
+    def reread(self, profiles: Sequence[Profile], tokens: int, part: int) -> list[float]:
+        self.calls += 1
+        self.scored += [(part, profile) for profile in profiles]
+        return self._score(profiles, tokens, f"part {part}")
+
+    def _score(self, profiles: Sequence[Profile], tokens: int, text: str) -> list[float]:
+        noise = [Random(f"{text} {profile.levels}").gauss(0, self.spread) for profile in profiles]
+        return [score + own for score, own in zip(self.truth(profiles, tokens), noise, strict=True)]
+
+
+def test_what_is_known_of_a_parent_is_never_scored_again(toy: Toy, fitness: Fitness) -> None:
+    space = toy(sizes=(1,) * 20)
+    text, seen = Text(fitness(space)), list[BatchResult]()
+    run_search(search(space, Race(reuse=True), generations=40), text, on_batch=seen.append)
+    assert len(set(text.scored)) == len(text.scored)
+    kept = [result for result in seen if result.accepted is False]
+    assert len(kept) > 5
+    without, plain = Text(fitness(space)), list[BatchResult]()
+    run_search(search(space, Race(), generations=40), without, on_batch=plain.append)
+
+    def spent(results: list[BatchResult]) -> float:
+        return fmean(len(result.batch.profiles) for result in results if result.batch.stage)
+
+    assert spent(seen) < spent(plain)
+
+
+def test_a_new_parent_is_scored_on_text_that_did_not_choose_it(toy: Toy, fitness: Fitness) -> None:
+    space = toy(sizes=(1,) * 20)
+    text, seen = Text(fitness(space)), list[BatchResult]()
+    run_search(search(space, Race(reuse=True), generations=25), text, on_batch=seen.append)
+    parts: set[int] = set()
+    own: set[int] = set()
+    for result in (result for result in seen if result.batch.stage):
+        assert result.batch.part is not None
+        own.add(result.batch.part)
+        if result.accepted:
+            assert not parts & own
+            parts |= own
+            own = set()
+    assert len(parts) > 8
+
+
+def test_reuse_needs_an_evaluator_that_can_go_back(toy: Toy, fitness: Fitness) -> None:
+    space = toy()
+    with pytest.raises(ConfigError, match=r"Race\(reuse=False\)"):
+        run_search(search(space, Race(reuse=True)), fitness(space))
+
+
+def test_a_resumed_race_reuses_the_same_scores(toy: Toy, fitness: Fitness, tmp_path: Path) -> None:
+    space = toy(sizes=(1,) * 12)
+
+    def go(name: str, limit: int) -> bytes:
+        text = Text(fitness(space))
+        with Journal(tmp_path / name, seed=0, fingerprint={}) as journal:
+            text.calls = journal.batches
+            until = Stopper(Limits(tokens=limit))
+            run_search(search(space, Race(reuse=True), generations=8), text, journal, stopper=until)
+        return (tmp_path / name).read_bytes()
+
+    whole = go("whole", 10**9)
+    assert whole.count(b'"part"') > 10
+    for limit in (3000, 9000):
+        assert whole.startswith(go(f"part{limit}", limit))
+        assert go(f"part{limit}", 10**9) == whole
+
+
 def test_a_limit_does_not_end_a_search_in_the_middle_of_a_race(toy: Toy, fitness: Fitness) -> None:
     space = toy(sizes=(1,) * 12)
     ours = Evolution(space, Random(0), generations=9, offspring=3, stages=(Stage(64, 1),), race=Race())

@@ -12,7 +12,6 @@ logits.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from evopress.assemble import EMBEDDING, HEAD, Assembly, Choice
+from evopress.fitness import draws
 from evopress.fitness.divergence import Measure
 from evopress.fitness.teacher import Teacher
 from evopress.fitness.tokens import Piece, Tokens
@@ -91,7 +91,17 @@ class Evaluator:
 
     def __call__(self, profiles: Sequence[Profile], tokens: int) -> list[float]:
         """Scores of the profiles on one fresh minibatch of `tokens` tokens, by the first measure."""
-        pieces = self.text.minibatch(tokens, random.Random(f"{self.seed}/{self.calls}"))
+        pieces = draws.minibatch(self.text, self.calls, tokens, self.seed)
+        scores = self.evaluate(profiles, pieces, self.progress).scores()
+        self.calls += 1
+        return scores
+
+    def reread(self, profiles: Sequence[Profile], tokens: int, part: int) -> list[float]:
+        """Scores of the profiles on part number `part` of the text, which is the same `tokens` tokens at every call.
+
+        An `evopress.search.types.Reread`. A call counts in `calls`, as any other.
+        """
+        pieces = draws.part(self.text, part, tokens, self.seed)
         scores = self.evaluate(profiles, pieces, self.progress).scores()
         self.calls += 1
         return scores

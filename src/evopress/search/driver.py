@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from evopress.errors import RunMismatch
+from evopress.errors import ConfigError, RunMismatch
 from evopress.profile import Profile
 from evopress.search.journal import Journal
 from evopress.search.stopping import Stopper
-from evopress.search.types import BatchResult, Evaluate, Strategy
+from evopress.search.types import Batch, BatchResult, Evaluate, Reread, Strategy
 
 
 def run_search(
@@ -30,7 +30,7 @@ def run_search(
         recorded = journal.replay(batch) if journal else None
         if recorded is None and stopper and stopper.ends(batch):
             break
-        scores = recorded if recorded is not None else [float(s) for s in evaluate(batch.profiles, batch.tokens)]
+        scores = recorded if recorded is not None else _scored(batch, evaluate)
         if len(scores) != len(batch.profiles):
             raise ValueError(f"evaluate gave {len(scores)} scores for {len(batch.profiles)} profiles; one each is due")
         if journal and recorded is None:
@@ -48,3 +48,13 @@ def run_search(
             "use the same settings or another run directory"
         )
     return strategy.best
+
+
+def _scored(batch: Batch, evaluate: Evaluate) -> list[float]:
+    """The batch's scores, on a fresh minibatch or on the text that it names."""
+    if batch.part is None:
+        return [float(score) for score in evaluate(batch.profiles, batch.tokens)]
+    reread: Reread | None = getattr(evaluate, "reread", None)
+    if reread is None:
+        raise ConfigError("a race that reuses scores needs an evaluator with `reread`; use Race(reuse=False)")
+    return [float(score) for score in reread(batch.profiles, batch.tokens, batch.part)]

@@ -12,10 +12,10 @@ from random import Random
 from evopress.errors import BudgetError, ConfigError
 from evopress.profile import Profile
 from evopress.search.learner import Evidence, Learner
-from evopress.search.mutation import Indices, Mutation, equal_switches, roles
+from evopress.search.mutation import Indices, Mutation, equal_switches, roles, thirds
 from evopress.search.planned import Plan, Planned, ranked
 from evopress.search.preselect import Preselect
-from evopress.search.racing import Race, Track
+from evopress.search.racing import Memory, Race, Track
 from evopress.search.stages import Stage, validate_schedule
 from evopress.search.starts import default_starts
 from evopress.search.types import Batch
@@ -32,7 +32,8 @@ class Evolution(Planned):
 
     `start` gives the candidates for the first parent; without it they are those of `default_starts`. One candidate
     is taken as it is, several are scored as generation 0 on `start_tokens` tokens (default: the first stage's).
-    The first `coarse_generations` move whole roles, whatever `mutate` is: a search over few genes comes first.
+    The first `coarse_generations` move few genes, whatever `mutate` is: two of three move whole roles, the last third
+    roles in a third of the depth.
     The parent joins the last stage of each generation, as the first of its batch, and stays when nothing beats it.
     With `race` the last stage is a race between parent and survivors, in several batches.
     With `preselect` more offspring are drawn than are scored, and it chooses. It and `mutate`, if they are learners,
@@ -59,7 +60,7 @@ class Evolution(Planned):
         self.stages = validate_schedule(offspring, survivors, tokens, generations=generations)
         self.space, self.generations, self.offspring = space, generations, offspring
         self._rng, self._mutate, self._coarse_generations = rng, mutate, coarse_generations
-        self._preselect, self._race = preselect, race
+        self._preselect, self._race, self._known = preselect, race, Memory()
         self._learners = [part for part in (mutate, preselect) if isinstance(part, Learner)]
         self._start_tokens = start_tokens if start_tokens is not None else self.stages[0].tokens
         self._starts = tuple(dict.fromkeys(default_starts(space, rng, start_candidates) if start is None else start))
@@ -107,12 +108,16 @@ class Evolution(Planned):
 
     def _run_race(self, stage: Batch, candidates: list[Candidate], race: Race) -> Plan:
         """The last stage as a race of the parent, candidate 0, and its children."""
-        track = Track(race, len(candidates) - 1)
-        for part in range(race.parts):
+        track, tokens = Track(race, len(candidates) - 1), race.tokens(stage.tokens)
+        for step in range(race.parts):
             runners = [candidates[i] for i in track.running]
-            profiles = tuple(profile for _, profile in runners)
-            batch = Batch(stage.generation, stage.stage + part, race.tokens(stage.tokens), profiles)
-            scores = yield batch
+            known = self._known.on(step) if race.reuse else {}
+            unknown = tuple(profile for _, profile in runners if profile not in known)
+            part = self._known.first + step if race.reuse else None
+            batch = Batch(stage.generation, stage.stage + step, tokens, unknown, part)
+            if unknown:
+                known.update(zip(unknown, (yield batch), strict=True))
+            scores = [known[profile] for _, profile in runners]
             track.add(scores)
             running = [candidates[track.winner if track.over else i][0] for i in track.running]
             scored = [indices for indices, _ in runners]
@@ -120,14 +125,17 @@ class Evolution(Planned):
             if track.over:
                 break
         self.accepted = track.winner != 0
+        if self.accepted:
+            self._known.move_on(race.parts)
         self.best, self.score = candidates[track.winner][1], track.mean(track.winner)
 
     def _children(self, generation: int, parent: Indices) -> list[Indices]:
-        """The offspring of a generation. Whole roles may have nothing left to trade; then the usual moves go on."""
+        """The offspring of a generation. Coarse moves may have nothing left to trade; then the usual moves go on."""
         children: list[Indices] = []
         wanted = self.offspring * (self._preselect.pool if self._preselect else 1)
         if generation <= self._coarse_generations:
-            children = self._distinct_children(roles, parent, wanted)
+            coarse = roles if 3 * generation <= 2 * self._coarse_generations + 1 else thirds
+            children = self._distinct_children(coarse, parent, wanted)
         children = children or self._distinct_children(self._mutate, parent, wanted)
         return self._preselect.keep(parent, children, self.offspring) if self._preselect else children
 

@@ -150,12 +150,13 @@ def _describe(batch: Batch) -> dict[str, Any]:
     digest = hashlib.sha256()
     for profile in batch.profiles:
         digest.update(json.dumps([profile.names, profile.levels]).encode())
-    return {
+    described = {
         "generation": batch.generation,
         "stage": batch.stage,
         "tokens": batch.tokens,
         "profiles": digest.hexdigest(),
     }
+    return described if batch.part is None else described | {"part": batch.part}
 
 
 def _seal(before: str, body: Mapping[str, Any]) -> tuple[str, bytes]:

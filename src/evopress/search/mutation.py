@@ -8,6 +8,7 @@ the parent. One call is linear in the number of units.
     free_switches    one unit up, others down until it fits (or the reverse), then the freed budget is spent
     bands            one role up and another down, each in a run of consecutive blocks
     roles            the same in all blocks
+    thirds           the same in a third of the blocks
     mixed            `bands` or single switches, by chance
 """
 
@@ -68,6 +69,11 @@ def roles(space: SearchSpace, parent: Indices, rng: Random) -> Indices | None:
     There are few such moves and their effects are large, so few tokens tell the good ones: they open a search.
     """
     return _trades(space, parent, rng, _flat)
+
+
+def thirds(space: SearchSpace, parent: Indices, rng: Random) -> Indices | None:
+    """`bands` over a third of the blocks: the first, the middle or the last. Finer than `roles`, still few moves."""
+    return _trades(space, parent, rng, _third)
 
 
 def mixed(p_band: float, single: Mutation = free_switches) -> Mutation:
@@ -214,6 +220,13 @@ def _spend(draft: Draft, group: Indices, lowered: list[int], rng: Random) -> boo
 def _flat(blocks: Sequence[Sequence[int]], rng: Random) -> list[int]:
     """The units of all blocks."""
     return [unit for block in blocks for unit in block]
+
+
+def _third(blocks: Sequence[Sequence[int]], rng: Random) -> list[int]:
+    """The units of one third of the blocks."""
+    ends = [round(len(blocks) * part / 3) for part in range(4)]
+    part = rng.randrange(3)
+    return _flat(blocks[ends[part] : ends[part + 1]], rng)
 
 
 def _run(blocks: Sequence[Sequence[int]], rng: Random) -> list[int]:

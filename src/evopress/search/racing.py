@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from evopress.errors import ConfigError
+from evopress.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,17 @@ class Race:
 
     A child that is `clear` standard errors worse than its parent or than another child stops; one that is alone and
     that much better wins at once. After the last part the best child must be `evidence` standard errors better.
+
+    With `reuse` a parent that stays keeps its text: later children run against its known scores on it, and no profile
+    is scored twice on one part. A new parent gets fresh text, so the luck that a child won by does not help it to stay.
+    It needs an evaluator with `evopress.search.types.Reread`.
     """
 
     parts: int = 8
     least: int = 3
     clear: float = 1.0
     evidence: float = 0.5
+    reuse: bool = False
 
     def __post_init__(self) -> None:
         if not 2 <= self.least <= self.parts:
@@ -39,6 +45,23 @@ class Race:
     def tokens(self, stage: int) -> int:
         """Tokens of one part of a stage."""
         return max(1, stage // self.parts)
+
+
+@dataclass
+class Memory:
+    """What is known on the parent's text, which begins with part `first`: step -> profile -> score."""
+
+    first: int = 0
+    known: dict[int, dict[Profile, float]] = field(default_factory=dict)
+
+    def on(self, step: int) -> dict[Profile, float]:
+        """The scores on that part, to read and to add to."""
+        return self.known.setdefault(step, {})
+
+    def move_on(self, parts: int) -> None:
+        """There is a new parent: its text is what comes after these parts."""
+        self.first += parts
+        self.known.clear()
 
 
 @dataclass

@@ -16,16 +16,23 @@ Evaluate = Callable[[Sequence[Profile], int], list[float]]
 """Scores for profiles on that many tokens. All profiles of a call see one minibatch; each call draws a fresh one."""
 
 
+Reread = Callable[[Sequence[Profile], int, int], list[float]]
+"""The same on a part of the text: part number n is the same tokens at every call. An `Evaluate` may have it as its
+attribute `reread`, and then a race can go back to text that it has scored on.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Profiles to be scored together. Generation 0 holds start candidates; `stage` counts from 0 in a generation, and
-    the parts of a race count on.
+    the parts of a race count on. `part` is the text to score on, None for a fresh minibatch.
     """
 
     generation: int
     stage: int
     tokens: int
     profiles: tuple[Profile, ...]
+    part: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
