@@ -68,7 +68,7 @@ class Job:
             calibration_tokens=32768,
             search_tokens=65536,
             heldout_tokens=16384,
-            **({"start": "paper"} | SCHEDULE | options),
+            **({"start": "uniform"} | SCHEDULE | options),
         )
 
     @property

@@ -48,6 +48,7 @@ UNDECIDED = {
     "data.source",
     "data.text_seed",
     "search.preset",
+    "search.automatic",
     "search.seed",
     "search.fitness",
     "search.strategy",

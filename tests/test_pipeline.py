@@ -103,7 +103,7 @@ def test_embedding_and_head_when_asked_for(small: dict[str, Any], architecture: 
         assert evaluator.evaluate_all([run.profile]).scores()[0] == pytest.approx(float(stock), rel=1e-4)
 
 
-@pytest.mark.parametrize("start", ["sensitivity", "best"])
+@pytest.mark.parametrize("start", ["sensitivity", "knapsack"])
 def test_race_preselection_and_adaptive_moves_give_the_same_journal_after_a_resume(
     small: dict[str, Any], tmp_path: Path, start: str
 ) -> None:
@@ -134,7 +134,7 @@ def test_race_preselection_and_adaptive_moves_give_the_same_journal_after_a_resu
     ],
 )
 def test_what_ends_a_search_is_recorded(small: dict[str, Any], tmp_path: Path, limit: Any, said: str) -> None:
-    options = {key: value for key, value in small.items() if key != "generations"} | {"start": "best"} | limit
+    options = {key: value for key, value in small.items() if key != "generations"} | {"start": "knapsack"} | limit
     run = evopress.quantize(out=tmp_path / "run", **options)
     fitness = read_json(run.directory.profile)["fitness"]
     assert said in fitness["stopped"]
@@ -194,11 +194,13 @@ def test_measured_starts_compete_and_their_tokens_count(small: dict[str, Any], t
     rounds = 2 * 64 * (5 + 2)
     between = seen.tokens[0] - rounds - len(starts.profiles) * starts.tokens  # the first round's proposals were scored
     assert between % starts.tokens == 0
-    assert 1 <= between // starts.tokens <= 5
+    assert 3 <= between // starts.tokens <= 7
     assert read_json(run.directory.profile)["fitness"]["tokens"] == seen.tokens[-1]
 
 
-@pytest.mark.parametrize("options", [{"start": "best"}, {"strategy": "best-of"}, {"preset": "paper", "start": "paper"}])
+@pytest.mark.parametrize(
+    "options", [{"start": "knapsack"}, {"strategy": "best-of"}, {"preset": "paper", "start": "uniform"}]
+)
 def test_other_starts_measure_nothing(small: dict[str, Any], tmp_path: Path, options: dict[str, Any]) -> None:
     run = evopress.quantize(out=tmp_path / "run", observer=(seen := Phases()), **{**small, **options})
     assert "measure" not in seen.phases

@@ -127,7 +127,13 @@ def _noise(workspace: Workspace, evaluator: Evaluator, profile: Profile, sizes: 
     """How well few tokens order the searched profile's offspring, and what the run's own stages throw away."""
     section, space = workspace.config.search, workspace.space
     rng = Random(section.seed)
-    children = _offspring(space, profile, make_mutation(section.mutation, section.band_share), sizes.profiles, rng)
+    children = _offspring(
+        space,
+        profile,
+        make_mutation(section.mutation, section.band_share, workspace.config.compression.application),
+        sizes.profiles,
+        rng,
+    )
     wanted = max(4 * sizes.tokens, 2 * max(section.tokens_per_stage))
     sequences, lengths = 0, list(map(len, evaluator.text.sequences))
     while sequences < len(lengths) and sum(lengths[:sequences]) < wanted:

@@ -16,7 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from evopress.errors import BudgetError, ConfigError, RunError, ScheduleError, SchemaError
 from evopress.files import parse_size
-from evopress.search.presets import PRESETS, ApplicationName
+from evopress.search.automatic import resolve_automatic
+from evopress.search.presets import COARSE_GENERATIONS, PRESETS, ApplicationName
 from evopress.search.stages import validate_schedule
 from evopress.sections import (
     SENSITIVITY_TOKENS,
@@ -87,8 +88,6 @@ class Config(Section):
             name = "sparsity" if self.compression.application == "sparsity" else "fraction"
             raise BudgetError(f"the {name} is {self.budget.target}; give a number from 0 to below 1, such as 0.25")
         search = self.search
-        if isinstance(self.compression, DropSection) and search.start == "sensitivity":
-            raise ConfigError("start is 'sensitivity', which measures weights; use best or paper to drop sub-layers")
         asked = {"start-tokens": search.start_tokens}
         if search.start == "sensitivity":
             asked["sensitivity-tokens"] = search.sensitivity_tokens
@@ -158,6 +157,10 @@ def resolve(model: str, *, bits: float | str | None = None, bpw: float | str | N
         _section_of(key, sections, application)[key] = value
     if "method" not in sections["compression"]:
         sections["compression"]["method"] = COMPRESSION[application].model_fields["method"].default
+    search = sections["search"]
+    search |= resolve_automatic(search, application, _last_stage(search["tokens_per_stage"]))
+    if search["start"] == "coarse" and "coarse_generations" not in said:
+        search["coarse_generations"] = COARSE_GENERATIONS
     if said.keys() & {"time", "token_limit"} and "generations" not in said:
         sections["search"]["generations"] = UNLIMITED
     available = sections["data"].get("search_tokens", DataSection.model_fields["search_tokens"].default)
@@ -166,6 +169,11 @@ def resolve(model: str, *, bits: float | str | None = None, bpw: float | str | N
     )
     sections["search"].setdefault("sensitivity_tokens", min(SENSITIVITY_TOKENS, available))
     return _validated(sections)
+
+
+def _last_stage(tokens: Any) -> int:
+    """The tokens of the last stage; 0 where they make no sense, which is an error later."""
+    return tokens[-1] if isinstance(tokens, tuple) and tokens and isinstance(tokens[-1], int) else 0
 
 
 def _preset_values(application: ApplicationName, name: str) -> dict[str, dict[str, Any]]:
@@ -180,6 +188,8 @@ def _preset_values(application: ApplicationName, name: str) -> dict[str, dict[st
         "mutation": preset.mutation,
         "band_share": preset.band_share,
         "coarse_generations": preset.coarse_generations,
+        "preselect": preset.preselect,
+        "race": preset.race,
         "start": preset.start,
         "start_candidates": preset.start_candidates,
     }

@@ -160,6 +160,8 @@ def build(workspace: Workspace) -> None:
 def search(workspace: Workspace) -> Profile:
     """Search the space, or go on from the journal, and write profile.json."""
     measure = make_measure(workspace.fitness or workspace.config.search.fitness)
+    if text := workspace.config.search.automatic_text:
+        workspace.observer.note(text)
     with timed(workspace.run.timing, "search"):
         profile, strategy, stopper = _search(workspace, measure)
     stopped = stopper.reason or strategy.stopped or "all generations are done"

@@ -177,14 +177,14 @@ class SearchSection(Section):
     survivors: tuple[int, ...] = Field(description="how many each stage keeps, the last 1, such as 8,2,1")
     tokens_per_stage: tuple[int, ...] = Field(description="tokens each stage scores on, such as 256,1024,4096")
     mutation: MutationName = Field(description="equal: the paper's; free, bands, roles, mixed, adaptive: see the docs")
-    coarse_generations: int = Field(0, ge=0, description="generations at the start that move whole roles")
+    coarse_generations: int = Field(0, ge=0, description="generations at the start that move whole roles and thirds")
     band_share: float = Field(0.5, ge=0, le=1, description="share of band moves in the mutation 'mixed'")
     preselect: int = Field(
         1, ge=1, description="draw so many times the offspring and score those that a surrogate prefers; 1: score all"
     )
     race: bool = Field(False, description="the last stage goes on in small parts until its winner is clear")
     start: StartName = Field(
-        "best", description="paper: its own; best: of simple profiles and random ones; sensitivity: measured ones too"
+        "uniform", description="uniform: the paper's; knapsack: of cheap scores; coarse: then whole roles; sensitivity"
     )
     start_candidates: int = Field(32, ge=1, description="random profiles to choose a start from")
     start_tokens: int = Field(ge=2, description="tokens that choose between start candidates")
@@ -197,6 +197,7 @@ class SearchSection(Section):
     time: str | None = Field(None, description="end the search in this time, such as 90s, 30m or 1.5h")
     token_limit: int | None = Field(None, ge=1, description="end the search within this many evaluated tokens")
     patience: int | None = Field(None, ge=1, description="end it after so many generations in a row without a gain")
+    automatic: tuple[str, ...] = Field((), description="settings that were left to `auto`")
     fitness: str = Field("kl", description="kl, topk-kl or perplexity")
     seed: int = Field(0, description="decides every random choice")
 
@@ -206,6 +207,13 @@ class SearchSection(Section):
         if time is not None and not re.fullmatch(r"\d+(\.\d+)?[smh]", time):
             raise ValueError(f"the time is {time!r}; give a number and s, m or h, such as 30m")
         return time
+
+    @property
+    def automatic_text(self) -> str:
+        """One line that says what `auto` came to; empty where nothing was left to it."""
+        values = ((name, getattr(self, name)) for name in self.automatic)
+        said = (f"{name} {'yes' if value is True else 'no' if value is False else value}" for name, value in values)
+        return f"auto: {', '.join(said)}" if self.automatic else ""
 
     @property
     def limits(self) -> Limits:

@@ -31,26 +31,35 @@ def make_strategy(workspace: Workspace, warmup: Warmup, seed: int) -> Strategy:
     rng = random.Random(seed)
     if section.strategy == "best-of":
         return BestOf(space, rng, count=section.start_candidates, tokens=section.tokens_per_stage[-1])
-    if section.start == "paper":
-        starts = default_starts(space, rng, section.start_candidates)
-    else:
-        references = workspace.application.references
-        starts = tuple(references.values()) + warmup.starts(space)
-        if "uniform" not in references or space.cost(references["uniform"]) < space.budget:
-            starts += random_starts(space, section.start_candidates, rng)
     return Evolution(
         space,
         rng,
         generations=workspace.generations,
         offspring=section.offspring,
         stages=validate_schedule(section.offspring, section.survivors, section.tokens_per_stage),
-        mutate=make_mutation(section.mutation, section.band_share),
+        mutate=make_mutation(section.mutation, section.band_share, workspace.config.compression.application),
         coarse_generations=section.coarse_generations,
-        start=starts,
+        start=_starts(workspace, warmup, rng),
         start_tokens=section.start_tokens,
         preselect=_preselect(space, warmup, section.preselect),
-        race=Race() if section.race else None,
+        race=Race(reuse=True) if section.race else None,
     )
+
+
+def _starts(workspace: Workspace, warmup: Warmup, rng: random.Random) -> tuple[Profile, ...]:
+    """The candidates for the first parent: Algorithm 1's, or what cheap scores and measurements propose.
+
+    Random profiles join where nothing was measured and the uniform one does not spend the budget.
+    """
+    section, space = workspace.config.search, workspace.space
+    if section.start == "uniform":
+        return default_starts(space, rng, section.start_candidates)
+    proposed = workspace.application.starts
+    if warmup.rounds:
+        return _candidates(workspace, warmup.rounds[-1])
+    if "uniform" in proposed and space.cost(proposed["uniform"]) == space.budget:
+        return tuple(proposed.values())
+    return tuple(proposed.values()) + random_starts(space, section.start_candidates, rng)
 
 
 def _preselect(space: SearchSpace, warmup: Warmup, pool: int) -> Preselect | None:
@@ -70,46 +79,46 @@ class Warmup:
     rounds: tuple[Sensitivity, ...] = ()
     tokens: int = 0
 
-    def starts(self, space: SearchSpace) -> tuple[Profile, ...]:
-        """The profile that the last round was measured at, if it fits, and those that the round proposes."""
-        if not self.rounds:
-            return ()
-        return _proposals(space, self.rounds[-1])
-
 
 def warm_up(workspace: Workspace, seed: int) -> Warmup:
-    """Measure the sensitivities, each round at the best profile that the one before proposed; nothing without them.
+    """Measure what the start asks for: nothing, the influence of blocks, or sensitivities in rounds.
 
-    What an interrupted run has measured is read from the run directory.
+    Each round of sensitivities is measured at the best candidate that the one before left. What an interrupted run has
+    measured is read from the run directory.
     """
     section, space = workspace.config.search, workspace.space
-    if section.start != "sensitivity" or section.strategy != "evolution":
+    if section.start == "uniform" or section.strategy != "evolution":
         return Warmup()
-    parent, tokens = expansion_point(space), 0
+    tokens = workspace.application.start_tokens
+    if section.start != "sensitivity":
+        return Warmup(tokens=tokens)
+    parent = expansion_point(space)
     rounds: list[Sensitivity] = []
     for number in range(section.sensitivity_rounds):
         if rounds:
-            proposals = _proposals(space, rounds[-1])
-            parent = _best(workspace, proposals, number, seed)
-            tokens += len(proposals) * section.start_tokens
+            candidates = _candidates(workspace, rounds[-1])
+            parent = _best(workspace, candidates, number, seed)
+            tokens += len(candidates) * section.start_tokens
         rounds.append(_measured(workspace, parent, number, seed))
         tokens += rounds[-1].cost
     return Warmup(tuple(rounds), tokens)
 
 
-def _proposals(space: SearchSpace, found: Sensitivity) -> tuple[Profile, ...]:
-    proposed = sensitivity_starts(space, found.slope, found.curvature)
+def _candidates(workspace: Workspace, found: Sensitivity) -> tuple[Profile, ...]:
+    """What cheap scores propose, the profile that a round was measured at, if it fits, and what the round proposes."""
+    space = workspace.space
     own = (found.profile,) if space.fits(found.profile) else ()
-    return tuple(dict.fromkeys(own + proposed))
+    proposed = sensitivity_starts(space, found.slope, found.curvature)
+    return tuple(dict.fromkeys((*workspace.application.starts.values(), *own, *proposed)))
 
 
-def _best(workspace: Workspace, proposals: tuple[Profile, ...], number: int, seed: int) -> Profile:
+def _best(workspace: Workspace, candidates: tuple[Profile, ...], number: int, seed: int) -> Profile:
     """The one with the best score on a minibatch of its own."""
     config = workspace.config.search
     measure = make_measure(workspace.fitness or config.fitness)
-    with workspace.evaluator(workspace.splits.search, (measure,), len(proposals)) as evaluator:
+    with workspace.evaluator(workspace.splits.search, (measure,), len(candidates)) as evaluator:
         evaluator.seed, evaluator.calls = seed, -number  # the search counts its minibatches from 0
-        return proposals[ranked(evaluator(proposals, config.start_tokens))[0]]
+        return candidates[ranked(evaluator(candidates, config.start_tokens))[0]]
 
 
 def _measured(workspace: Workspace, parent: Profile, number: int, seed: int) -> Sensitivity:
@@ -131,6 +140,7 @@ def _measured(workspace: Workspace, parent: Profile, number: int, seed: int) -> 
                 parent,
                 {name: [level.name for level in unit.levels] for unit in space.units for name in unit.named},
                 section.sensitivity_tokens,
+                by="weights" if workspace.application.method else "blocks",
                 seed=drawn,
                 progress=lambda done, total: workspace.observer.progress(
                     "measure", number + done / total, section.sensitivity_rounds, "sensitivities"

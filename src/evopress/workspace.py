@@ -157,8 +157,16 @@ class Workspace:
     def influence(self) -> Influence:
         """What each block does to the hidden states of the dense model, on a part of the search text."""
         self.observer.note("measuring the influence of each block")
-        sequences = self.splits.search.sequences[: max(1, INFLUENCE_TOKENS // self.config.data.sequence_length)]
-        return measure_influence(self.runner, sequences, batch_tokens=self.batch_tokens)
+        return measure_influence(self.runner, self._influence_text, batch_tokens=self.batch_tokens)
+
+    @property
+    def influence_tokens(self) -> int:
+        """The tokens that `influence` is measured on."""
+        return sum(map(len, self._influence_text))
+
+    @property
+    def _influence_text(self) -> tuple[torch.Tensor, ...]:
+        return self.splits.search.sequences[: max(1, INFLUENCE_TOKENS // self.config.data.sequence_length)]
 
     @property
     def space(self) -> SearchSpace:

@@ -169,7 +169,7 @@ def test_paper_preset_is_algorithm_1(quantize: Call, tmp_path: Path) -> None:
     text = (tmp_path / "run" / "config.toml").read_text()
     assert 'exchange = "size"' in text
     assert 'mutation = "equal"' in text
-    assert 'start = "paper"' in text
+    assert 'start = "uniform"' in text
 
 
 @pytest.mark.parametrize("fitness", ["topk-kl", "perplexity"])

@@ -31,7 +31,15 @@ class Application(Protocol):
 
     @property
     def references(self) -> dict[str, Profile]:
-        """Simple profiles of the same budget by name: searches start from them and results are shown beside them."""
+        """Simple profiles of the same budget by name: results are shown beside them."""
+
+    @property
+    def starts(self) -> dict[str, Profile]:
+        """Profiles that cheap scores propose, by name: searches start from them. The references are among them."""
+
+    @property
+    def start_tokens(self) -> int:
+        """What finding `starts` takes, in tokens through a whole model; what the database took is not counted."""
 
     def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
         """Every other method that applies, by name; `brute`: also all profiles, one by one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from functools import cached_property, partial
 from random import Random
@@ -66,6 +67,20 @@ class Drop:
         """ShortGPT: the best of the scores that one pass over text gives."""
         cosine = self._workspace.influence.cosine
         return {"shortgpt": ShortGPT(self.space, cosine, tokens=1).best}
+
+    @cached_property
+    def starts(self) -> dict[str, Profile]:
+        """The masks of all scores that one pass over text gives: ShortGPT, Weight Subcloning and sliding window."""
+        influence, space = self._workspace.influence, self.space
+        found = self.references | {"weight-subcloning": WeightSubcloning(space, influence.change, tokens=1).best}
+        with suppress(BudgetError):  # no run of blocks meets the budget
+            found["sliding-window"] = SlidingWindow(space, influence.cosine, tokens=1).best
+        return found
+
+    @property
+    def start_tokens(self) -> int:
+        """One pass over a part of the search text."""
+        return self._workspace.influence_tokens
 
     def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
         """All that drop whole blocks by a score, greedy, and the best of random masks."""

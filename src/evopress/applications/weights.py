@@ -75,6 +75,16 @@ class WeightApplication(ABC):
         """Uniform, and the knapsack on layer errors."""
         return {"uniform": self.space.uniform(), "dp": knapsack(self.space, self._workspace.layer_errors)}
 
+    @property
+    def starts(self) -> dict[str, Profile]:
+        """The references."""
+        return self.references
+
+    @property
+    def start_tokens(self) -> int:
+        """Nothing: layer errors come with the database."""
+        return 0
+
     def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
         """Uniform, knapsack and the best of random profiles."""
         space, search = self.space, self._workspace.config.search

@@ -16,6 +16,7 @@ from evopress.sections import Section
 
 HIDDEN = {("model", "source"), ("data", "source"), ("budget", "target"), ("budget", "counts"), ("search", "preset")}
 """Fields that are arguments of their own."""
+HIDDEN |= {("search", "automatic")}  # a record, not a setting
 
 
 def with_settings(

@@ -9,8 +9,10 @@ from typing import Literal
 
 from evopress.errors import ConfigError
 from evopress.profile import Profile
+from evopress.search.automatic import AUTO
+from evopress.search.depth_moves import blocks, slide
 from evopress.search.evolution import Evolution
-from evopress.search.moves import AdaptiveMoves
+from evopress.search.moves import AdaptiveMoves, default_moves
 from evopress.search.mutation import Mutation, bands, equal_switches, free_switches, mixed, roles
 from evopress.search.stages import validate_schedule
 from evopress.space import Exchange, SearchSpace
@@ -18,9 +20,12 @@ from evopress.space import Exchange, SearchSpace
 ApplicationName = Literal["bits", "sparsity", "depth"]
 """The paper's three applications."""
 
-StartName = Literal["paper", "best", "sensitivity"]
+StartName = Literal["uniform", "knapsack", "coarse", "sensitivity"]
 
 MutationName = Literal["equal", "free", "bands", "roles", "mixed", "adaptive"]
+
+COARSE_GENERATIONS = 6
+"""How many generations the start `coarse` moves few genes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +34,8 @@ class Preset:
 
     `survivors` and `tokens` have one entry per stage. `mutation` names the move; `band_share` is the part of bands in
     `mixed` and has no meaning for the others; the first `coarse_generations` move whole roles. `exchange` says which
-    units trade with each other.
+    units trade with each other. `start` and `mutation` may be `auto`, `preselect` and `race` None: see
+    `evopress.search.automatic`.
     """
 
     generations: int | None
@@ -37,10 +43,12 @@ class Preset:
     survivors: tuple[int, ...]
     tokens: tuple[int, ...]
     exchange: Exchange
-    mutation: MutationName
+    mutation: MutationName | Literal["auto"]
     band_share: float = 0.5
     coarse_generations: int = 0
-    start: StartName = "sensitivity"
+    preselect: int | None = 1
+    race: bool | None = False
+    start: StartName | Literal["auto"] = "uniform"
     start_candidates: int = 32
     start_tokens: int | None = None
 
@@ -52,7 +60,10 @@ class Preset:
         start: Sequence[Profile] | None = None,
         available_tokens: int | None = None,
     ) -> Evolution:
-        """The search with these settings; ScheduleError when they do not fit together or with the tokens there are."""
+        """The search with these settings; ScheduleError when they do not fit together or with the tokens there are.
+
+        `auto` is the moves that it stands for: what else it stands for needs a model.
+        """
         stages = validate_schedule(
             self.offspring, self.survivors, self.tokens, available_tokens, generations=self.generations or 0
         )
@@ -62,7 +73,7 @@ class Preset:
             generations=depth_generations(space) if self.generations is None else self.generations,
             offspring=self.offspring,
             stages=stages,
-            mutate=make_mutation(self.mutation, self.band_share),
+            mutate=make_mutation("adaptive" if self.mutation == AUTO else self.mutation, self.band_share),
             coarse_generations=self.coarse_generations,
             start=start,
             start_candidates=self.start_candidates,
@@ -78,18 +89,27 @@ def depth_generations(space: SearchSpace) -> int:
     return max(1, round(kept * (len(group) - kept) / 1.5))
 
 
-def make_mutation(name: str, band_share: float = 0.5) -> Mutation:
-    """The mutation of that name; ConfigError lists the names."""
+def make_mutation(name: str, band_share: float = 0.5, application: ApplicationName = "bits") -> Mutation:
+    """The mutation of that name; ConfigError lists the names. `adaptive` has other moves for depth."""
     fixed = {"equal": equal_switches, "free": free_switches, "bands": bands, "roles": roles, "mixed": mixed(band_share)}
     if name == "adaptive":
-        return AdaptiveMoves()  # a new one for each search, as it learns
+        moves = (
+            default_moves() if application != "depth" else {"switch": free_switches, "slide": slide, "blocks": blocks}
+        )
+        return AdaptiveMoves(moves)  # a new one for each search, as it learns
     if name not in fixed:
         raise ConfigError(f"unknown mutation {name!r}; use one of {', '.join(fixed)}, adaptive")
     return fixed[name]
 
 
 SUPER_FAST = Preset(
-    generations=400, offspring=16, survivors=(1, 1), tokens=(512, 8192), exchange="any", mutation="equal", start="paper"
+    generations=400,
+    offspring=16,
+    survivors=(1, 1),
+    tokens=(512, 8192),
+    exchange="any",
+    mutation="equal",
+    start="uniform",
 )
 
 BITS = {
@@ -100,7 +120,7 @@ BITS = {
         tokens=(2048, 16384, 131072),
         exchange="size",
         mutation="equal",
-        start="paper",
+        start="uniform",
     ),
     "super-fast": replace(SUPER_FAST, exchange="size"),
     "quick": Preset(
@@ -109,8 +129,10 @@ BITS = {
         survivors=(3, 1),
         tokens=(512, 4096),
         exchange="any",
-        mutation="mixed",
-        band_share=0.5,
+        mutation="auto",
+        preselect=None,
+        race=None,
+        start="auto",
     ),
 }
 
@@ -122,7 +144,7 @@ SPARSITY = {
         tokens=(2048, 16384, 65536),
         exchange="any",
         mutation="equal",
-        start="paper",
+        start="uniform",
     ),
     "super-fast": SUPER_FAST,
     "quick": BITS["quick"],
@@ -136,7 +158,7 @@ DEPTH = {
         tokens=(2048, 32768),
         exchange="role",
         mutation="equal",
-        start="paper",
+        start="uniform",
         start_candidates=64,
         start_tokens=2048,
     ),
@@ -147,8 +169,10 @@ DEPTH = {
         survivors=(4, 1),
         tokens=(512, 2048),
         exchange="role",
-        mutation="equal",
-        start="best",
+        mutation="auto",
+        preselect=None,
+        race=None,
+        start="auto",
         start_candidates=32,
         start_tokens=512,
     ),
