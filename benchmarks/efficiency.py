@@ -1,0 +1,276 @@
+"""How many tokens a search needs: Algorithm 1 beside what `auto` does, each part alone and left out, on SmolLM2.
+
+Every run is a run directory; runs with the same levels share one database; a finished run becomes a line of a file that
+is kept with the sources, with its whole curve: tokens so far, and the held-out KL of the parent at that moment. So the
+script can be stopped and started again at any time, on several days, and two of it can run at once (a run that another
+process has is left to it, OMP_NUM_THREADS=1 for each).
+
+    python benchmarks/efficiency.py runs/efficiency --plan             # what is missing and what it will take
+    python benchmarks/efficiency.py runs/efficiency --only bits-3      # jobs whose name contains this
+    python benchmarks/efficiency.py runs/efficiency --ablation         # each part alone and left out
+    python benchmarks/efficiency.py runs/efficiency --only-table [--figure docs/figures/efficiency.svg]
+
+Tokens are those that went through a whole model, everything counted: candidates, the warm start with its backward
+passes, and the dense model on each sequence that was drawn for the first time. Held-out scores are not counted: they
+draw the curve and decide nothing. The two methods have the same database, texts and seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from efficiency_tables import draw, report
+
+from evopress.config import Config, resolve
+from evopress.errors import RunLocked
+from evopress.fitness import draws
+from evopress.fitness.divergence import KL
+from evopress.observer import Observer
+from evopress.pipeline import build, search
+from evopress.profile import Profile
+from evopress.run import locked, start_run
+from evopress.search.types import BatchResult
+from evopress.space import SearchSpace
+from evopress.workspace import Workspace
+
+ROWS = Path(__file__).parent / "results" / "efficiency.jsonl"
+TASKS: dict[str, dict[str, Any]] = {
+    "bits-3": {"bits": "3"},
+    "sparsity-0.6": {"sparsity": "0.6"},
+    "bits-2.5": {"bits": "2.5"},
+    "depth-0.25": {"fraction": "0.25"},
+}
+SEEDS = {"bits-3": (0, 1, 2), "sparsity-0.6": (0, 1, 2), "bits-2.5": (0,), "depth-0.25": (0,)}
+EXCHANGE = {"bits": "size", "sparsity": "any", "depth": "role"}
+"""The paper's rule for each application."""
+ALGORITHM_1: dict[str, Any] = {"start": "uniform", "mutation": "equal", "preselect": 1, "race": False}
+PAPER = ALGORITHM_1 | {"offspring": 32, "survivors": (8, 2, 1), "tokens_per_stage": (256, 1024, 4096)}
+"""Algorithm 1 with a schedule of this model's size."""
+METHODS: dict[str, dict[str, Any]] = {
+    "paper": PAPER,
+    "auto": {},
+    "only start": PAPER | {"start": "sensitivity"},
+    "only coarse": PAPER | {"start": "coarse"},
+    "only moves": PAPER | {"mutation": "adaptive"},
+    "only preselect": PAPER | {"preselect": 8},
+    "only race": PAPER | {"race": True},
+    "without start": {"start": "knapsack"},
+    "without moves": {"mutation": "equal"},
+    "without preselect": {"preselect": 1},
+    "without race": {"race": False},
+}
+"""What differs from the quick preset, which is `auto` in everything."""
+MARKS = tuple(round(30_000 * 1.25**step) for step in range(15))
+"""Tokens at which a curve has a point, 0.03 to 0.68 million, beside its start and its end."""
+DATA = {"calibration_tokens": 32768, "search_tokens": 65536, "heldout_tokens": 8192}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run."""
+
+    task: str
+    method: str
+    seed: int
+    tokens: int
+
+    @property
+    def name(self) -> str:
+        """The run directory's name."""
+        return f"{self.task} {self.method} {self.seed} {self.tokens}".replace(" ", "-")
+
+    @property
+    def application(self) -> str:
+        """bits, sparsity or depth."""
+        return self.task.partition("-")[0]
+
+    def config(self, model: str, database: Path, options: dict[str, Any]) -> Config:
+        """Its configuration; `options` are for all jobs and come last."""
+        given = METHODS[self.method]
+        exchange = {"exchange": EXCHANGE[self.application]} if "offspring" in given else {}
+        shared = {} if self.application == "depth" else {"database": str(database)}
+        settings = DATA | exchange | shared | given | {"token_limit": self.tokens, "seed": self.seed} | options
+        if self.application == "depth":
+            settings.pop("calibration_tokens", None)
+        return resolve(model, **TASKS[self.task], **settings)
+
+
+def jobs(paper_tokens: int, our_tokens: int, ablation: str | None, seeds: int) -> Iterator[Job]:
+    """In the order of their interest; of an ablation all have the tokens of `auto`."""
+    if ablation:
+        yield from (Job(ablation, method, seed, our_tokens) for seed in SEEDS[ablation][:seeds] for method in METHODS)
+        return
+    for seed in range(seeds):
+        for task in (task for task in TASKS if seed in SEEDS[task]):
+            yield Job(task, "auto", seed, our_tokens)
+            yield Job(task, "paper", seed, paper_tokens)
+
+
+class Course(Observer):
+    """Remembers the parent after each generation and the tokens until then, and prints a line for it."""
+
+    def __init__(self, workspace: Workspace | None = None) -> None:
+        self.points: list[tuple[int, int, Profile]] = []
+        self.workspace = workspace
+        self._batches = 0
+        self._drawn: set[int] = set()
+        self._teacher = 0
+
+    def note(self, text: str) -> None:
+        print(f"  {text}", flush=True)
+
+    def batch(self, result: BatchResult, space: SearchSpace, tokens: int) -> None:
+        assert self.workspace is not None
+        batch, text, config = result.batch, self.workspace.splits.search, self.workspace.config.search
+        if batch.part is None:
+            pieces = draws.minibatch(text, self._batches, batch.tokens, config.seed)
+        else:
+            pieces = draws.part(text, batch.part, batch.tokens, config.seed)
+        self._batches += 1
+        fresh = {piece.sequence for piece in pieces} - self._drawn
+        self._drawn |= fresh
+        self._teacher += sum(len(text.sequences[i]) for i in fresh)
+        if result.accepted is not None:
+            total = tokens + self._teacher + self._warm_teacher(config)
+            self.points.append((total, batch.generation, result.best))
+            if not result.replayed:
+                print(f"  generation {batch.generation} {result.score:.4f} {total} tokens", flush=True)
+
+    @staticmethod
+    def _warm_teacher(config: Any) -> int:
+        """The dense model on the minibatches that chose where the later rounds measure; the rounds count their own."""
+        return (config.sensitivity_rounds - 1) * config.start_tokens if config.start == "sensitivity" else 0
+
+    def at_marks(self) -> list[tuple[int, int, Profile]]:
+        """The start, the last generation before each mark, and the end."""
+        kept = [self.points[0], self.points[-1]]
+        kept += [max(p for p in self.points if p[0] <= mark) for mark in MARKS if self.points[0][0] <= mark]
+        return sorted(set(kept), key=lambda point: point[:2])
+
+
+def run(folder: Path, job: Job, model: str, options: dict[str, Any], rows: Path) -> None:
+    """Make or continue one run and add its line."""
+    database = folder / f"database-{job.application}"
+    directory = start_run(folder / job.name, job.config(model, database, options))
+    workspace = Workspace(directory, course := Course())
+    course.workspace = workspace
+    with waited(folder / "build.lock"):
+        build(workspace)
+    started, cpu = time.monotonic(), time.process_time()
+    search(workspace)
+    seconds, cpu = time.monotonic() - started, time.process_time() - cpu
+    row = asdict(job) | {
+        "curve": curve(workspace, course),
+        "references": score(workspace, list(workspace.application.references.values())),
+        "names": list(workspace.application.references),
+        "total": course.points[-1][0],
+        "seconds": round(seconds),  # of the last part, where the run was interrupted
+        "cpu_seconds": round(cpu),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "model": model,
+        "search": workspace.config.search.model_dump(mode="json"),
+    }
+    with waited(rows), rows.open("a") as file:
+        if job not in finished(rows):
+            file.write(json.dumps(row) + "\n")
+
+
+def curve(workspace: Workspace, course: Course) -> list[dict[str, float]]:
+    """The marks' tokens and generations with the held-out KL of the parents."""
+    points = course.at_marks()
+    scores = score(workspace, [profile for _, _, profile in points])
+    return [
+        {"tokens": tokens, "generation": generation, "kl": kl}
+        for (tokens, generation, _), kl in zip(points, scores, strict=True)
+    ]
+
+
+def score(workspace: Workspace, profiles: list[Profile]) -> list[float]:
+    """Held-out KL of each, equal ones scored once."""
+    different = list(dict.fromkeys(profiles))
+    with workspace.evaluator(workspace.splits.heldout, (KL(),), len(different)) as evaluator:
+        known = dict(zip(different, evaluator.evaluate_all(different).scores(), strict=True))
+    return [known[profile] for profile in profiles]
+
+
+@contextmanager
+def waited(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, waiting for who has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def finished(rows: Path) -> dict[Job, dict[str, Any]]:
+    """The lines of the finished runs."""
+    lines = map(json.loads, rows.read_text().splitlines() if rows.exists() else ())
+    return {Job(line["task"], line["method"], line["seed"], line["tokens"]): line for line in lines}
+
+
+def plan(missing: list[Job], speed: float) -> str:
+    """What is missing and how long it will take."""
+    tokens = sum(job.tokens + 4 * DATA["heldout_tokens"] for job in missing)  # most of a curve's parents share blocks
+    hours = tokens / speed / 3600
+    return f"{len(missing)} runs, {tokens / 1e6:.2f} million tokens: about {hours:.1f} h at {speed:g} tokens a second"
+
+
+def main() -> None:
+    """Run what is missing, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--paper-tokens", type=int, default=800_000, help="search tokens of Algorithm 1")
+    parser.add_argument("--our-tokens", type=int, default=400_000, help="search tokens of all else")
+    parser.add_argument("--ablation", nargs="?", const="bits-3", choices=list(TASKS), help="each part on this task")
+    parser.add_argument("--seeds", type=int, default=3, help="at most so many of a task's seeds")
+    parser.add_argument("--only", default="", help="only jobs whose name contains this")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="settings for all jobs")
+    parser.add_argument("--speed", type=float, default=450.0, help="tokens a second, for the estimate")
+    parser.add_argument("--plan", action="store_true", help="print the estimate and stop")
+    parser.add_argument("--only-table", action="store_true")
+    parser.add_argument("--figure", type=Path, help="draw the curves; needs matplotlib")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="the file of finished runs")
+    options = parser.parse_args()
+    settings = {name: _value(text) for name, _, text in (given.partition("=") for given in options.set)}
+    wanted = jobs(options.paper_tokens, options.our_tokens, options.ablation, options.seeds)
+    missing = [job for job in wanted if options.only in job.name and job not in finished(options.rows)]
+    print(plan(missing, options.speed), flush=True)
+    if options.plan:
+        return
+    for job in [] if options.only_table else missing:
+        try:
+            with locked(options.folder / job.name):
+                print(job.name, flush=True)
+                if job not in finished(options.rows):
+                    run(options.folder, job, options.model, settings, options.rows)
+        except RunLocked:
+            print(f"{job.name} is run by another process", flush=True)
+    print(report(list(finished(options.rows).values())))
+    if options.figure:
+        draw(list(finished(options.rows).values()), options.figure)
+
+
+def _value(text: str) -> Any:
+    """JSON, lists as the tuples that settings are; other text as it is."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return tuple(value) if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
