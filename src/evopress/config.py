@@ -157,18 +157,23 @@ def resolve(model: str, *, bits: float | str | None = None, bpw: float | str | N
         _section_of(key, sections, application)[key] = value
     if "method" not in sections["compression"]:
         sections["compression"]["method"] = COMPRESSION[application].model_fields["method"].default
-    search = sections["search"]
+    _resolve_search(sections["search"], said, application, sections["data"])
+    return _validated(sections)
+
+
+def _resolve_search(
+    search: dict[str, Any], said: Mapping[str, Any], application: ApplicationName, data: Mapping[str, Any]
+) -> None:
+    """Replace what was left to `auto`, and what depends on other settings, by values."""
     search |= resolve_automatic(search, application, _last_stage(search["tokens_per_stage"]))
     if search["start"] == "coarse" and "coarse_generations" not in said:
         search["coarse_generations"] = COARSE_GENERATIONS
     if said.keys() & {"time", "token_limit"} and "generations" not in said:
-        sections["search"]["generations"] = UNLIMITED
-    available = sections["data"].get("search_tokens", DataSection.model_fields["search_tokens"].default)
-    sections["search"].setdefault(
-        "start_tokens", min(PRESETS[application][preset].start_tokens or START_TOKENS, available)
-    )
-    sections["search"].setdefault("sensitivity_tokens", min(SENSITIVITY_TOKENS, available))
-    return _validated(sections)
+        search["generations"] = UNLIMITED
+    available = data.get("search_tokens", DataSection.model_fields["search_tokens"].default)
+    start_tokens = PRESETS[application][search["preset"]].start_tokens or START_TOKENS
+    search.setdefault("start_tokens", min(start_tokens, available))
+    search.setdefault("sensitivity_tokens", min(SENSITIVITY_TOKENS, available))
 
 
 def _last_stage(tokens: Any) -> int:
