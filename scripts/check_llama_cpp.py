@@ -10,8 +10,8 @@ LIBRARIES is a directory with a prebuilt libllama (see scripts/libllama.py). Fou
 * does it still without blocks, attentions and MLPs.
 
 llama.cpp keeps keys and values in fp16 and multiplies quantized weights with activations of 8 bits; hence the
-tolerances: 0.02 of the logits' spread for fp32 files, 0.1 for quantized ones (a random model forgives less than a
-trained one). A layout that is wrong is off by 1 or more.
+tolerances: 0.02 of the logits' spread for fp32 files, 0.1 for quantized ones (random weights forgive less than
+trained ones). A layout that is wrong is off by 1 or more.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from evopress.compress.ggml import GGML_TYPES, Ggml, fitting_type, pack_ggml
+from evopress.compress.ggml import Ggml, pack_ggml
 from evopress.errors import UnsupportedModel
 from evopress.export.gguf import GgufPlan, export_gguf, gguf_names, plan_gguf
 from evopress.export.gguf_depth import drop_sublayers
 from evopress.export.mixes import mix_types
 from evopress.export.tensor_types import write_tensor_types
+from evopress.ggml_types import GGML_TYPES, fitting_type
 from evopress.models import LoadedModel, describe, find_sublayers
 from evopress.models.bypass import DROP, KEEP, bypass_slots
 from evopress.testing import random_model
@@ -70,8 +71,12 @@ def main() -> None:
         for title, head, rows in (
             ("Mixes", "model | types chosen as we say | tensors with our bytes", mixes(library, Path(folder))),
             ("Files of tensor types", "model | tensors equal to ours", type_files(library, Path(folder))),
-            ("Architectures", "model | largest difference / spread of logits", architectures(library, Path(folder))),
-            ("Depth", "model | largest difference / spread of logits", depth(library, Path(folder))),
+            (
+                "Architectures",
+                "model | difference of logits (root mean square) / their spread",
+                architectures(library, Path(folder)),
+            ),
+            ("Depth", "model | difference of logits (root mean square) / their spread", depth(library, Path(folder))),
         ):
             columns = head.count("|") + 2
             lines += ["", f"## {title}", "", f"| {head} | |", "|" + " --- |" * columns]
@@ -196,7 +201,7 @@ def bypass(model: Any, gone: dict[str, set[int]]) -> None:
 def compared(
     title: str, library: Library, folder: Path, plan: GgufPlan, packs: dict[str, Ggml], model: Any, limit: float
 ) -> Row:
-    """The largest difference of logits at 40 positions between llama.cpp on the file and the live model."""
+    """The difference of logits at 40 positions, root mean square, between llama.cpp on the file and the live model."""
     export_gguf(folder / "model.gguf", plan, {name: (lambda own=pack: own) for name, pack in packs.items()})
     tokens = [7 * index % VOCABULARY for index in range(1, 41)]
     theirs = Llama(library, folder / "model.gguf").logits(tokens)

@@ -76,7 +76,7 @@ def test_transformers_fuses_nothing() -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_decides_the_defaults(name: str) -> None:
     target, config = TARGETS[name], resolve("demo", bits=5, target=name)
-    assert config.compression.levels == target.levels
+    assert config.compression.levels == target.defaults("bits")["levels"]
     assert config.compression.symmetric == target.symmetric
     assert config.format == target.formats["bits"]
     assert resolve("demo", fraction=0.5, target=name).format == target.formats["depth"]

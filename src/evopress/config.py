@@ -81,9 +81,7 @@ class Config(Section):
         if self.target:
             self.target.check(self.compression)
         if isinstance(self.compression, QuantizeSection):
-            low, high = self.compression.levels[0], self.compression.levels[-1]
-            if self.budget.counts == "bits" and not int(low) <= target <= int(high):
-                raise BudgetError(f"{self.budget.target} bits lie outside the levels; give {low} to {high}")
+            _check_bits(self.budget, self.compression)
         elif not 0 <= target < 1:
             name = "sparsity" if self.compression.application == "sparsity" else "fraction"
             raise BudgetError(f"the {name} is {self.budget.target}; give a number from 0 to below 1, such as 0.25")
@@ -102,6 +100,17 @@ class Config(Section):
             generations=search.generations or 0,
         )
         return self
+
+
+def _check_bits(budget: BudgetSection, section: QuantizeSection) -> None:
+    """ConfigError or BudgetError for a budget in code bits that no profile of the levels could meet."""
+    if budget.counts != "bits":
+        return
+    if section.method == "ggml":
+        raise ConfigError("ggml types mix codes and scales; give the budget as bpw, bits as stored")
+    low, high = section.levels[0], section.levels[-1]
+    if not int(low) <= Fraction(budget.target) <= int(high):
+        raise BudgetError(f"{budget.target} bits lie outside the levels; give {low} to {high}")
 
 
 UNLIMITED = 1_000_000
@@ -145,13 +154,15 @@ def resolve(model: str, *, bits: float | str | None = None, bpw: float | str | N
     sections["model"]["source"] = model
     sections["export"]["target"] = target
     sections["data"]["source"] = said.pop("data", "demo" if model == "demo" else "fineweb_edu")
-    counted = {"sparsity": "weights", "fraction": counts}.get(name, name)
+    runtime = find_target(target)
+    stored = "bpw" if runtime and runtime.stored else "bits"
+    counted = {"bits": stored, "sparsity": "weights", "fraction": counts}.get(name, name)
     sections["budget"].update(target=str(budget), counts=counted)
     if model == "demo" and application == "bits":
         sections["compression"]["group_size"] = 64
     if said.get("group_size") == 0:
         sections["compression"]["group_size"] = said.pop("group_size") or None
-    if runtime := find_target(target):
+    if runtime:
         sections["compression"].update(runtime.defaults(application))
     for key, value in said.items():
         _section_of(key, sections, application)[key] = value

@@ -10,8 +10,9 @@ import re
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from evopress.ggml_types import ggml_type
 from evopress.profile import DENSE
 from evopress.search.presets import ApplicationName, MutationName, StartName
 from evopress.search.stopping import Limits
@@ -57,8 +58,12 @@ class QuantizeSection(Section):
 
     application: ClassVar[ApplicationName] = "bits"
 
-    method: Literal["gptq", "rtn"] = Field("gptq", description="gptq, or rtn: round to nearest, no data")
-    levels: tuple[str, ...] = Field(("2", "3", "4", "5", "6", "8"), description="bit-widths; 16: left as it is")
+    method: Literal["gptq", "rtn", "ggml"] = Field(
+        "gptq", description="gptq, rtn: round to nearest, no data, or ggml: llama.cpp's own types"
+    )
+    levels: tuple[str, ...] = Field(
+        ("2", "3", "4", "5", "6", "8"), description="bit-widths; 16: left as it is; for ggml types such as Q4_K,Q6_K"
+    )
     group_size: int | None = Field(128, ge=1, description="weights that share a scale; 0 on the command line: a row")
     symmetric: bool = Field(False, description="grids without a zero point")
     act_order: bool = Field(False, description="quantize columns in order of decreasing activation")
@@ -74,7 +79,11 @@ class QuantizeSection(Section):
 
     @field_validator("levels")
     @classmethod
-    def _levels(cls, levels: tuple[str, ...]) -> tuple[str, ...]:
+    def _levels(cls, levels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("method") == "ggml":
+            for level in levels:
+                ggml_type(level.upper())
+            return tuple(dict.fromkeys(level.upper() for level in levels))  # of types of one size the first counts
         known = {str(bits) for bits in range(1, 9)}
         if not known & set(levels) or not set(levels) <= known | {DENSE}:
             raise ValueError(f"levels are bit-widths from 1 to 8, and {DENSE} beside them, got {', '.join(levels)}")
@@ -88,7 +97,9 @@ class QuantizeSection(Section):
         return self
 
     def grids(self) -> dict[str, Grid]:
-        """Level name -> grid."""
+        """Level name -> grid; none for ggml types."""
+        if self.method == "ggml":
+            return {}
         from evopress.compress.grid import Grid  # here, so that reading a configuration loads no torch
 
         return {name: Grid(int(name), self.group_size, self.symmetric) for name in self.levels if name != DENSE}
@@ -161,7 +172,7 @@ class ExportSection(Section):
     """What the searched model is for."""
 
     target: str | None = Field(
-        None, description="what will serve the model: vllm or transformers; decides what is legal"
+        None, description="what will serve the model: vllm, transformers or llamacpp; decides what is legal"
     )
 
 

@@ -33,14 +33,15 @@ class SearchSpace:
     `groups` partitions the unit indices into exchange groups: a mutation moves cost between units of one group only.
     Where the split of the budget is part of the question (exactly k units of each kind dropped), `split` says what each
     group may cost at most and the budget is their sum; without it any split within the budget is allowed.
-    Make one with `make_space`; the constructor raises ProfileError for a malformed space and BudgetError for a budget
-    below the cheapest profile.
+    `rungs`: level indices of what counts as uniform where units call their levels differently. Make one with
+    `make_space`; ProfileError for a malformed space, BudgetError for a budget below the cheapest profile.
     """
 
     units: tuple[Unit, ...]
     budget: int
     groups: tuple[tuple[int, ...], ...]
     split: tuple[int, ...] | None = None
+    rungs: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.units) or len(set(self.named)) != len(self.named):
@@ -173,7 +174,9 @@ class SearchSpace:
                 raise BudgetError(f"the {self._like(units)} cost {cost}, above their part of the budget, {most}")
 
     def uniforms(self) -> list[Profile]:
-        """The profiles with one level name everywhere, the cheapest first, whether they fit or not."""
+        """The profiles with one level name everywhere, or the rungs, the cheapest first, whether they fit or not."""
+        if self.rungs:
+            return sorted(map(self.decode, self.rungs), key=self.cost)
         shared = [level.name for level in self.units[0].levels]
         shared = [name for name in shared if all(any(name == o.name for o in unit.levels) for unit in self.units)]
         return sorted((Profile(self.named, (name,) * len(self.named)) for name in shared), key=self.cost)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from evopress.errors import ConfigError
+from evopress.ggml_types import GGML_TYPES
 from evopress.profile import DENSE
 from evopress.search.presets import ApplicationName
 from evopress.sections import DropSection, QuantizeSection, Section
@@ -28,7 +29,9 @@ class Target:
 
     `levels` are legal for `methods`, the first of which is the default; `group_sizes` None allows any. `fuses`: layers
     of one module that read the same tensor run as one and need one level. `sublayers`: attention or MLP alone can be
-    dropped; otherwise whole blocks. `embeddings`: embedding and head can have levels.
+    dropped; otherwise whole blocks. `embeddings`: embedding and head can have levels. `few` are the levels of who names
+    none, where it would be too much to make all. `stored`: a budget of bits counts those that are stored, scales too.
+    `first_attention`: the attention of the first block cannot be dropped by itself.
     """
 
     name: TargetName
@@ -40,11 +43,19 @@ class Target:
     fuses: bool
     sublayers: bool
     embeddings: bool
+    few: tuple[str, ...] = ()
+    stored: bool = False
+    first_attention: bool = False
 
     def defaults(self, application: ApplicationName) -> dict[str, Any]:
         """Values of the section `compression` for who says nothing else."""
         if application == "bits":
-            return {"method": self.methods[0], "levels": self.levels, "symmetric": self.symmetric}
+            return {
+                "method": self.methods[0],
+                "levels": self.few or self.levels,
+                "symmetric": self.symmetric,
+                "embeddings": self.embeddings,
+            }
         return {"granularity": "block"} if application == "depth" and not self.sublayers else {}
 
     def check(self, section: Section) -> None:
@@ -110,6 +121,20 @@ TARGETS: dict[str, Target] = {
             fuses=False,
             sublayers=True,
             embeddings=False,
+        ),
+        Target(
+            name="llamacpp",
+            formats={"bits": "gguf", "sparsity": "hf", "depth": "gguf"},
+            methods=("ggml",),
+            levels=tuple(GGML_TYPES),
+            group_sizes=None,
+            symmetric=False,
+            fuses=False,
+            sublayers=True,
+            embeddings=True,
+            few=("IQ4_XS", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0"),  # IQ4_NL serves odd widths before Q4_0
+            stored=True,
+            first_attention=True,
         ),
     )
 }

@@ -10,19 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evopress.compress.ggml import (
-    GGML_TYPES,
-    Ggml,
-    fitting_type,
-    fitting_types,
-    ggml_storage_bits,
-    importance_matrix,
-    pack_ggml,
-    quantize_ggml,
-    row_bytes,
-)
+from evopress.compress.ggml import Ggml, importance_matrix, pack_ggml, quantize_ggml
 from evopress.compress.hessian import Hessian
 from evopress.errors import BadWeights, ConfigError, DatabaseError
+from evopress.ggml_types import GGML_TYPES, fitting_type, fitting_types, ggml_storage_bits, row_bytes
 
 TYPES = list(GGML_TYPES)
 QUANTIZED = [name for name in TYPES if name not in ("BF16", "F16", "F32")]

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from evopress.compress import Ggml, fitting_types
+from evopress.compress import Ggml
 from evopress.compress.ggml import pack_ggml
 from evopress.database.build import build_database, planned_bits
 from evopress.database.methods import GgmlQuantization
 from evopress.database.store import Database
 from evopress.errors import ConfigError
+from evopress.ggml_types import fitting_types
 from evopress.models import Runner, collect_inputs, describe, weight
 from evopress.testing import pico_model
 
@@ -91,3 +92,11 @@ def test_methods_that_cannot_work_are_refused() -> None:
     with pytest.raises(ConfigError, match="propagate is 'Q2_K', must be 'dense'"):
         GgmlQuantization(types=TYPES, propagate="Q2_K")  # type: ignore[arg-type]
     assert fitting_types(TYPES, 96) == ("Q4_0", "Q8_0", "F16")
+
+
+def test_embeddings_take_even_types_that_need_importance() -> None:
+    dense = torch.randn(8, 256, generator=torch.Generator().manual_seed(3)) * 0.1
+    [levels] = GgmlQuantization(types=("IQ2_XXS", "Q2_K")).compress(["embedding"], [dense], None)
+    assert torch.equal(levels["IQ2_XXS"].tensor.dequantize(), pack_ggml(dense, "IQ2_XXS", torch.ones(256)).dequantize())
+    assert torch.equal(levels["Q2_K"].tensor.dequantize(), pack_ggml(dense, "Q2_K").dequantize())  # as llama-quantize
+    assert list(levels) == ["IQ2_XXS", "Q2_K"]

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from evopress.compress.ggml import Ggml, fitting_type, pack_ggml, row_bytes
+from evopress.compress.ggml import Ggml, pack_ggml
 from evopress.database.build import build_database
 from evopress.database.manifest import read_manifest
 from evopress.database.methods import GgmlQuantization
@@ -34,6 +34,7 @@ from evopress.export.gguf import (
     predicted_bytes,
 )
 from evopress.export.gguf_metadata import rope_factors
+from evopress.ggml_types import fitting_type, row_bytes
 from evopress.models import LoadedModel, Runner, describe, load_model
 from evopress.models.load import silence
 from evopress.profile import Profile

@@ -8,10 +8,10 @@ import re
 import pytest
 import torch
 
-from evopress.compress.ggml import fitting_types
 from evopress.errors import ConfigError, ProfileError
 from evopress.export.gguf import gguf_names
 from evopress.export.tensor_types import parse_tensor_types, read_tensor_types, write_tensor_types
+from evopress.ggml_types import fitting_types
 from evopress.models import LoadedModel, ModelMap, describe
 from evopress.profile import Profile
 from evopress.testing import pico_model

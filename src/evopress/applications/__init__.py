@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from evopress.applications.application import Application
 from evopress.applications.drop import Drop
+from evopress.applications.ggml import QuantizeGgml
 from evopress.applications.quantize import Quantize
 from evopress.applications.sparsify import Sparsify
 from evopress.applications.weights import WeightApplication
@@ -18,14 +19,14 @@ from evopress.sections import DropSection, QuantizeSection
 if TYPE_CHECKING:
     from evopress.workspace import Workspace
 
-__all__ = ["Application", "Drop", "Quantize", "Sparsify", "WeightApplication", "make_application"]
+__all__ = ["Application", "Drop", "Quantize", "QuantizeGgml", "Sparsify", "WeightApplication", "make_application"]
 
 
 def make_application(workspace: Workspace) -> Application:
     """The application that the run's configuration asks for."""
     section = workspace.config.compression
     if isinstance(section, QuantizeSection):
-        return Quantize(workspace, section)
+        return (QuantizeGgml if section.method == "ggml" else Quantize)(workspace, section)
     if isinstance(section, DropSection):
         return Drop(workspace, section)
     return Sparsify(workspace, section)

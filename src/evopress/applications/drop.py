@@ -55,12 +55,20 @@ class Drop:
     def space(self) -> SearchSpace:
         """A `count` budget drops round(fraction x units), of each role where roles do not trade; others are a limit."""
         budget, section = self._workspace.config.budget, self._section
-        units = depth_units(self.sublayers, section.granularity, budget.counts, section.protected)  # type: ignore[arg-type]
+        units = depth_units(self.sublayers, section.granularity, budget.counts, self._protected)  # type: ignore[arg-type]
         if budget.counts == "count":
             return count_space(units, budget.target, by_role=budget.exchange == "role")
         total = sum(unit.levels[-1].cost for unit in units)
         limit = math.floor((1 - Fraction(budget.target)) * total)
         return SearchSpace(units, limit, exchange_groups(units, budget.exchange))
+
+    @property
+    def _protected(self) -> tuple[str, ...]:
+        """What the user protects, and what the target needs."""
+        target = self._workspace.config.target
+        alone = self._section.granularity == "sublayer" and target is not None and target.first_attention
+        first = next(sublayer.name for sublayer in self.sublayers if sublayer.kind == "attn")
+        return self._section.protected + ((first,) if alone else ())
 
     @property
     def references(self) -> dict[str, Profile]:

@@ -28,7 +28,7 @@ class Quantize(WeightApplication):
     def __init__(self, workspace: Workspace, section: QuantizeSection) -> None:
         super().__init__(workspace)
         self._section = section
-        _require_group_size(workspace.map, section.group_size, whole=workspace.config.target is not None)
+        self._require_fit()
         if workspace.config.budget.counts == "size":
             _require_size(self._files, int(Fraction(workspace.config.budget.target)))
 
@@ -40,7 +40,7 @@ class Quantize(WeightApplication):
         if propagate == "auto":
             propagate = "3" if "3" in section.levels else section.levels[0]
         return Quantization(
-            name=section.method,
+            name="rtn" if section.method == "rtn" else "gptq",
             grids=section.grids(),
             damping=section.damping,
             act_order=section.act_order,
@@ -56,9 +56,17 @@ class Quantize(WeightApplication):
             units = self._tied(self.units(lambda entry, level: files.levels[entry.name][level.name]))
             limit = int(Fraction(budget.target)) - files.constant
             return SearchSpace(tuple(units), limit, exchange_groups(units, budget.exchange))
-        stored = budget.counts == "bpw"
-        units = self._tied(self.units(lambda _, level: level.storage_bits if stored else level.code_bits))
+        units = self._tied(self.units(lambda _, level: self._bits(level)))
         return make_space(units, average=budget.target, exchange=budget.exchange)
+
+    def _bits(self, level: LevelEntry) -> int:
+        """What a level costs where the budget is an average."""
+        return level.storage_bits if self._workspace.config.budget.counts == "bpw" else level.code_bits
+
+    def _require_fit(self) -> None:
+        """ConfigError when the levels do not fit the model."""
+        whole = self._workspace.config.target is not None
+        _require_group_size(self._workspace.map, self._section.group_size, whole=whole)
 
     @cached_property
     def _files(self) -> FileCosts:

@@ -5,7 +5,7 @@ group and a list of grids; `prune_sparsegpt`, `prune_wanda` and `prune_magnitude
 each weight; `quantize_ggml` takes a list of ggml types. All answer with packed tensors and their layer-wise errors.
 """
 
-from evopress.compress.ggml import GGML_TYPES, Ggml, fitting_type, fitting_types, ggml_storage_bits, quantize_ggml
+from evopress.compress.ggml import Ggml, quantize_ggml
 from evopress.compress.gptq import quantize_gptq
 from evopress.compress.grid import Grid
 from evopress.compress.hessian import Hessian
@@ -19,7 +19,6 @@ from evopress.compress.sparsegpt import prune_sparsegpt
 from evopress.compress.wanda import prune_wanda
 
 __all__ = [
-    "GGML_TYPES",
     "Compressed",
     "Ggml",
     "Grid",
@@ -31,9 +30,6 @@ __all__ = [
     "Sparsity",
     "automatic_step",
     "base_zeros",
-    "fitting_type",
-    "fitting_types",
-    "ggml_storage_bits",
     "prune_magnitude",
     "prune_sparsegpt",
     "prune_wanda",

@@ -17,8 +17,6 @@ from evopress.compress import (
     Compressed,
     Grid,
     Sparsity,
-    fitting_types,
-    ggml_storage_bits,
     prune_magnitude,
     prune_sparsegpt,
     prune_wanda,
@@ -28,10 +26,10 @@ from evopress.compress import (
     sparse_storage_bits,
     storage_bits,
 )
-from evopress.compress.ggml import ggml_type
 from evopress.compress.levels import count_zeros
 from evopress.compress.packed import Packed
 from evopress.errors import ConfigError
+from evopress.ggml_types import fitting_types, ggml_storage_bits, ggml_type
 
 Levels = Mapping[str, Compressed[Packed]]
 """Level name -> a weight's compressed form."""
@@ -159,7 +157,17 @@ class GgmlQuantization:
     def compress(
         self, names: Sequence[str], weights: Sequence[torch.Tensor], hessian: torch.Tensor | None
     ) -> list[Levels]:
-        """Each weight by itself: ggml knows no error feedback."""
-        levels = fitting_types(self.types, weights[0].shape[1])
-        results = quantize_ggml(weights, levels, hessian=hessian)
-        return [dict(zip(levels, own, strict=True)) for own in results]
+        """Each weight by itself: ggml knows no error feedback.
+
+        Embeddings have no inputs to measure. As in llama-quantize their types do without importance; those that cannot
+        be made without take all inputs for equal.
+        """
+        columns = weights[0].shape[1]
+        levels = fitting_types(self.types, columns)
+        results: list[dict[str, Compressed[Packed]]] = [{} for _ in weights]
+        for level in levels:
+            flat = hessian is None and ggml_type(level).needs_importance
+            measure = torch.eye(columns) if flat else hessian
+            for own, [made] in zip(results, quantize_ggml(weights, [level], hessian=measure), strict=True):
+                own[level] = made
+        return [*results]

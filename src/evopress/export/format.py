@@ -27,6 +27,10 @@ class FileCosts:
     constant: int
     levels: Mapping[str, Mapping[str, int]]
 
+    def size(self, profile: Profile) -> int:
+        """The sum for a profile."""
+        return self.constant + sum(self.levels[unit][level] for unit, level in profile.items())
+
 
 class Format(Protocol):
     """One way to store a searched model. All state is in the arguments."""

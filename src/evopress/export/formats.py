@@ -5,11 +5,14 @@ from __future__ import annotations
 from evopress.errors import ConfigError
 from evopress.export.compressed_tensors import CompressedTensors
 from evopress.export.format import Format
+from evopress.export.gguf_format import Gguf, LlamaQuantize
 from evopress.export.gptq import Gptq
 from evopress.export.hf import HuggingFace
 from evopress.search.presets import ApplicationName
 
-FORMATS: dict[str, Format] = {format.name: format for format in (HuggingFace(), CompressedTensors(), Gptq())}
+FORMATS: dict[str, Format] = {
+    format.name: format for format in (HuggingFace(), CompressedTensors(), Gguf(), LlamaQuantize(), Gptq())
+}
 """Name -> format."""
 
 

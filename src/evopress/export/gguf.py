@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from evopress.compress.ggml import Ggml, pack_ggml, row_bytes
+from evopress.compress.ggml import Ggml, pack_ggml
 from evopress.database.store import Database
 from evopress.errors import DatabaseError, MissingExtra, ProfileError, UnsupportedModel
 from evopress.export.gguf_metadata import (
@@ -29,6 +29,7 @@ from evopress.export.gguf_metadata import (
 from evopress.export.gguf_tokenizer import tokenizer_metadata
 from evopress.export.hf import stored_tensors
 from evopress.files import replacing, require_disk
+from evopress.ggml_types import row_bytes
 from evopress.models import LoadedModel
 from evopress.models.load import gguf_file
 from evopress.profile import Profile

@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from evopress.compress.ggml import GGML_TYPES, pack_ggml
+from evopress.compress.ggml import pack_ggml
 from evopress.errors import UnsupportedModel
 from evopress.export.gguf import GgufPlan, StoredTensor
 from evopress.export.gguf_metadata import KeyValue
+from evopress.ggml_types import GGML_TYPES
 
 STUB = 32  # the width of an MLP that does nothing: the least that ggml's blocks of 32 divide
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from evopress.compress.ggml import GGML_TYPES, fitting_type
 from evopress.errors import ConfigError
+from evopress.ggml_types import GGML_TYPES, fitting_type
 
 Pick = Callable[[int, int, int], str]
 """(rank of the tensor among those of its kind, how many there are, query heads to a key head) -> type."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from evopress.errors import RunError
 from evopress.files import PARTIAL, naming_a_full_disk, require_disk, sync
 
-ENTRIES = ("config.json", "*.gguf")
+ENTRIES = ("config.json", "*.gguf", "tensor-types.txt")
 """Files by which loaders know a checkpoint."""
 
 

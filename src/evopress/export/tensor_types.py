@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evopress.compress.ggml import GGML_TYPES, fitting_type
 from evopress.errors import ProfileError
+from evopress.ggml_types import GGML_TYPES, fitting_type
 from evopress.models import ModelMap
 from evopress.profile import Profile
 
@@ -52,6 +52,12 @@ def parse_tensor_types(text: str) -> tuple[Rule, ...]:
         except re.error as error:
             raise ProfileError(f"{word!r} in the file of tensor types is no regular expression: {error}") from None
     return tuple(rules)
+
+
+def is_tensor_types(text: str) -> bool:
+    """Whether a text looks like such a file, and not like a profile of `name: level` lines or JSON."""
+    words = text.split()
+    return bool(words) and all("=" in word and not word.endswith(":") for word in words)
 
 
 def read_tensor_types(

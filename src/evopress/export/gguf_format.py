@@ -1,0 +1,142 @@
+"""The formats of llama.cpp: a GGUF file with the searched levels, and llama-quantize's file of tensor types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from evopress.depth import sublayer_levels
+from evopress.errors import ConfigError, ModelError, ProfileError
+from evopress.export.format import FileCosts
+from evopress.export.gguf import (
+    GgufPlan,
+    export_gguf,
+    gguf_names,
+    level_packs,
+    level_types,
+    padded,
+    plan_gguf,
+    predicted_bytes,
+)
+from evopress.export.gguf_depth import drop_sublayers
+from evopress.export.shards import Progress
+from evopress.export.staging import hidden
+from evopress.export.tensor_types import read_tensor_types, write_tensor_types
+from evopress.export.verification import (
+    HALF_TOLERANCE,
+    Verification,
+    compare,
+    logits,
+    probe,
+    searched_logits,
+)
+from evopress.files import write_text
+from evopress.ggml_types import fitting_types, row_bytes
+from evopress.models import find_sublayers, load_model
+from evopress.models.bypass import DROP
+from evopress.profile import Profile
+from evopress.search.presets import ApplicationName
+from evopress.sections import DropSection, QuantizeSection
+
+if TYPE_CHECKING:
+    from evopress.workspace import Workspace
+
+FILE = "model.gguf"
+TYPES_FILE = "tensor-types.txt"
+TOLERANCE = 1e-4  # Gemma's norms are stored plus one and come back less one, each rounded to fp32
+
+
+class Gguf:
+    """Implements `Format`: one file, whose every byte is known beforehand."""
+
+    name = "gguf"
+    applications: tuple[ApplicationName, ...] = ("bits", "depth")
+
+    def check(self, workspace: Workspace) -> None:
+        """UnsupportedModel for an architecture that llama.cpp does not have, or computes otherwise."""
+        plan_gguf(workspace.loaded, {})
+
+    def predicted_bytes(self, workspace: Workspace, profile: Profile) -> int:
+        """Header, levels, and what is left dense, each padded."""
+        return predicted_bytes(_plan(workspace, profile))
+
+    def costs(self, workspace: Workspace) -> FileCosts:
+        """Exact: the header does not depend on the types. Needs no database."""
+        section = workspace.config.compression
+        if not isinstance(section, QuantizeSection) or section.method != "ggml":
+            raise ConfigError("a size of a GGUF file needs levels that are ggml types; use --target llamacpp")
+        levels, types = {}, {}
+        for linear in workspace.map.linears:
+            rows, columns = linear.view.shape
+            own = {kind: padded(rows * row_bytes(kind, columns)) for kind in fitting_types(section.levels, columns)}
+            levels[linear.name], types[linear.view.parameter] = own, next(iter(own))
+        least = sum(next(iter(own.values())) for own in levels.values())
+        return FileCosts(predicted_bytes(plan_gguf(workspace.loaded, types)) - least, levels)
+
+    def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
+        """OUT/model.gguf, whose levels are the database's bytes."""
+        packs = {} if workspace.application.method is None else level_packs(profile, workspace.database)
+        export_gguf(hidden(out / FILE), _plan(workspace, profile), packs, progress=progress)
+
+    def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
+        """Load it with transformers, which reads all but the `deci` layout."""
+        if _plan(workspace, profile).architecture == "deci":
+            reason = "transformers does not read blocks without attention or MLP; scripts/llama_cpp_logits.py does"
+            return Verification("transformers", None, 0.0, reason)
+        model = workspace.loaded.model
+        tolerance = TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE
+        ids = probe(model.get_input_embeddings().weight.shape[0])
+        expected = searched_logits(workspace, profile, ids)
+        try:
+            found = load_model(str(out / FILE), dtype=model.dtype, device=workspace.device).model
+        except ModelError as error:
+            return Verification("transformers", float("nan"), tolerance, str(error))
+        return compare("transformers", expected, logits(found, ids), tolerance)
+
+
+class LlamaQuantize:
+    """Implements `Format`: no weights, but which type llama-quantize shall give each of them."""
+
+    name = "llama-quantize"
+    applications: tuple[ApplicationName, ...] = ("bits",)
+
+    def check(self, workspace: Workspace) -> None:
+        """UnsupportedModel for an architecture that llama.cpp does not have."""
+        gguf_names(workspace.loaded)
+
+    def predicted_bytes(self, workspace: Workspace, profile: Profile) -> int:
+        """No file holds weights."""
+        return 0
+
+    def costs(self, workspace: Workspace) -> FileCosts:
+        """ConfigError: the file that llama-quantize makes of it is that of the format gguf."""
+        raise ConfigError("a size needs the file itself; use --format gguf")
+
+    def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
+        """OUT/tensor-types.txt."""
+        text = write_tensor_types(level_types(profile, workspace.database), gguf_names(workspace.loaded))
+        write_text(hidden(out / TYPES_FILE), text)
+
+    def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
+        """Read it as llama-quantize reads it: it must name the same types."""
+        text = (out / TYPES_FILE).read_text(encoding="utf-8")
+        try:
+            found = read_tensor_types(text, workspace.map, gguf_names(workspace.loaded))
+        except ProfileError as error:
+            return Verification("its own rules", float("nan"), 0.0, str(error))
+        return Verification("its own rules", 0.0 if found == profile else float("nan"), 0.0)
+
+
+def _plan(workspace: Workspace, profile: Profile) -> GgufPlan:
+    section = workspace.config.compression
+    if not isinstance(section, DropSection):
+        return plan_gguf(workspace.loaded, level_types(profile, workspace.database))
+    sublayers = find_sublayers(workspace.loaded.model, workspace.map)
+    levels = sublayer_levels(dict(profile.items()), sublayers, section.granularity)
+    gone: dict[str, set[int]] = {"attn": set(), "mlp": set()}
+    for sublayer in sublayers:
+        if levels[sublayer.name] == DROP:
+            gone[sublayer.kind].add(sublayer.block)
+    return drop_sublayers(plan_gguf(workspace.loaded, {}), attention=gone["attn"], mlp=gone["mlp"])
