@@ -1,0 +1,133 @@
+"""Searched compressed-tensors checkpoints of SmolLM2 beside uniform ones of 3 and 4 bits, at the same bytes of files.
+
+Each search has the size of a uniform checkpoint as its budget (--size). Then another process loads the export with
+plain transformers: its logits must be the searched model's, bit for bit, and its perplexity that of the evaluation.
+
+    python benchmarks/packed_quality.py runs/packed                 # writes benchmarks/results/packed_quality_*.md
+    python benchmarks/packed_quality.py runs/packed --only-table
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evopress.config import Config, resolve
+from evopress.export.formats import FORMATS
+from evopress.export.shards import weight_bytes
+from evopress.export.verification import logits
+from evopress.observer import Observer
+from evopress.pipeline import build, run_all
+from evopress.profile import Profile
+from evopress.records import read_profile
+from evopress.run import read_run, start_run
+from evopress.workspace import Workspace
+
+UNIFORM = ("3", "4")
+LEVELS = (2, 3, 4, 5, 6)
+SHORT: dict[str, Any] = {
+    "calibration_tokens": 4096,
+    "sensitivity_rounds": 1,
+    "sensitivity_tokens": 2048,
+    "start_tokens": 1024,
+    "generations": 1,
+    "heldout_tokens": 4096,
+}
+"""Less than the quick preset's, so that both searches together take minutes."""
+RESULT = Path(__file__).parent / "results" / "packed_quality_2-core-cpu_2026-11.md"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "stock_perplexity.py"
+
+
+def config(directory: Path, **budget: Any) -> Config:
+    """One run; all share a database."""
+    about = {"target": "transformers", "levels": LEVELS, "database": str(directory / "database")}
+    return resolve("demo", **about, **SHORT, **budget)
+
+
+def uniform_size(workspace: Workspace, bits: str) -> int:
+    """What a budget must be that a uniform checkpoint just meets."""
+    costs = FORMATS["compressed-tensors"].costs(workspace)
+    return costs.constant + sum(levels[bits] for levels in costs.levels.values())
+
+
+def search(directory: Path) -> None:
+    """Build the database, then search at each size; what is finished is not repeated."""
+    first = Workspace(start_run(directory / "database-run", config(directory, bits=3)), Observer())
+    build(first)
+    for bits in UNIFORM:
+        out = directory / f"at-{bits}-bits"
+        run_all(config(directory, size=uniform_size(first, bits)), out, Observer())
+        reload(Workspace(read_run(out), Observer()))
+
+
+def reload(workspace: Workspace) -> None:
+    """Have another process load the export, and write what it found beside it."""
+    run, sequences = workspace.run, [sequence.tolist() for sequence in workspace.splits.heldout.sequences]
+    tokens, answer = run.path / "tokens.json", run.path / "stock.json"
+    tokens.write_text(json.dumps(sequences), encoding="utf-8")
+    subprocess.run([sys.executable, SCRIPT, run.export, tokens, "--out", answer], check=True, capture_output=True)
+    profile: Profile = read_profile(run.profile)
+    with workspace.assembled(profile) as model:
+        expected = logits(model, torch.tensor(sequences[0])[None])[0].contiguous()
+    found = json.loads(answer.read_text(encoding="utf-8"))
+    found["equal"] = found["logits"] == hashlib.sha256(expected.numpy().tobytes()).hexdigest()
+    found["bytes"] = weight_bytes(run.export)
+    answer.write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
+def table(directory: Path) -> str:
+    """The two runs as Markdown."""
+    lines = [
+        "# Compressed-tensors checkpoints of SmolLM2-135M at equal bytes",
+        "",
+        "`python benchmarks/packed_quality.py runs/packed`: 2 CPU cores, bf16, symmetric grids of 64 weights, levels 2",
+        "to 6 bits, 4,096 calibration and held-out tokens, one generation after the measured start, one seed. The",
+        "bytes are those of the files, embedding included.",
+        "",
+        "| profile | bytes | perplexity | KL |",
+        "|---|---:|---:|---:|",
+    ]
+    checks = []
+    for bits in UNIFORM:
+        run = read_run(directory / f"at-{bits}-bits")
+        rows = json.loads(run.evaluation.read_text(encoding="utf-8"))["profiles"]
+        stock = json.loads((run.path / "stock.json").read_text(encoding="utf-8"))
+        for name, row in rows.items():
+            if name != "dense" or bits == UNIFORM[0]:
+                label = {"uniform": f"uniform {bits} bits", "dp": "knapsack on layer errors"}.get(name, name)
+                lines.append(f"| {label} | {row['bytes']:,} | {row['perplexity']:.2f} | {row['kl']:.4f} |")
+        searched = rows["searched"]["perplexity"]
+        checks.append(
+            f"At the size of {bits} bits, transformers {stock['transformers']} in another process: logits of a "
+            f"sequence {'equal' if stock['equal'] else 'NOT equal'} bit for bit, perplexity {stock['perplexity']:.4f} "
+            f"where the run's evaluation says {searched:.4f} ({stock['perplexity'] / searched - 1:+.3%}); the files "
+            f"have {stock['bytes']:,} bytes, the budget was {int(run.config.budget.target):,}."
+        )
+    return "\n".join([*lines, "", *checks]) + "\n"
+
+
+def main() -> None:
+    """Search what is missing and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--only-table", action="store_true")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "packed_quality_2-core-cpu_2026-11.md"
+    )
+    options = parser.parse_args()
+    if not options.only_table:
+        search(options.directory)
+    text = table(options.directory)
+    options.out.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
