@@ -52,7 +52,7 @@ SIZES: dict[str, Any] = {"start_candidates": 16, "heldout_tokens": 4096}
 SECOND_TOKENS = 4096
 TOKENS_A_SECOND = 450
 """What one core of a small machine evaluates (SmolLM2, bf16); the estimate divides by it."""
-PASSES, LEVELS = 4, {"bits": 6, "sparsity": 9}
+PASSES, LEVELS = 4, {"bits": 6, "sparsity": 9, "depth": 2}
 """What a token costs while sensitivities are measured, in forward passes beside one for each level."""
 PAUSE = 30.0
 """Seconds until jobs that other processes have are looked at again."""

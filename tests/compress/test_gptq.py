@@ -36,7 +36,7 @@ def reference_scales(group: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     low, high = group.min(1).values.clamp(max=0), group.max(1).values.clamp(min=0)
     if grid.symmetric:
         scale = (2 * torch.maximum(-low, high) / grid.top).clamp(min=2.0**-24)
-        return scale.half().double(), torch.full_like(scale, (grid.top + 1) // 2)
+        return scale.half().bfloat16().double(), torch.full_like(scale, (grid.top + 1) // 2)
     scale = ((high - low) / grid.top).clamp(min=2.0**-24).half().double()
     return scale, torch.round(-low / scale).clamp(0, grid.top)
 
