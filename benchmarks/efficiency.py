@@ -65,7 +65,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "only preselect": PAPER | {"preselect": 8},
     "only race": PAPER | {"race": True},
     "without start": {"start": "knapsack"},
-    "without moves": {"mutation": "equal"},
+    "with moves": {"mutation": "adaptive"},
+    "with bands": {"mutation": "mixed"},
     "without preselect": {"preselect": 1},
     "without race": {"race": False},
 }

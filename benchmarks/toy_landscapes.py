@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -74,20 +74,32 @@ class Toy:
         cross = 2 * moved * (self.vectors @ together)[:, None] + moved**2 * length[:, None]
         return self.errors - self.errors[:, [UNIFORM]] + self.coupling * cross
 
-    def evaluator(self, seed: int) -> Callable[[Sequence[Profile], int], list[float]]:
-        """Scores on a fresh minibatch at each call."""
-        rng = np.random.default_rng(seed)
+    def evaluator(self, seed: int) -> Scores:
+        """Scores on a fresh minibatch at each call, or on parts of the text that can be come back to."""
+        return Scores(self, seed)
 
-        def evaluate(profiles: Sequence[Profile], tokens: int) -> list[float]:
-            shift = rng.standard_normal(self.errors.shape) * np.sqrt(self.noise_tokens / tokens)
-            noise, offset = shift * self.errors, float(rng.standard_normal())
-            found = []
-            for profile in profiles:
-                levels = numbers(profile)
-                found.append(self.truth(levels) + float(noise[np.arange(len(levels)), levels].sum()) + offset)
-            return found
 
-        return evaluate
+class Scores:
+    """Noisy scores; implements `evopress.search.types.Evaluate` and `Reread`."""
+
+    def __init__(self, toy: Toy, seed: int) -> None:
+        self._toy, self._seed, self._rng = toy, seed, np.random.default_rng(seed)
+
+    def __call__(self, profiles: Sequence[Profile], tokens: int) -> list[float]:
+        return self._score(profiles, tokens, self._rng)
+
+    def reread(self, profiles: Sequence[Profile], tokens: int, part: int) -> list[float]:
+        return self._score(profiles, tokens, np.random.default_rng((self._seed, part)))
+
+    def _score(self, profiles: Sequence[Profile], tokens: int, rng: np.random.Generator) -> list[float]:
+        toy = self._toy
+        shift = rng.standard_normal(toy.errors.shape) * np.sqrt(toy.noise_tokens / tokens)
+        noise, offset = shift * toy.errors, float(rng.standard_normal())
+        found = []
+        for profile in profiles:
+            levels = numbers(profile)
+            found.append(toy.truth(levels) + float(noise[np.arange(len(levels)), levels].sum()) + offset)
+        return found
 
 
 def numbers(profile: Profile) -> npt.NDArray[np.intp]:
@@ -203,6 +215,8 @@ class Method:
     race: Race | None = None
 
 
+RACE = Race(reuse=True)
+
 METHODS = {
     "paper": Method(),
     "moves": Method(moves=True),
@@ -210,11 +224,13 @@ METHODS = {
     "preselect": Method(pool=POOL),
     "preselect + moves": Method(pool=POOL, moves=True),
     "preselect + moves + guided": Method(pool=POOL, moves=True, guided=4),
-    "race": Method(race=Race()),
+    "race": Method(race=RACE),
+    "race, no reuse": Method(race=Race()),
     "start": Method(predicted=True),
-    "start + race": Method(predicted=True, race=Race()),
-    "start + preselect + race": Method(predicted=True, pool=POOL, race=Race()),
-    "start + preselect + moves + race": Method(predicted=True, pool=POOL, moves=True, race=Race()),
+    "start + race": Method(predicted=True, race=RACE),
+    "start + moves": Method(predicted=True, moves=True),
+    "start + preselect + race": Method(predicted=True, pool=POOL, race=RACE),
+    "start + preselect + moves + race": Method(predicted=True, pool=POOL, moves=True, race=RACE),
     "start + preselect": Method(predicted=True, pool=POOL),
     "start + preselect, never taught": Method(predicted=True, pool=POOL, learns=False),
     "start + preselect + moves": Method(predicted=True, pool=POOL, moves=True),

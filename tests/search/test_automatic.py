@@ -33,6 +33,13 @@ def test_each_part_can_be_chosen_alone() -> None:
     assert section.automatic_text == ""
 
 
+def test_moves_of_several_sizes_are_for_starts_that_measure_nothing() -> None:
+    assert resolve("demo", bits=3).search.mutation == "free"
+    for start in ("uniform", "knapsack", "coarse"):
+        assert resolve("demo", bits=3, start=start).search.mutation == "adaptive"
+    assert resolve("demo", fraction=0.25).search.mutation == "adaptive"
+
+
 def test_the_papers_presets_leave_nothing_to_auto_unless_told() -> None:
     for preset in ("paper", "super-fast"):
         section = resolve("demo", bits=3, preset=preset).search

@@ -53,3 +53,21 @@ def test_the_best_known_is_better_than_any_search_found(toys: ModuleType) -> Non
         course = toys.run(toy, best, toys.METHODS["preselect + moves + guided"], predicted, 110_000, 1)
         assert 0 < max(course.closed) < 1
         assert "| preselect |" in toys.table({"preselect": [course]}, 110_000)
+
+
+@pytest.mark.parametrize(("units", "budget", "mark"), [(210, 300_000, 0.2), (2100, 60_000, 0.1), (20064, 40_000, 0.1)])
+@pytest.mark.parametrize("interacting", [False, True], ids=["linear", "interacting"])
+def test_ours_needs_half_the_tokens_of_algorithm_1_or_fewer(
+    toys: ModuleType, units: int, budget: int, mark: float, interacting: bool
+) -> None:
+    """Tokens until a part of the gap is closed, the warm start's among them; median of three small toys, or one."""
+    until: dict[str, list[float]] = {"paper": [], "start + preselect + race": []}
+    for seed in range(3 if units == 210 else 1):
+        toy = toys.make_toy(units, interacting, seed)
+        predicted = toys.predictions(toy, 0.75, seed)
+        best = 0.0 if interacting and units > 210 else toys.best_known(toy)  # 0: a part of the whole score is closed
+        for name, own in until.items():
+            own.append(toys.run(toy, best, toys.METHODS[name], predicted, budget, seed).until(mark))
+    theirs, ours = (sorted(own)[len(own) // 2] for own in until.values())
+    assert ours < budget
+    assert ours < theirs / 2

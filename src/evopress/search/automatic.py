@@ -1,7 +1,8 @@
 """What `auto` means: the parts of the search that a run has unless it says otherwise, and why.
 
 Every part can be chosen alone; `auto` is the choice that measurements favour (docs/log.md). It depends on what is
-compressed and on the schedule only, never on a random number, and what it came to is a part of the configuration.
+compressed, on the schedule and on what was said of the other parts, never on a random number, and what it came to is a
+part of the configuration.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ RACE_TOKENS = 2048
 """A stage of fewer tokens has parts of fewer than 256, whose differences say nothing."""
 
 
-def automatic(application: str, last_stage: int) -> dict[str, Any]:
-    """Setting -> value of `auto`, for an application and the tokens of the last stage.
+def automatic(application: str, last_stage: int, start: str = "sensitivity") -> dict[str, Any]:
+    """Setting -> value of `auto`, for an application, the tokens of the last stage and the start that was asked for.
 
-    >>> automatic("bits", 4096)["start"]
-    'sensitivity'
+    After measured sensitivities whole roles and bands have little left to trade, and a surrogate ranks offspring of
+    many changes by its luckiest errors: single switches it is. Elsewhere moves of several sizes open the search.
+
+    >>> automatic("bits", 4096)
+    {'start': 'sensitivity', 'mutation': 'free', 'preselect': 8, 'race': True}
     """
+    fine = start == "sensitivity" and application != "depth"
     return {
         "start": "sensitivity",
-        "mutation": "adaptive",
+        "mutation": "free" if fine else "adaptive",
         "preselect": 8,
         "race": last_stage >= RACE_TOKENS,
     }
@@ -31,6 +36,7 @@ def automatic(application: str, last_stage: int) -> dict[str, Any]:
 
 def resolve_automatic(values: Mapping[str, Any], application: str, last_stage: int) -> dict[str, Any]:
     """Values for those of the settings above that `values` lacks, or has as None or `auto`; `automatic` lists them."""
-    found = automatic(application, last_stage)
-    open_ones = [name for name in found if values.get(name) in (None, AUTO)]
-    return {name: found[name] for name in open_ones} | {"automatic": tuple(open_ones)}
+    said = {name: value for name, value in values.items() if value not in (None, AUTO)}
+    found = automatic(application, last_stage, said.get("start", "sensitivity"))
+    left = {name: value for name, value in found.items() if name not in said}
+    return left | {"automatic": tuple(left)}
