@@ -95,23 +95,51 @@ def test_an_evaluation_without_limits_can_still_be_shown(quantize: Call, call: C
 def test_perplexity_is_that_of_ten_lines_over_the_stock_model(
     quantize: Call, call: Call, checkpoint: Path, tmp_path: Path, length: int
 ) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     quantize(tmp_path / "run", "--dtype", "float32")
     other = tmp_path / "other.txt"
     other.write_text("nobody knew why it rained hard today while the cat sat on a mat.\n" * 10)
     flags = ("--data", other, "--sequence-length", str(length), "--json")
     found = json.loads(call("evaluate", tmp_path / "run", *flags).out)
     for name, place in {"dense": checkpoint, "searched": tmp_path / "run" / "export"}.items():
-        model, tokenizer = AutoModelForCausalLM.from_pretrained(place).eval(), AutoTokenizer.from_pretrained(place)
-        ids = tokenizer(other.read_text(), return_tensors="pt", add_special_tokens=False).input_ids[0]
-        losses, tokens = 0.0, 0
-        for window in ids.split(length):
-            with torch.no_grad():
-                loss = model(window[None], labels=window[None]).loss
-            losses, tokens = losses + float(loss) * (len(window) - 1), tokens + len(window) - 1
-        assert found["tokens"] == len(ids)
-        assert found["profiles"][name]["perplexity"] == pytest.approx(math.exp(losses / tokens), rel=1e-4)
+        expected, tokens = ten_lines(place, other.read_text(), length)
+        assert found["tokens"] == tokens
+        assert found["profiles"][name]["perplexity"] == pytest.approx(expected, rel=1e-4)
+
+
+def ten_lines(place: Path, text: str, length: int, *, whole: bool = False) -> tuple[float, int]:
+    """Perplexity of a stock checkpoint in windows (`whole`: full ones only), and how many tokens they have."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(place).eval(), AutoTokenizer.from_pretrained(place)
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids[0]
+    windows = [window for window in ids.split(length) if len(window) == length or not whole]
+    losses, tokens = 0.0, 0
+    for window in windows:
+        with torch.no_grad():
+            loss = model(window[None], labels=window[None]).loss
+        losses, tokens = losses + float(loss) * (len(window) - 1), tokens + len(window) - 1
+    return math.exp(losses / tokens), sum(map(len, windows))
+
+
+@pytest.mark.parametrize(("name", "documents", "length"), [("wikitext2", 3, 12), ("c4", 1100, 100)])
+def test_published_texts_are_scored_by_the_papers_protocol(
+    quantize: Call,
+    call: Call,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    documents: int,
+    length: int,
+) -> None:
+    rows = [" = Cats = \n", "nobody knew why\n", "it rained"] if name == "wikitext2" else ["ab", "c"] * 600
+    monkeypatch.setattr("evopress.fitness.hub._stream", lambda *arguments, **options: iter(rows))
+    quantize(tmp_path / "run", "--dtype", "float32")
+    flags = ("--data", name, "--sequence-length", str(length), "--json")
+    found = json.loads(call("evaluate", tmp_path / "run", *flags).out)
+    expected, tokens = ten_lines(checkpoint, "\n\n".join(rows[:documents]), length, whole=True)
+    assert found["tokens"] == tokens
+    assert found["profiles"]["dense"]["perplexity"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_same_command_again_changes_nothing(quantize: Call, tmp_path: Path) -> None:

@@ -151,6 +151,12 @@ def test_messages_in_troubleshooting_are_the_programs() -> None:
     assert [message for message in messages if message not in joined] == []
 
 
+def test_figures_of_concepts_are_up_to_date() -> None:
+    for name, text in script("draw_concepts").drawn().items():
+        drawn = (ROOT / "docs" / "figures" / name).read_text(encoding="utf-8")
+        assert drawn == text, f"{name} is old: run python scripts/draw_concepts.py"
+
+
 def test_the_picture_of_a_run_is_drawn(small: dict[str, Any], tmp_path: Path) -> None:
     import evopress
 
