@@ -5,7 +5,7 @@ can win by its choice alone. Every run is a run directory that shares one databa
 started again; a finished budget is a line of a file that is kept with the sources, and is not repeated.
 
     OMP_NUM_THREADS=1 python benchmarks/gguf_quality.py runs/gguf                     # all budgets: an hour or two
-    python benchmarks/gguf_quality.py runs/gguf --mixes Q3_K_M
+    python benchmarks/gguf_quality.py runs/gguf --mixes Q3_K_M --set heldout_tokens=4096 generations=3
     python benchmarks/gguf_quality.py runs/gguf --only-table
 
 The mixes are our reading of llama-quantize's rules, held against its own code by scripts/check_llama_cpp.py. They are
@@ -57,7 +57,7 @@ class Printer(Observer):
 
 
 def config(options: argparse.Namespace, bpw: str) -> Config:
-    """Of one run: the quick preset."""
+    """Of one run: the quick preset, and what is set beside it."""
     return resolve(
         options.model,
         bpw=bpw,
@@ -65,8 +65,14 @@ def config(options: argparse.Namespace, bpw: str) -> Config:
         levels=LEVELS,
         data=options.data,
         database=str(options.folder / "database"),
-        heldout_tokens=options.heldout_tokens,
+        **settings(options),
     )
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What `--set` says."""
+    pairs = (given.partition("=") for given in options.set)
+    return {name: tuple(value) if isinstance(value := json.loads(text), list) else value for name, _, text in pairs}
 
 
 def prepare(options: argparse.Namespace) -> Workspace:
@@ -93,6 +99,7 @@ def compare(options: argparse.Namespace, base: Workspace, mix: str) -> dict[str,
     return {
         "mix": mix,
         "model": options.model,
+        "settings": settings(options),
         "tokens": run.evaluation["tokens"],
         "bytes": sizes,
         "profiles": found,
@@ -146,7 +153,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--data", default="demo")
-    parser.add_argument("--heldout-tokens", type=int, default=8192)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="settings beside the quick preset's")
     parser.add_argument("--mixes", nargs="+", default=["Q2_K", "Q3_K_M", "Q4_K_M"], choices=list(MIXES))
     parser.add_argument("--only-table", action="store_true")
     parser.add_argument("--rows", type=Path, default=ROWS, help="the file of finished runs")
