@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 from evopress.fitness.divergence import KL, make_measure
 from evopress.fitness.sensitivity import Sensitivity, measure_sensitivity
 from evopress.plan import sensitivity_memory
 from evopress.profile import Profile
-from evopress.records import read_sensitivity, write_sensitivity
+from evopress.records import read_profile, read_sensitivity, write_sensitivity
 from evopress.search import Evolution
 from evopress.search.best_of import BestOf
 from evopress.search.planned import ranked
@@ -39,11 +40,20 @@ def make_strategy(workspace: Workspace, warmup: Warmup, seed: int) -> Strategy:
         stages=validate_schedule(section.offspring, section.survivors, section.tokens_per_stage),
         mutate=make_mutation(section.mutation, section.band_share, workspace.config.compression.application),
         coarse_generations=section.coarse_generations,
-        start=_starts(workspace, warmup, rng),
+        start=_given(workspace) + _starts(workspace, warmup, rng),
         start_tokens=section.start_tokens,
         preselect=_preselect(space, warmup, section.preselect),
         race=Race(reuse=True) if section.race else None,
     )
+
+
+def _given(workspace: Workspace) -> tuple[Profile, ...]:
+    """The start profile that the user has, if any; ProfileError or BudgetError when it does not fit."""
+    if workspace.config.search.start_profile is None:
+        return ()
+    found = read_profile(Path(workspace.config.search.start_profile), workspace.application.from_text)
+    workspace.space.validate(found)
+    return (found,)
 
 
 def _starts(workspace: Workspace, warmup: Warmup, rng: random.Random) -> tuple[Profile, ...]:

@@ -23,10 +23,13 @@ from evopress.applications.ggml import fallback_notes
 from evopress.config import resolve
 from evopress.errors import BudgetError, ConfigError, UnsupportedModel
 from evopress.export.formats import FORMATS
+from evopress.export.gguf import gguf_names
+from evopress.export.tensor_types import write_tensor_types
 from evopress.observer import Observer
 from evopress.profile import Profile
-from evopress.run import read_run, start_run
+from evopress.run import RunDirectory, read_run, start_run
 from evopress.search.starts import random_start
+from evopress.strategies import Warmup, make_strategy
 from evopress.testing import random_model
 from evopress.workspace import Workspace
 
@@ -216,6 +219,26 @@ def test_the_file_of_tensor_types_is_a_profile_again(workspace: Workspace, tmp_p
     assert own.predicted_bytes(workspace, profile) == 0
     with pytest.raises(ConfigError, match="a size needs the file itself; use --format gguf"):
         own.costs(workspace)
+
+
+def test_a_search_can_start_at_a_file_of_tensor_types(workspace: Workspace, tmp_path: Path) -> None:
+    profile, file = workspace.space.uniforms()[0], tmp_path / "types.txt"
+    names = gguf_names(workspace.loaded)
+    types = {linear.view.parameter: profile[linear.name] for linear in workspace.map.linears}
+    file.write_text(write_tensor_types(types, names))
+
+    def first(path: Path) -> tuple[Profile, ...]:
+        search = workspace.config.search.model_copy(update={"start_profile": str(path), "start": "uniform"})
+        config = workspace.config.model_copy(update={"search": search})
+        other = Workspace(RunDirectory(workspace.run.path, config), Observer())
+        batch = make_strategy(other, Warmup(), 0).ask()
+        assert batch is not None
+        return batch.profiles
+
+    assert profile in first(file)
+    file.write_text(".*=q8_0")
+    with pytest.raises(BudgetError, match="which is above the budget"):
+        first(file)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
