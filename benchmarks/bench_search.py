@@ -49,7 +49,7 @@ class Stopwatch:
 
     def __init__(self, runner: Any) -> None:
         self.seconds = 0.0
-        for name in ("begin", "block", "finish", "logits"):
+        for name in ("begin", "block", "finish", "head", "scaled"):
             setattr(runner, name, self._timed(getattr(runner, name)))
 
     def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,13 +12,16 @@ def samples(tokens: int = 40, columns: int = 6) -> torch.Tensor:
     return torch.randn(tokens, columns, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def test_batches_of_any_size_give_the_mean_outer_product() -> None:
+@pytest.mark.parametrize("strip", [1, 4, 192])
+def test_batches_of_any_size_give_the_mean_outer_product(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hessian_module, "STRIP", strip)
     x = samples()
     hessian = Hessian(6, dtype=torch.float64)
     for part in x.split([1, 0, 9, 30]):
         hessian.add(part)
     assert hessian.tokens == 40
     torch.testing.assert_close(hessian.matrix, x.T @ x / 40)
+    assert torch.equal(hessian.matrix, hessian.matrix.T)
 
 
 def test_half_precision_inputs_are_summed_in_fp32() -> None:

@@ -61,6 +61,25 @@ def test_memory_is_kept_and_results_are_the_same(database: Database, share: floa
     assert bank.resident_bytes >= limit - max(tensor.nbytes for tensor in everything)
 
 
+def test_what_is_not_dense_is_packed_before_a_file_is_read_twice(
+    database: Database, reads: Counter[tuple[str, str]]
+) -> None:
+    stored = sum(level.storage_bits // 8 for entry in database.manifest.units.values() for level in entry.levels)
+    everything = use_all(Bank(database, torch.device("cpu"), memory=10**9), database)
+    reads.clear()
+    for room in (stored, 2 * stored):  # no level dense, some dense
+        bank = Bank(database, torch.device("cpu"), memory=room)
+        for _ in range(3):
+            assert all(torch.equal(a, b) for a, b in zip(use_all(bank, database), everything, strict=True))
+        assert bank.resident_bytes <= room
+    assert set(reads.values()) == {2}  # once for each bank
+    small = Bank(database, torch.device("cpu"), memory=stored // 2)
+    use_all(small, database)
+    reads.clear()
+    use_all(small, database)
+    assert 0 < len(reads) < len(everything)
+
+
 def test_tensors_have_the_layout_of_the_parameter(database: Database) -> None:
     """GPT-2 stores (in, out)."""
     bank = Bank(database, torch.device("cpu"), memory=10**9)

@@ -1,7 +1,8 @@
 """The layer-wise Hessian: gathering X^T X, inverting it stably, and measuring errors with it.
 
-Layers that read the same input share one Hessian. Gathering costs tokens * columns^2 multiplications. The factor costs
-a Cholesky in float64 and a triangular inverse in fp32, columns^3 / 3 multiplications together, once per input group.
+Layers that read the same input share one Hessian. Gathering costs little more than tokens * columns^2 / 2
+multiplications, as only the blocks on and above the diagonal are summed. The factor costs a Cholesky in float64 and a
+triangular inverse in fp32, columns^3 / 3 multiplications together, once per input group.
 """
 
 import math
@@ -17,6 +18,7 @@ FIRST_DAMPING = 1e-4  # where escalation starts when none was asked for
 MIN_PIVOT = torch.finfo(torch.float32).eps  # a pivot this small beside its diagonal is rounding noise of an fp32 sum
 
 BAND = 256  # columns per step of a triangular inverse
+STRIP = 192  # rows of X^T X summed by one product: fewer skip more of the lower half, but make slower products
 
 
 class Hessian:
@@ -29,18 +31,27 @@ class Hessian:
     """
 
     def __init__(self, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        self.matrix = torch.zeros(columns, columns, device=device, dtype=dtype)
+        self._upper = torch.zeros(columns, columns, device=device, dtype=dtype)
         self.tokens = 0
+
+    @property
+    def matrix(self) -> Tensor:
+        """The mean (columns, columns), symmetric to the bit."""
+        return self._upper.triu() + self._upper.triu(1).T
 
     def add(self, x: Tensor) -> None:
         """Take in the layer inputs `x` (tokens, columns), of any float dtype; DataError for another shape."""
-        if x.ndim != 2 or x.shape[1] != len(self.matrix):
-            raise DataError(f"layer inputs have shape {tuple(x.shape)}, must be (tokens, {len(self.matrix)})")
+        if x.ndim != 2 or x.shape[1] != len(self._upper):
+            raise DataError(f"layer inputs have shape {tuple(x.shape)}, must be (tokens, {len(self._upper)})")
         if not len(x):
             return
-        x = x.to(self.matrix)
+        x = x.to(self._upper)
         total = self.tokens + len(x)
-        self.matrix.addmm_(x.T, x, beta=self.tokens / total, alpha=1 / total)
+        for first in range(0, x.shape[1], STRIP):
+            strip = x[:, first : first + STRIP].T
+            self._upper[first : first + STRIP, first:].addmm_(
+                strip, x[:, first:], beta=self.tokens / total, alpha=1 / total
+            )
         self.tokens = total
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,19 @@ class Manifest:
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` atomically; units in the model's order whatever the order they were built in."""
-    data = asdict(manifest)
-    data["units"] = {name: data["units"][name] for name in manifest.names if name in manifest.units}
-    write_text(directory / FILE, json.dumps(data, indent=1) + "\n")
+    """Write `manifest.json` atomically, a line for each unit, in the model's order whatever the order of the build.
+
+    A build writes it once for each unit, so the lines of units that are done are not made again.
+    """
+    head = {"schema": manifest.schema, "fingerprint": manifest.fingerprint, "names": manifest.names}
+    units = (manifest.units[name] for name in manifest.names if name in manifest.units)
+    lines = ",\n".join(f"{json.dumps(unit.name)}: {_line(unit)}" for unit in units)
+    write_text(directory / FILE, f'{json.dumps(head)[:-1]},\n"units": {{\n{lines}\n}}}}\n')
+
+
+@lru_cache(maxsize=10_000)
+def _line(unit: UnitEntry) -> str:
+    return json.dumps(asdict(unit))
 
 
 def read_manifest(directory: Path) -> Manifest:

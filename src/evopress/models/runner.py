@@ -123,8 +123,18 @@ class Runner:
 
     def logits(self, head_input: Tensor) -> Tensor:
         """fp32 logits (..., vocabulary) of any (..., width) part of the head's input, scaled and soft-capped."""
+        return self.scaled(self.head(head_input))
+
+    def head(self, head_input: Tensor) -> Tensor:
+        """The head's own output (..., vocabulary) in the model's dtype; `scaled` makes logits of it."""
         with torch.set_grad_enabled(head_input.requires_grad):
-            logits: Tensor = self._head(head_input).float()
+            output: Tensor = self._head(head_input)
+        return output
+
+    def scaled(self, output: Tensor) -> Tensor:
+        """fp32 logits of any rows of the head's output, which may be overwritten."""
+        with torch.set_grad_enabled(output.requires_grad):
+            logits = output.float()
             for step, value in self._logit_steps:
                 logits = step(logits, value)
         return logits
