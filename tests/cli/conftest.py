@@ -10,10 +10,11 @@ import pytest
 
 from evopress.cli import main
 
-FLAGS = (
-    "--bits 3 --sequence-length 16 --calibration-tokens 256 --search-tokens 512 --heldout-tokens 256 --levels 2,3,4 "
-    "--group-size 16 --generations 3 --offspring 4 --survivors 2,1 --tokens-per-stage 32,64 --start-tokens 32"
+SIZES = (
+    "--sequence-length 16 --calibration-tokens 256 --search-tokens 512 --heldout-tokens 256 --generations 3 "
+    "--offspring 4 --survivors 2,1 --tokens-per-stage 32,64 --start-tokens 32"
 )
+FLAGS = f"--bits 3 --levels 2,3,4 --group-size 16 {SIZES}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,12 @@ def call(capfd: pytest.CaptureFixture[str]) -> Call:
         return Result(code, out, err)
 
     return run
+
+
+@pytest.fixture
+def sizes() -> list[str]:
+    """Flags with which a whole run of any application on a pico model takes a fraction of a second."""
+    return SIZES.split()
 
 
 @pytest.fixture

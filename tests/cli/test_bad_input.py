@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from evopress import errors
-from evopress.testing import pico_tokenizer
+from evopress.testing import pico_tokenizer, write_pico_checkpoint
 
 Call = Callable[..., Any]
 
@@ -264,3 +264,60 @@ def test_errors_are_data_with_json_and_tracebacks_with_debug(call: Call, tmp_pat
     result = call("inspect", tmp_path, "--json")
     assert json.loads(result.out)["exit_code"] == errors.RunError.exit_code
     assert "Traceback" in call("inspect", tmp_path, "--debug").err
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "parts"),
+    [
+        ("drop --fraction 1", errors.BudgetError, ("fraction is 1", "below 1")),
+        ("drop --fraction=-0.5", errors.BudgetError, ("fraction is -0.5", "from 0")),
+        ("drop --fraction half", errors.ConfigError, ("half", "0.25")),
+        ("drop --fraction 0.01", errors.BudgetError, ("drops 0 of 3 attn units", "1 to 2")),
+        ("drop --fraction 0.99", errors.BudgetError, ("drops 3 of 3 attn units", "1 to 2")),
+        ("drop --fraction 0.5 --protected model.layers.9", errors.ConfigError, ("model.layers.9",)),
+        ("sparsify --sparsity 1", errors.BudgetError, ("sparsity is 1", "below 1")),
+        ("sparsify --sparsity=-0.1", errors.BudgetError, ("sparsity is -0.1",)),
+        ("sparsify --sparsity 0.5 --pattern 4:4", errors.ConfigError, ("4:4", "2:4")),
+        ("sparsify --sparsity 0.5 --pattern 24", errors.ConfigError, ("24", "N:M")),
+        ("sparsify --sparsity 0.5 --pattern 3:7", errors.ConfigError, ("1:7", "48 columns")),
+        ("sparsify --sparsity 0.9 --pattern 2:4 --method magnitude", errors.BudgetError, ("0.9", "nearest is 0.75")),
+    ],
+)
+def test_budgets_and_patterns_that_do_not_fit(
+    call: Call, checkpoint: Path, text: Path, tmp_path: Path, sizes: list[str],
+    words: str, error: type[errors.EvopressError], parts: tuple[str, ...],
+) -> None:  # fmt: skip
+    command, *flags = words.split()
+    check(call(command, checkpoint, "-o", tmp_path / "run", "--data", text, *sizes, *flags), error, *parts)
+
+
+def test_a_model_with_one_block_has_nothing_to_drop(call: Call, text: Path, tmp_path: Path, sizes: list[str]) -> None:
+    write_pico_checkpoint(tmp_path / "one", "llama", blocks=1)
+    where = ("-o", tmp_path / "run", "--data", text, *sizes)
+    result = call("drop", tmp_path / "one", *where, "--fraction", "0.5")
+    check(result, errors.BudgetError, "1 attn unit", "one has to stay")
+
+
+def test_drop_configs_that_do_not_fit_the_model(
+    call: Call, checkpoint: Path, text: Path, tmp_path: Path, sizes: list[str]
+) -> None:
+    run, config = tmp_path / "run", tmp_path / "config.txt"
+    assert call("drop", checkpoint, "-o", run, "--data", text, *sizes, "--fraction", "0.4").code == 0
+    before = content(run)
+    for lines, parts in {
+        "none\nattn\n": ("2 lines for 3 blocks", "line 3 is missing"),
+        "none\nattn\nmlp\nmlp\n": ("4 lines for 3 blocks", "line 4 is too many"),
+        "none\nhead\nmlp\n": ("line 2", "'head'", "attn+mlp"),
+    }.items():
+        config.write_text(lines)
+        check(call("evaluate", run, "--profile", config), errors.ProfileError, *parts)
+    assert content(run) == before
+
+
+def test_brute_force_beyond_the_limit_says_the_count(quantize: Call, call: Call, tmp_path: Path) -> None:
+    assert quantize(tmp_path / "run").code == 0
+    result = call("compare", tmp_path / "run", "--brute-force", "--json")
+    why = json.loads(result.out)["skipped"]["brute-force"]
+    assert result.code == 0
+    assert "profiles meet the budget" in why
+    assert "at most 10000" in why

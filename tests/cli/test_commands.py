@@ -241,3 +241,37 @@ def test_export_loads_as_a_stock_checkpoint(quantize: Call, call: Call, tmp_path
         for block, choice in enumerate(evaluator.assembly.choices(profile)):
             evaluator.assembly.use(block, choice)
         assert torch.equal(stock(ids).logits, workspace.loaded.model(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("quantize --bits 3 --levels 2,3,4 --group-size 16", "uniform dp best-of"),
+        ("sparsify --sparsity 0.5", "uniform dp best-of owl"),
+        (
+            "drop --fraction 0.34",
+            "shortgpt weight-subcloning sliding-window shortened-llama best-of greedy brute-force",
+        ),
+    ],
+    ids=["bits", "sparsity", "depth"],
+)
+def test_compare_prints_every_baseline_with_what_it_cost(
+    call: Call, checkpoint: Path, text: Path, tmp_path: Path, sizes: list[str], words: str, expected: str
+) -> None:
+    command, *flags = words.split()
+    flags += [*sizes, "--start", "uniform", "--start-candidates", "2"]
+    assert call(command, checkpoint, "-o", tmp_path / "run", "--data", text, *flags).code == 0
+    brute = ["--brute-force"] if command == "drop" else []
+    result = call("compare", tmp_path / "run", *brute, "--json")
+    assert result.code == 0, result.err
+    rows = json.loads(result.out)["profiles"]
+    assert set(rows) == {"dense", "searched", *expected.split()}
+    for name, row in rows.items():
+        assert {"kl", "perplexity", "bytes"} <= set(row)
+        if name != "dense":
+            assert row["search_tokens"] > 0
+            assert row["search_seconds"] >= 0
+    assert "searched" in (tmp_path / "run" / "comparison.svg").read_text()
+    again = call("compare", tmp_path / "run", *brute)
+    for word in ("tokens", "seconds", "perplexity", "KL", *expected.split()):
+        assert word in again.out

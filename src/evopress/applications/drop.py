@@ -179,7 +179,12 @@ def count_space(units: Sequence[Unit], fraction: str, *, by_role: bool) -> Searc
         costs = sorted((units[i].levels[-1].cost for i in group), reverse=True)
         droppable = sum(len(units[i].levels) > 1 for i in group)
         k = _rounded(Fraction(fraction) * len(group))
-        what = f"{len(group)} {units[group[0]].role} units" if by_role else f"{len(group)} units"
+        kind = f"{units[group[0]].role} unit" if by_role else "unit"
+        what = f"{len(group)} {kind}s"
+        if len(group) < 2:
+            raise BudgetError(
+                f"the model has 1 {kind}, and one has to stay: there is nothing to drop; use a deeper model"
+            )
         if not 0 < k < len(group):
             raise BudgetError(
                 f"a fraction of {fraction} drops {k} of {what}; give one that drops 1 to {len(group) - 1}, "

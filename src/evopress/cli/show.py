@@ -6,6 +6,7 @@ Progress goes to standard error. Results go to standard output, where `--json` m
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -30,6 +31,9 @@ from evopress.space import SearchSpace
 COLORS = ("red3", "dark_orange", "gold1", "chartreuse3", "deep_sky_blue1", "medium_purple1", "orchid", "white")
 """From the most compressed level to the least."""
 
+PIPED_WIDTH = 120
+"""Columns of tables that no terminal shows: eighty cut the headings of the widest."""
+
 
 class Screen(Observer):
     """Draws a run. With `as_json` the result is data on standard output."""
@@ -37,7 +41,7 @@ class Screen(Observer):
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._err = Console(stderr=True, highlight=False)
-        self._out = Console(stderr=as_json, highlight=False)
+        self._out = Console(stderr=as_json, highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
         self._progress = Progress(
             TextColumn("{task.description:<9}"),
             BarColumn(bar_width=32),

@@ -10,11 +10,14 @@ keep nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
-from evopress.compress.packed import Packed
 from evopress.database.store import Database, to_parameter
+
+if TYPE_CHECKING:
+    from evopress.compress.packed import Packed
 
 Key = tuple[str, str]
 """Unit and level."""
