@@ -39,6 +39,17 @@ def test_scales_are_positive_finite_fp16_numbers(bits: int, symmetric: bool) -> 
     assert bool(((zero >= 0) & (zero <= 2**bits - 1)).all())
 
 
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_symmetric_scales_survive_either_half_precision(bits: int) -> None:
+    high = 2.0 ** torch.linspace(-30, 40, 999)
+    scale, _ = fit(-high, high, Grid(bits, symmetric=True))
+    assert torch.equal(scale, scale.to(torch.bfloat16).float())
+    assert torch.equal(scale, scale.to(torch.float16).float())
+    inside = (scale > 2.0**-14) & (scale < 60_000)
+    exact = high.double() * 2 / (2**bits - 1)
+    assert bool(((scale / exact)[inside] - 1).abs().max() < 2**-8 + 2**-11)
+
+
 def test_zero_is_on_the_grid_and_the_ends_are_met() -> None:
     scale, zero = fit(torch.tensor([-1.0, 2.0]), torch.tensor([2.0, 3.0]), Grid(2))
     assert scale.tolist() == [1.0, 1.0]
