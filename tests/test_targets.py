@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -10,16 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import evopress
+from evopress import pipeline
+from evopress.compare import compare
 from evopress.config import resolve
-from evopress.errors import ConfigError
+from evopress.errors import ConfigError, ProfileError
 from evopress.models import ModelMap, describe
-from evopress.profile import Level, Unit, tie
+from evopress.observer import Observer
+from evopress.profile import Level, Profile, Unit, tie
+from evopress.run import read_run
 from evopress.search.knapsack import knapsack
 from evopress.search.mutation import bands, equal_switches, free_switches, mixed, roles
 from evopress.search.starts import random_start
 from evopress.space import SearchSpace, make_space
 from evopress.targets import TARGETS
 from evopress.testing import ARCHITECTURES, pico_model
+from evopress.workspace import Workspace
 
 VLLM = TARGETS["vllm"]
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -97,6 +105,23 @@ def test_what_a_runtime_cannot_run_is_refused_before_any_work(options: dict[str,
     with pytest.raises(ConfigError) as caught:
         resolve("demo", **{"bits": 5} | options)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_a_run_for_vllm_ties_in_all_that_it_does(small: dict[str, Any], tmp_path: Path) -> None:
+    small |= {"bits": 6, "levels": (4, 8, 16), "group_size": 0}
+    run = evopress.quantize(out=tmp_path / "run", target="vllm", **small)
+    space = json.loads(run.directory.space.read_text())
+    assert [unit["name"] for unit in space["units"]] == list(run.profile.names)
+    names = [[space["units"][place]["name"].rpartition(".")[2] for place in tied] for tied in space["ties"]]
+    assert names == 3 * [["q_proj", "k_proj", "v_proj"], ["gate_proj", "up_proj"]]
+    assert sorted(place for group in space["groups"] for place in group) == list(range(21))
+    workspace = Workspace(read_run(run.directory.path), Observer())
+    rows = compare(workspace, seeds=1)["profiles"]
+    assert {"uniform", "dp", "best-of"} <= rows.keys()
+    parted = Profile.of(dict.fromkeys(run.profile.names, "8") | {"model.layers.0.self_attn.k_proj": "4"})
+    (tmp_path / "parted.txt").write_text(parted.to_text())
+    with pytest.raises(ProfileError, match="the run's target fuses them"):
+        pipeline.export(workspace, profile=tmp_path / "parted.txt")
 
 
 def test_vllm_drops_whole_blocks_only() -> None:
