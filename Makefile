@@ -2,6 +2,7 @@
 # make demo    compress SmolLM2-135M, model and text from packages alone; the result is in runs/demo
 # make docs    the documentation site in site/, with warnings as errors
 # make lint    ruff and mypy only
+# make browser Chromium for the tests that open a report, on Debian as root; without it they are skipped
 # make clean   remove the environment and caches; runs/ stays
 #
 # PYTHON=python3.12 make test   chooses the interpreter that makes .venv
@@ -13,16 +14,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: test demo docs lint clean
+.PHONY: test demo docs lint browser clean
 .DELETE_ON_ERROR:
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -rs
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+browser:
+	command -v chromium || { test "$$(id -u)" = 0 && command -v apt-get && timeout 60 apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -qq --no-install-recommends chromium >/dev/null; }
 
 demo: $(VENV)/.demo
 	$(BIN)/evopress demo

@@ -50,6 +50,7 @@ UNDECIDED = {
     "search.preset",
     "search.automatic",
     "search.seed",
+    "search.start_profile",
     "search.fitness",
     "search.strategy",
     "search.sensitivity_tokens",
@@ -92,7 +93,7 @@ def cli_page() -> str:
     """The whole of docs/cli.md."""
     callbacks = [(info.name, info.callback) for info in app.registered_commands if info.callback is not None]
     commands = {name or str(getattr(callback, "__name__", "")): callback for name, callback in callbacks}
-    whole = ["quantize", "sparsify", "drop", "demo"]
+    whole = ["quantize", "sparsify", "drop", "demo", "sweep"]
     order = [*whole, *(name for name in commands if name not in whole)]
     helps = {name: _help(name, commands[name]) for name in order}
     lines = [
@@ -129,8 +130,8 @@ def _command(name: str, callback: Callable[..., None], text: str, shown: dict[st
     for parameter in inspect.signature(callback, eval_str=True).parameters.values():
         kind, info = _annotation(parameter)
         if isinstance(info, ArgumentInfo):
-            arguments += f" {parameter.name.upper()}"
-            own.append(f"| `{parameter.name.upper()}` | {info.help or ''} | required |")
+            arguments += f" {info.metavar or parameter.name.upper()}"
+            own.append(f"| `{info.metavar or parameter.name.upper()}` | {info.help or ''} | required |")
             continue
         panel = info.rich_help_panel if isinstance(info.rich_help_panel, str) else ""
         shape = _flags(parameter, kind, info, APPLICATION.get(name, "bits"))
@@ -142,11 +143,10 @@ def _command(name: str, callback: Callable[..., None], text: str, shown: dict[st
     yield from ("| | | default |", "| --- | --- | --- |", *own, "")
     fresh = [(panel, row) for panel, row in settings if row not in shown]
     if settings and len(fresh) < len(settings):
-        first = next(iter(shown.values()))
-        listed = ", ".join(
-            f"`{flag}`" for _, row in settings if row in shown for flag in re.findall(r"`(--[a-z-]+)", row)
-        )
-        yield from (f"And these settings of [`evopress {first}`](#evopress-{first}): {listed}.", "")
+        for owner in dict.fromkeys(shown.values()):
+            rows = [row for _, row in settings if shown.get(row) == owner]
+            if listed := ", ".join(f"`{flag}`" for row in rows for flag in re.findall(r"`(--[a-z-]+)", row)):
+                yield from (f"And these settings of [`evopress {owner}`](#evopress-{owner}): {listed}.", "")
     for section in dict.fromkeys(panel for panel, _ in fresh):
         yield from (f"Settings of the section `{section}`:", "", "| | |", "| --- | --- |")
         yield from (row for panel, row in fresh if panel == section)
@@ -160,6 +160,8 @@ def _annotation(parameter: inspect.Parameter) -> tuple[Any, ArgumentInfo | Optio
     kind, info = get_args(parameter.annotation)
     if get_origin(kind) in (Union, UnionType):
         kind = next(part for part in get_args(kind) if part is not type(None))
+    if get_origin(kind) is list:
+        [kind] = get_args(kind)
     return kind, info
 
 

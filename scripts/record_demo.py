@@ -15,10 +15,11 @@ from pathlib import Path
 from rich.console import Console
 
 from evopress.cli.show import picture, read_levels
-from evopress.cli.tables import scores_table, verdict
+from evopress.cli.tables import scores_table
 from evopress.errors import EvopressError
 from evopress.records import read_json
 from evopress.run import read_run
+from evopress.wording import verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "figures" / "demo.svg"

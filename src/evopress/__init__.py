@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from evopress.search import run_search as run_search
     from evopress.space import SearchSpace as SearchSpace
     from evopress.space import make_space as make_space
+    from evopress.sweeps import sweep as sweep
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "quantize",
     "run_search",
     "sparsify",
+    "sweep",
 ]
 
 _HOMES = {
@@ -57,6 +59,7 @@ _HOMES = {
     "quantize": "evopress.pipeline",
     "run_search": "evopress.search",
     "sparsify": "evopress.pipeline",
+    "sweep": "evopress.sweeps",
 }
 
 

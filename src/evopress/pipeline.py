@@ -5,12 +5,14 @@
     evaluate   profile + held-out text           -> evaluation.json
     export     profile + database                -> export/, a checkpoint in the format of the run's target
 
-Each step continues where it was interrupted and does nothing when it has nothing to do. `quantize` does all four.
+Each step continues where it was interrupted and does nothing when it has nothing to do. `quantize` does all four and
+writes report.html, which shows what happened.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from evopress.errors import VerificationError
 from evopress.export.formats import find_format
 from evopress.export.shards import weight_bytes
 from evopress.export.staging import is_whole, staged, withdraw
+from evopress.files import sha256
 from evopress.fitness.divergence import Measure, make_measure
 from evopress.observer import Observer
 from evopress.profile import Profile
@@ -34,11 +37,13 @@ from evopress.records import (
     write_profile,
     write_space,
 )
+from evopress.report import write_report
 from evopress.run import RunDirectory, locked, require_run_or_empty, start_run
 from evopress.scoring import HeldOut, score
 from evopress.search import Journal, Stopper, run_search
 from evopress.search.types import Strategy
 from evopress.strategies import make_strategy, warm_up
+from evopress.trackers import tracked
 from evopress.workspace import Custom, Workspace
 
 Fitness = str | Custom
@@ -105,34 +110,48 @@ def compress(
     preset: str = "quick",
     fitness: Fitness | None = None,
     observer: Observer | None = None,
+    track: Sequence[str] = (),
     **options: Any,
 ) -> Run:
     """What `quantize`, `sparsify` and `drop` share: all four steps on the run directory `out`.
 
     `options` are the budget and the fields of `evopress.sections` by name. `fitness` is a name or a function of
-    (teacher logits, student logits), both (tokens, vocabulary), that returns one loss a token.
+    (teacher logits, student logits), both (tokens, vocabulary), that returns one loss a token. `track` names trackers
+    of `evopress.trackers` that log the search.
     """
     function = fitness if callable(fitness) else None
     name = getattr(function, "__qualname__", None) if function else fitness
     config = resolve(model, preset=preset, fitness=name, **options)
-    return run_all(config, Path(out), observer or Observer(), function)
+    return run_all(config, Path(out), observer or Observer(), function, track=track)
 
 
-def run_all(config: Config, out: Path, observer: Observer, fitness: Custom | None = None) -> Run:
-    """All four steps on the run directory `out`; those whose result is there are not done again."""
+def run_all(
+    config: Config,
+    out: Path,
+    observer: Observer,
+    fitness: Custom | None = None,
+    *,
+    checkpoint: bool = True,
+    track: Sequence[str] = (),
+) -> Run:
+    """All four steps on the run directory `out`, then the report; those whose result is there are not done again.
+
+    Without `checkpoint` nothing is exported. `track` names trackers that log the search.
+    """
     require_run_or_empty(out)
-    with locked(out):
+    with tracked(observer, track, config, out) as watching, locked(out):
         directory = start_run(out, config)
-        workspace = Workspace(directory, observer, fitness)
-        if not directory.export.exists():
+        workspace = Workspace(directory, watching, fitness)
+        if checkpoint and not directory.export.exists():
             find_format(config.format, config.compression.application).check(workspace)
         if not directory.profile.exists():
             build(workspace)
             search(workspace)
         if not directory.evaluation.exists():
             evaluate(workspace)
-        if not is_whole(directory.export):
+        if checkpoint and not is_whole(directory.export):
             export(workspace)
+        write_report([out], directory.report)
     return Run(directory)
 
 
@@ -140,6 +159,8 @@ def build(workspace: Workspace) -> None:
     """Make the database, or what is missing of it; nothing where levels need none."""
     if not workspace.fitness:
         make_measure(workspace.config.search.fitness)
+    if (start := workspace.config.search.start_profile) is not None:
+        read_profile(Path(start), workspace.application.from_text)
     method = workspace.application.method
     if method is None:
         return
@@ -178,7 +199,7 @@ def _search(workspace: Workspace, measure: Measure) -> tuple[Profile, Strategy, 
     stopper = Stopper(config.search.limits, tokens=warmup.tokens, seconds=before)
     write_space(workspace)
     observer = Progress(workspace.run.progress, workspace.observer, seconds=before)
-    header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint}
+    header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint} | _start(config)
     with (
         Journal(workspace.run.journal, seed=config.search.seed, fingerprint=header) as journal,
         workspace.evaluator(text, (measure,), config.search.offspring) as evaluator,
@@ -192,6 +213,12 @@ def _search(workspace: Workspace, measure: Measure) -> tuple[Profile, Strategy, 
             stopper,
         )
         return profile, strategy, stopper
+
+
+def _start(config: Config) -> dict[str, str]:
+    """What the journal records of the start profile, so that a search does not go on from another one."""
+    path = config.search.start_profile
+    return {} if path is None else {"start profile": sha256(Path(path))}
 
 
 def evaluate(
@@ -218,6 +245,7 @@ def evaluate(
     result = scored.record() | {"seconds": round(time.monotonic() - started, 1)}
     if data is None and profile is None:
         write_evaluation(workspace, result)
+        workspace.observer.evaluated(result)
     return result
 
 

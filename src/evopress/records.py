@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evopress.applications import WeightApplication
 from evopress.errors import RunError, SchemaError
 from evopress.files import write_text
 from evopress.profile import Profile
@@ -92,6 +91,8 @@ def write_space(workspace: Workspace) -> None:
 
 def _level_records(workspace: Workspace) -> dict[str, dict[str, dict[str, Any]]]:
     """unit -> level -> bits, codes and error, from the database; without one, what half precision takes if kept."""
+    from evopress.applications import WeightApplication  # here, so that reading other records loads no torch
+
     application = workspace.application
     if isinstance(application, WeightApplication):
         return {

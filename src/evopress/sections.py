@@ -198,7 +198,7 @@ class SearchSection(Section):
         "uniform", description="uniform: the paper's; knapsack: of cheap scores; coarse: then whole roles; sensitivity"
     )
     start_profile: str | None = Field(
-        None, description="a file with a start profile beside them: profile.json, text, or a file of tensor types"
+        None, description="a profile to start from too, made to fit: profile.json, text, or a file of tensor types"
     )
     start_candidates: int = Field(32, ge=1, description="random profiles to choose a start from")
     start_tokens: int = Field(ge=2, description="tokens that choose between start candidates")

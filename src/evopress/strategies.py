@@ -17,6 +17,7 @@ from evopress.search.planned import ranked
 from evopress.search.preselect import Preselect
 from evopress.search.presets import make_mutation
 from evopress.search.racing import Race
+from evopress.search.refit import refit
 from evopress.search.sensitivity import expansion_point, sensitivity_starts
 from evopress.search.stages import validate_schedule
 from evopress.search.starts import default_starts, random_starts
@@ -40,20 +41,19 @@ def make_strategy(workspace: Workspace, warmup: Warmup, seed: int) -> Strategy:
         stages=validate_schedule(section.offspring, section.survivors, section.tokens_per_stage),
         mutate=make_mutation(section.mutation, section.band_share, workspace.config.compression.application),
         coarse_generations=section.coarse_generations,
-        start=_given(workspace) + _starts(workspace, warmup, rng),
+        start=_given(workspace, rng) + _starts(workspace, warmup, rng),
         start_tokens=section.start_tokens,
         preselect=_preselect(space, warmup, section.preselect),
         race=Race(reuse=True) if section.race else None,
     )
 
 
-def _given(workspace: Workspace) -> tuple[Profile, ...]:
-    """The start profile that the user has, if any; ProfileError or BudgetError when it does not fit."""
-    if workspace.config.search.start_profile is None:
+def _given(workspace: Workspace, rng: random.Random) -> tuple[Profile, ...]:
+    """The start profile that the user has, if any: as it is where it fits, and made to spend the budget."""
+    path = workspace.config.search.start_profile
+    if path is None:
         return ()
-    found = read_profile(Path(workspace.config.search.start_profile), workspace.application.from_text)
-    workspace.space.validate(found)
-    return (found,)
+    return refit(workspace.space, read_profile(Path(path), workspace.application.from_text), rng)
 
 
 def _starts(workspace: Workspace, warmup: Warmup, rng: random.Random) -> tuple[Profile, ...]:

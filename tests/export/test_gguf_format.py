@@ -237,8 +237,8 @@ def test_a_search_can_start_at_a_file_of_tensor_types(workspace: Workspace, tmp_
 
     assert profile in first(file)
     file.write_text(".*=q8_0")
-    with pytest.raises(BudgetError, match="which is above the budget"):
-        first(file)
+    assert len(first(file)) > 3  # made to fit
+    assert all(workspace.space.fits(one) for one in first(file))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])

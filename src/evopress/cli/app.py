@@ -40,6 +40,7 @@ Counts = Annotated[str, typer.Option(help="what the fraction is of: count (of un
 Data = Annotated[str | None, typer.Option(help="demo, a .txt/.jsonl/.parquet file, wikitext2, c4, ...")]
 PresetName = Annotated[str, typer.Option(help="paper, super-fast or quick")]
 ProfileFile = Annotated[Path | None, typer.Option(help="another profile: profile.json, or 'name: level' lines")]
+Track = Annotated[list[str] | None, typer.Option(help="log the search with tensorboard, wandb or trackio; repeatable")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON object on standard output")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
 
@@ -52,13 +53,14 @@ def _quantize(
     size: Size = None,
     preset: PresetName = "quick",
     data: Data = None,
+    track: Track = None,
     as_json: Json = False,
     debug: Debug = False,
     **settings: Any,
 ) -> None:
     """Build the database, search, evaluate and write a checkpoint, or go on where the last such command stopped."""
     budget = {"bits": bits, "bpw": bpw, "size": size}
-    _compress(model, out, as_json, preset=preset, data=data, **budget, **parsed(settings, "bits"))
+    _compress(model, out, as_json, preset=preset, data=data, track=track, **budget, **parsed(settings, "bits"))
 
 
 def _sparsify(
@@ -67,13 +69,14 @@ def _sparsify(
     sparsity: Sparsity,
     preset: PresetName = "quick",
     data: Data = None,
+    track: Track = None,
     as_json: Json = False,
     debug: Debug = False,
     **settings: Any,
 ) -> None:
     """Search which layer loses how many of its weights, evaluate and write a checkpoint with these weights zero."""
     settings = parsed(settings, "sparsity")
-    _compress(model, out, as_json, preset=preset, data=data, sparsity=sparsity, **settings)
+    _compress(model, out, as_json, preset=preset, data=data, track=track, sparsity=sparsity, **settings)
 
 
 def _drop(
@@ -83,23 +86,24 @@ def _drop(
     counts: Counts = "count",
     preset: PresetName = "quick",
     data: Data = None,
+    track: Track = None,
     as_json: Json = False,
     debug: Debug = False,
     **settings: Any,
 ) -> None:
     """Search which sub-layers to drop, evaluate and write a checkpoint in which they contribute nothing."""
     settings = parsed(settings, "depth")
-    _compress(model, out, as_json, preset=preset, data=data, fraction=fraction, counts=counts, **settings)
+    _compress(model, out, as_json, preset=preset, data=data, track=track, fraction=fraction, counts=counts, **settings)
 
 
-def _compress(model: str, out: Path, as_json: bool, **options: Any) -> None:
+def _compress(model: str, out: Path, as_json: bool, track: list[str] | None, **options: Any) -> None:
     """All steps of a run, and its result on the screen."""
     from evopress.pipeline import run_all
 
     config = resolve(model, **options)
     with Screen(as_json) as screen:
         screen.title(config, out)
-        run = run_all(config, out, screen)
+        run = run_all(config, out, screen, track=names(",".join(track or ())))
         screen.result(run.directory, run.evaluation)
 
 

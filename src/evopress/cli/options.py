@@ -21,13 +21,12 @@ HIDDEN |= {("search", "automatic")}  # a record, not a setting
 
 def with_settings(
     command: Callable[..., None],
-    application: ApplicationName,
-    *,
+    *applications: ApplicationName,
     like: Callable[..., None] | None = None,
     without: tuple[str, ...] = (),
     **defaults: Any,
 ) -> Callable[..., None]:
-    """Give `command` (which takes `**settings`) a flag for every field of an application's configuration.
+    """Give `command` (which takes `**settings`) a flag for every field of the configurations of some applications.
 
     `like` is the function whose own arguments it takes (itself by default), `without` drops some of them, `defaults`
     replaces defaults.
@@ -37,7 +36,8 @@ def with_settings(
     ]
     named = [p.replace(kind=p.KEYWORD_ONLY, default=defaults.get(p.name, p.default)) for p in own]
     kept = [p for p in named if p.name not in without]
-    parameters = kept + _fields(application)
+    fields = {field.name: field for application in reversed(applications) for field in _fields(application)}
+    parameters = kept + [field for name, field in fields.items() if name not in {p.name for p in kept}]
 
     def call(**arguments: Any) -> None:
         command(**arguments)

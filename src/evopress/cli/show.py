@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from evopress.cli.tables import differences, scores_table, tasks_table, verdict
+from evopress.cli.tables import front_table, scores_table, tasks_table
 from evopress.config import Config
 from evopress.files import size
 from evopress.observer import Observer
@@ -27,6 +27,7 @@ from evopress.run import RunDirectory
 from evopress.search.stopping import Limits
 from evopress.search.types import BatchResult
 from evopress.space import SearchSpace
+from evopress.wording import budget_text, differences, generations_text, place, verdict
 
 COLORS = ("red3", "dark_orange", "gold1", "chartreuse3", "deep_sky_blue1", "medium_purple1", "orchid", "white")
 """From the most compressed level to the least."""
@@ -127,6 +128,15 @@ class Screen(Observer):
         else:
             self._out.print(f"done: {run.path}")
 
+    def front(self, found: dict[str, Any], out: Path) -> None:
+        """The end of a sweep: what each target came to."""
+        self._progress.stop()
+        if self._as_json:
+            print(json.dumps(found))
+            return
+        self._out.print(front_table(found))
+        self._out.print(f"report: {out / 'report.html'}   a checkpoint: evopress export {out / 'TARGET'}")
+
     def analyses(self, run: RunDirectory, found: Mapping[str, Any]) -> None:
         """What `analyze` found: its tables, or with `as_json` its data."""
         self._progress.stop()
@@ -157,7 +167,7 @@ class Screen(Observer):
             else f"database: {'none needed' if config.compression.method == 'drop' else 'not begun'}"
         )
         self._out.print(
-            f"search: generation {search['generation']} of {_generations(config)}, {search['batches']} batches"
+            f"search: generation {search['generation']} of {generations_text(config)}, {search['batches']} batches"
             if search
             else "search: not begun"
         )
@@ -167,34 +177,11 @@ class Screen(Observer):
         self._out.print(f"export: {found['export'] or 'not begun'}")
 
 
-def _generations(config: Config) -> str:
-    limits = config.search.limits
-    if limits.tokens is not None or limits.seconds is not None:
-        return "as many as the limit allows"
-    return str(config.search.generations or "k (n - k) / 1.5")
-
-
 def read_levels(run: RunDirectory) -> dict[str, str]:
     """unit -> level of the searched profile."""
     from evopress.records import read_profile
 
     return dict(read_profile(run.profile).items())
-
-
-BUDGETS = {
-    "bits": "{} bits",
-    "bpw": "{} bits a weight, scales and zeros included",
-    "size": "{} bytes of files",
-    "weights": "sparsity {}",
-    "count": "{} of the depth dropped",
-    "parameters": "{} of the blocks' parameters dropped",
-    "bytes": "{} of the blocks' bytes dropped",
-}
-
-
-def budget_text(config: Config) -> str:
-    """The budget in words."""
-    return BUDGETS[config.budget.counts].format(config.budget.target)
 
 
 SYMBOLS = {"drop": "x", "keep": "-"}
@@ -222,16 +209,3 @@ def picture(levels: dict[str, str]) -> Text:
             text.append(f"{SYMBOLS.get(level, level) or '.':>{cell}} ", style=style)
         text.append("\n")
     return text
-
-
-def place(unit: str) -> tuple[int | None, str]:
-    """(first block, role) of a unit from its name; no block for embedding and head.
-
-    >>> place("model.layers.3.self_attn.q_proj"), place("model.layers.4-5.attn+mlp"), place("lm_head")
-    ((3, 'self_attn.q_proj'), (4, 'attn+mlp'), (None, 'lm_head'))
-    """
-    parts = unit.split(".")
-    at = next((i for i, part in enumerate(parts) if part.partition("-")[0].isdigit()), None)
-    if at is None:
-        return None, parts[-1]
-    return int(parts[at].partition("-")[0]), ".".join(parts[at + 1 :])

@@ -1,4 +1,4 @@
-"""Results as tables and sentences: the scores of an evaluation, how sure they are, and what they come to."""
+"""Results as tables in the terminal: the scores of an evaluation with their limits, and the front of a sweep."""
 
 from __future__ import annotations
 
@@ -6,22 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from evopress.files import size
-
-COLUMNS = {
-    "perplexity": ("perplexity", "{:.2f}".format),
-    "kl": ("KL", "{:.4f}".format),
-    "bits": ("bits", "{:.3f}".format),
-    "bpw": ("bits with scales", "{:.3f}".format),
-    "sparsity": ("sparsity", "{:.4f}".format),
-    "dropped_attn": ("attention dropped", "{}".format),
-    "dropped_mlp": ("MLP dropped", "{}".format),
-    "parameters": ("parameters", "{:,}".format),
-    "bytes": ("size", size),
-    "search_tokens": ("search tokens", "{:,.0f}".format),
-    "search_seconds": ("seconds", "{:.0f}".format),
-}
-"""Key of a row in evaluation.json -> title of its column, and how a value is written."""
+from evopress.wording import COLUMNS
 
 
 def scores_table(evaluation: dict[str, Any]) -> Table:
@@ -70,42 +55,15 @@ def _with_error(metrics: dict[str, float], metric: str) -> str:
     return f"{metrics[metric]:.4f}" + (f"\n[dim]±{error:.4f}[/]" if error else "")
 
 
-REFERENCES = {"dp": "the knapsack"}
-"""References whose name in tables is not what one would say."""
-
-
-def verdict(evaluation: dict[str, Any]) -> str:
-    """The result in a sentence."""
-    rows = evaluation["profiles"]
-    parts = []
-    for name in rows:
-        if name not in ("dense", "searched", "given") and rows[name]["kl"]:
-            change = 1 - rows["searched"]["kl"] / rows[name]["kl"]
-            label = REFERENCES.get(name, name)
-            parts.append(f"{abs(change):.0%} {'below' if change >= 0 else 'ABOVE'} {label}")
-    return f"The searched profile's KL is {' and '.join(parts) or format(rows['searched']['kl'], '.4f')}."
-
-
-def differences(evaluation: dict[str, Any]) -> str:
-    """What the paired tests say, a line for each profile that the searched one was held against."""
-    found = evaluation.get("uncertainty", {})
-    lines = []
-    for name, one in found.get("against", {}).items():
-        kl, perplexity = one["kl"], one["perplexity"]
-        if name == "dense" or kl["interval"] is None or perplexity["interval"] is None:
-            continue
-        lines.append(
-            f"against {name}: KL {kl['difference']:+.4f} ({kl['interval'][0]:+.4f} to {kl['interval'][1]:+.4f}), "
-            f"perplexity x{perplexity['ratio']:.3f} ({perplexity['interval'][0]:.3f} to "
-            f"{perplexity['interval'][1]:.3f}), {_luck(kl['p'])}"
-        )
-    if lines:
-        lines.append(
-            f"limits: {found['level']:.0%} bootstrap over {found['sequences']} sequences; p: of the KLs, paired"
-        )
-    return "\n".join(lines)
-
-
-def _luck(p: float) -> str:
-    """A p value in words."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+def front_table(found: dict[str, Any]) -> Table:
+    """One row for each target of a sweep, with the KL of its first reference beside it."""
+    data = found["data"]
+    table = Table(title=f"held-out: {data['source']}, {data['tokens']} tokens", title_justify="left")
+    for number, header in enumerate(("target", "size", "KL", "perplexity", "reference", "its KL", "on the front")):
+        table.add_column(header, justify="right" if number else "left")
+    for target in found["targets"]:
+        rows = target["profiles"]
+        row, other = rows["searched"], next(name for name in rows if name not in ("dense", "searched"))
+        cells = [COLUMNS[key][1](row[key]) for key in ("bytes", "kl", "perplexity")]
+        table.add_row(target["target"], *cells, other, f"{rows[other]['kl']:.4f}", "yes" if target["front"] else "no")
+    return table

@@ -1,0 +1,82 @@
+"""Several runs side by side: which of them no other beats in both size and quality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from evopress import wording
+from evopress.files import size
+from evopress.report.charts import Chart, Mark, scatter
+from evopress.report.data import RunData
+
+MEASURES = {"kl": ("KL to the dense model", "{:.4f}"), "perplexity": ("perplexity", "{:.2f}")}
+"""What the fronts show over the size."""
+
+
+def view(runs: Sequence[RunData]) -> dict[str, Any]:
+    """What the template needs: one row for each run, the fronts, and whether all were scored on one text."""
+    scored = [run for run in runs if run.evaluation]
+    texts = {str((run.evaluation or {})["data"].get("fingerprint")) for run in scored}
+    return {
+        "rows": [row(run, on_front(run, scored)) for run in sorted(runs, key=_bytes)],
+        "charts": [chart for key in MEASURES if (chart := pareto(scored, key))],
+        "one_text": len(texts) <= 1,
+    }
+
+
+def row(run: RunData, best: bool) -> dict[str, Any]:
+    """One line of the table: searched and, where there is one, uniform or the other reference beside it."""
+    profiles = run.evaluation["profiles"] if run.evaluation else {}
+    other = next((name for name in profiles if name not in ("dense", "searched", "given")), None)
+    return {
+        "path": str(run.path),
+        "budget": wording.budget_text(run.config),
+        "searched": profiles.get("searched"),
+        "reference": other,
+        "other": profiles[other] if other else None,
+        "front": best,
+    }
+
+
+def on_front(run: RunData, scored: Sequence[RunData], key: str = "kl") -> bool:
+    """Whether a run is scored and no other one is as small and as good and better in one of the two."""
+    return run.evaluation is not None and not any(dominates(_point(other, key), _point(run, key)) for other in scored)
+
+
+def dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether a point is nowhere larger than another and somewhere smaller.
+
+    >>> dominates((1, 2), (1, 3)), dominates((1, 3), (2, 1)), dominates((1, 1), (1, 1))
+    (True, False, False)
+    """
+    return one[0] <= other[0] and one[1] <= other[1] and one != other
+
+
+def pareto(scored: Sequence[RunData], key: str) -> Chart | None:
+    """The size of each searched model against one measure, with the front as a line and the references as rings."""
+    name, form = MEASURES[key]
+    marks, line = [], []
+    for run in sorted(scored, key=_bytes):
+        for profile, values in (run.evaluation or {})["profiles"].items():
+            if profile in ("dense", "given"):
+                continue
+            best = on_front(run, scored, key)
+            kind = "reference" if profile != "searched" else "accepted" if best else "kept"
+            text = (
+                f"{profile} at {wording.budget_text(run.config)}: {size(values['bytes'])}, {form.format(values[key])}"
+            )
+            label = run.config.budget.target if profile == "searched" else ""
+            marks.append(Mark(values["bytes"] / 1e6, values[key], kind, text, label))
+            if profile == "searched" and best:
+                line.append((values["bytes"] / 1e6, values[key]))
+    return scatter(marks, line, title=f"Size against {name}", x_label="megabytes", y_label=name, step=False)
+
+
+def _point(run: RunData, key: str) -> tuple[float, float]:
+    found = (run.evaluation or {})["profiles"]["searched"]
+    return found["bytes"], found[key]
+
+
+def _bytes(run: RunData) -> float:
+    return _point(run, "kl")[0] if run.evaluation else 0.0

@@ -1,0 +1,213 @@
+"""report.html says what the JSON files say, of finished and unfinished runs, and nothing in it can become code."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.report.conftest import Page
+
+from evopress.cli import main
+from evopress.config import resolve, to_toml
+from evopress.errors import JournalError, RunError, RunMismatch
+from evopress.report import read_all, read_data, write_report
+from evopress.report.allocation import bytes_of
+from evopress.report.commands import reproduce
+from evopress.report.data import read_journal
+from evopress.report.page import render
+
+HOSTILE = "<script>alert('x')</script>\"'&{{7*7}}"
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def page_of(*paths: Path) -> Page:
+    page = Page(render(read_all(paths)))
+    assert page.open == [], "unclosed tags"
+    return page
+
+
+@pytest.mark.parametrize("name", ["bits", "sparsity", "depth"])
+def test_the_page_holds_the_values_of_the_files(runs: dict[str, Path], name: str) -> None:
+    run = runs[name]
+    page = Page((run / "report.html").read_text())  # made at the end of the run
+    evaluation, profile, space = (load(run / file) for file in ("evaluation.json", "profile.json", "space.json"))
+    rows = evaluation["profiles"]
+    assert page.values == {f"{row}.{key}": value for row, values in rows.items() for key, value in values.items()}
+    assert list(page.cells)
+    assert set(page.cells) == set(page.units) == {unit["name"] for unit in space["units"]}
+    for unit in space["units"]:
+        level = next(own for own in unit["levels"] if own["name"] == profile["profile"][unit["name"]])
+        hover = page.cells[unit["name"]]["title"]
+        assert f"level {level['name']}" in hover
+        assert page.units[unit["name"]][1] == level["name"]
+        if level["error"] is not None:
+            assert f"layer error {level['error']:.5f}" in hover
+    assert "not finished" not in page.text
+    assert str(run) in page.text
+
+
+def test_bytes_add_up_to_the_size_of_the_model(runs: dict[str, Path]) -> None:
+    for run in runs.values():
+        found = {part.name: part.total for part in bytes_of(read_data(run))}
+        rows = load(run / "evaluation.json")["profiles"]
+        for name, total in found.items():
+            assert abs(total - rows[name]["bytes"]) < 8
+
+
+def test_the_page_needs_nothing_and_forbids_everything_else(runs: dict[str, Path]) -> None:
+    page = page_of(*runs.values())
+    for _, attributes in page.tags:
+        for name in ("src", "href", "data", "srcset", "action", "poster"):
+            assert not attributes.get(name, "data:,").startswith(("http", "//", "/"))
+    assert "url(" not in page.source
+    assert "@import" not in page.source
+    policy = next(tag["content"] for tag in page.named("meta") if "http-equiv" in tag)
+    assert policy.startswith("default-src 'none'")
+    assert len(page.named("script")) == 1
+    for figure in page.named("svg"):
+        assert figure["role"] == "img"
+        assert figure["aria-labelledby"] in {tag.get("id") for tag in page.named("title")}
+    ids = [tag["id"] for _, tag in page.tags if "id" in tag]
+    assert len(ids) == len(set(ids))
+
+
+def test_hostile_names_stay_text(runs: dict[str, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs["bits"], run)
+    unit = load(run / "space.json")["units"][0]["name"]
+    for file in ("space.json", "profile.json", "evaluation.json"):
+        text = (run / file).read_text()
+        text = text.replace(json.dumps(unit), json.dumps(unit + HOSTILE)).replace('"dp"', json.dumps("dp" + HOSTILE))
+        (run / file).write_text(text)
+    config = (run / "config.toml").read_text()
+    model = json.dumps(read_data(run).config.model.source)
+    (run / "config.toml").write_text(config.replace(model, json.dumps("model/" + HOSTILE)))
+    page = page_of(run)
+    assert len(page.named("script")) == 1
+    assert unit + HOSTILE in page.cells
+    assert page.text.count(HOSTILE) >= 4
+    assert "49" not in page.cells[unit + HOSTILE]["title"]
+
+
+def unfinished(run: Path, target: Path, lines: int, cut: int = 0) -> Path:
+    """A copy of a run as a kill leaves it: only so many lines of the journal, the last one without its end."""
+    shutil.copytree(run, target, ignore=shutil.ignore_patterns("export", "report.html", "profile.*", "evaluation.json"))
+    for name, kept in (("journal.jsonl", lines), ("progress.jsonl", lines - 2)):
+        whole = (run / name).read_bytes().split(b"\n")[:kept]
+        (target / name).write_bytes((b"\n".join(whole) + b"\n")[: -cut or None])
+    return target
+
+
+@pytest.mark.parametrize("name", ["bits", "sparsity", "depth"])
+def test_a_killed_run_says_so_and_shows_what_there_is(runs: dict[str, Path], tmp_path: Path, name: str) -> None:
+    run = unfinished(runs[name], tmp_path / "run", lines=6, cut=10)
+    page = page_of(run)
+    assert "This run is not finished" in page.text
+    assert page.values == {}
+    assert page.cells
+    assert len(page.named("circle")) > 2
+    assert f"After generation {read_data(run).batches[-2]['generation']} of 3" in page.text
+
+
+@pytest.mark.parametrize(
+    "missing", [("space.json",), ("journal.jsonl",), ("progress.jsonl",), ("space.json", "journal.jsonl")]
+)
+def test_runs_that_have_hardly_begun(runs: dict[str, Path], tmp_path: Path, missing: tuple[str, ...]) -> None:
+    run = unfinished(runs["bits"], tmp_path / "run", lines=4)
+    for name in missing:
+        (run / name).unlink()
+    assert "This run is not finished" in page_of(run).text
+
+
+def test_without_progress_the_journal_tells_the_generations(runs: dict[str, Path], tmp_path: Path) -> None:
+    from evopress.report.history import generations
+
+    run = tmp_path / "run"
+    shutil.copytree(runs["bits"], run)
+    known = generations(read_data(run))
+    (run / "progress.jsonl").unlink()
+    told = generations(read_data(run))
+    assert [one.accepted for one in told] == [one.accepted for one in known]
+    assert [one.fitness for one in told] == [one.fitness for one in known]
+    measured = known[0].tokens - told[0].tokens  # sensitivities, which no journal has
+    assert [one.tokens + measured for one in told] == [one.tokens for one in known]
+    assert {one.seconds for one in told} == {None}
+
+
+def test_a_journal_damaged_in_the_middle_is_one_line(runs: dict[str, Path], tmp_path: Path) -> None:
+    run = unfinished(runs["bits"], tmp_path / "run", lines=6)
+    lines = (run / "journal.jsonl").read_bytes().split(b"\n")
+    lines[2] = lines[2][:-9]
+    (run / "journal.jsonl").write_bytes(b"\n".join(lines))
+    with pytest.raises(JournalError, match=r"line 3 of .* is damaged"):
+        read_journal(run / "journal.jsonl")
+
+
+def test_several_runs_have_a_front(runs: dict[str, Path]) -> None:
+    page = page_of(runs["bits"], runs["sparsity"], runs["depth"], runs["bits"])
+    assert "3 runs of" in page.text
+    assert len(page.named("details")) >= 3
+    points = [
+        (row["bytes"], row["kl"])
+        for run in runs.values()
+        for row in [load(run / "evaluation.json")["profiles"]["searched"]]
+    ]
+    best = [a for a in points if not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in points)]
+    assert page.text.count("searched, on the front") == 1
+    dots = [tag for tag in page.named("circle") if tag["class"] == "accepted"]
+    assert len(dots) >= len(best)
+
+
+def test_runs_of_different_models_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(runs["bits"], other)
+    journal = (other / "journal.jsonl").read_text()
+    model = json.loads(journal.split("\n")[0])["fingerprint"]["model"]
+    (other / "journal.jsonl").write_text(journal.replace(model, "0" * 64))
+    with pytest.raises(RunMismatch, match="one report is for runs of one model"):
+        write_report([runs["bits"], other], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_no_run_and_damaged_files_are_one_line(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run in"):
+        write_report([tmp_path], tmp_path / "report.html")
+    shutil.copytree(runs["bits"], tmp_path / "run")
+    (tmp_path / "run" / "evaluation.json").write_text("{")
+    with pytest.raises(RunError, match=r"evaluation\.json is damaged"):
+        write_report([tmp_path / "run"], tmp_path / "report.html")
+
+
+OTHERS: list[dict[str, Any]] = [
+    {"bits": 2.5, "group_size": 0, "levels": (2, 4), "symmetric": True, "preset": "paper", "data": "a file.txt"},
+    {"bpw": 4.1, "mutation": "adaptive", "time": "30m", "race": False, "start": "coarse"},
+    {"sparsity": "0.6", "pattern": "2:4", "method": "wanda", "seed": 7, "token_limit": 10**6},
+    {"fraction": "1/3", "counts": "bytes", "protected": ("model.layers.0", "model.layers.1"), "granularity": "pair"},
+    {"bits": 4, "target": "vllm", "group_size": 64, "embeddings": False, "start_profile": "runs/other/profile.json"},
+]
+
+
+@pytest.mark.parametrize("options", OTHERS, ids=lambda options: next(iter(options)))
+def test_the_command_to_reproduce_gives_the_same_configuration(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = resolve("my model", **options), tmp_path / "a run"
+    (out).mkdir()
+    (out / "config.toml").write_text(to_toml(config))
+    seen = []
+
+    def catch(config: Any, out: Path, screen: Any, track: Any) -> Any:
+        seen.append((config, out))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evopress.pipeline.run_all", catch)
+    with pytest.raises(SystemExit):
+        main(shlex.split(reproduce(read_data(out)))[1:])
+    assert seen == [(config, out)]
