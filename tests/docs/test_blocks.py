@@ -36,6 +36,7 @@ MORE = {
     "quantize": [*CALIBRATED, "--levels", "2,3,4", "--group-size", "16"],
     "sparsify": CALIBRATED,
     "drop": [],
+    "sweep": [*CALIBRATED, "--levels", "2,3,4", "--group-size", "16", "--start", "knapsack"],
 }
 MODELS, TEXTS = {"MODEL", "demo"}, {"wikitext2", "c4", "fineweb_edu", "demo"}
 
