@@ -60,7 +60,8 @@ def generations(run: RunData) -> tuple[Generation, ...]:
         scores = _scores(last["scores"])
         accepted = line["accepted"] if line else _accepted(run, number, last["stage"], scores)
         fitness = line["score"] if line else (scores[ranked(scores)[0]] if accepted is not None else None)
-        rejected = [score for score in scores if math.isfinite(score) and score != fitness] if number else []
+        over = number and accepted is not None
+        rejected = [score for score in scores if math.isfinite(score) and score != fitness] if over else []
         seconds = line["seconds"] if line else None
         before = line["tokens"] if line else done
         found.append(Generation(number, before, seconds, accepted, fitness, tuple(rejected)))
