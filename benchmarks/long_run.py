@@ -31,6 +31,8 @@ from evopress.workspace import Workspace
 SEEDS = {"3": (0, 1, 2), "2.5": (0, 1, 2), "2.25": (0,), "4": (0,)}
 ROWS = Path(__file__).parent / "results" / "long_run.jsonl"
 SCHEDULE = {"offspring": 32, "survivors": (8, 2, 1), "tokens_per_stage": (256, 1024, 4096)}
+ALGORITHM_1 = {"start": "uniform", "preselect": 1, "race": False}
+"""Nothing is left to `auto`, so that methods differ in what they name and in nothing else."""
 GENERATION = 32 * 256 + 8 * 1024 + 3 * 4096
 """Tokens of one generation: the parent joins the last stage."""
 WARMUP = 3 * GENERATION
@@ -43,7 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "best-of-32": {"strategy": "best-of", "start_candidates": 32},
     "sensitivity": {"exchange": "any", "mutation": "mixed", "start": "sensitivity"},
 }
-"""What is not the paper's start and moves; `sensitivity` is what evopress does by itself."""
+"""What is not the paper's start and moves. What evopress does by itself is in efficiency.py."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Job:
             calibration_tokens=32768,
             search_tokens=65536,
             heldout_tokens=16384,
-            **({"start": "uniform"} | SCHEDULE | options),
+            **(ALGORITHM_1 | SCHEDULE | options),
         )
 
     @property
