@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ def test_one_database_one_run_a_target_and_the_files_that_show_all(swept: Path) 
         assert row["profiles"]["searched"]["bits"] <= float(row["target"])
         assert not (run / "database").exists()
         assert not (run / "export").exists()
+    figure = ElementTree.parse(swept / "pareto.svg").getroot()
+    titles = [title.text for title in figure.iter("{http://www.w3.org/2000/svg}title")]
+    for target in ("3.5", "3", "2.5"):
+        assert any(str(title).startswith(f"searched at {target} bits: ") for title in titles)
     front = [row["profiles"]["searched"] for row in found["targets"] if row["front"]]
     assert front
     assert sorted(front, key=lambda row: row["bytes"]) == sorted(front, key=lambda row: -row["kl"])

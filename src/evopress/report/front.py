@@ -19,10 +19,23 @@ def view(runs: Sequence[RunData]) -> dict[str, Any]:
     scored = [run for run in runs if run.evaluation]
     texts = {str((run.evaluation or {})["data"].get("fingerprint")) for run in scored}
     return {
+        "came": came(scored),
         "rows": [row(run, on_front(run, scored)) for run in sorted(runs, key=_bytes)],
         "charts": [chart for key in MEASURES if (chart := pareto(scored, key))],
         "one_text": len(texts) <= 1,
     }
+
+
+def came(scored: Sequence[RunData]) -> str:
+    """What came out, in a sentence."""
+    if not scored:
+        return "None of them has been scored on held-out text yet."
+    best = [run for run in scored if on_front(run, scored)]
+    smallest, largest = min(map(_bytes, scored)), max(map(_bytes, scored))
+    return (
+        f"The searched models take {size(smallest)} to {size(largest)}; {len(best)} of {len(scored)} are on the front: "
+        "no other run is at once as small and as good."
+    )
 
 
 def row(run: RunData, best: bool) -> dict[str, Any]:
