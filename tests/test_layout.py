@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "assemble": "errors profile models",
     "database": "errors files profile ggml_types compress models assemble",
     "fitness": "errors files profile models database assemble",
-    "export": "errors files profile search sections ggml_types compress models depth database assemble",
+    "export": "errors files plan profile search sections ggml_types compress models depth database assemble",
     "plan": "errors files",
     "sections": "profile space search ggml_types compress",
     "targets": "errors profile search ggml_types sections models",
@@ -63,7 +63,8 @@ MAY_IMPORT = {
     "strategies": "profile space search fitness plan records workspace",
     "analyze": "errors files profile space search analysis fitness records workspace",
     "compare": "scoring errors files profile search fitness config records strategies workspace",
-    "pipeline": "scoring "
+    "cards": "files profile database export sections config records report wording workspace",
+    "pipeline": "cards scoring "
     "errors files profile space search database fitness export plan config observer run workspace records "
     "report strategies progress trackers",
     "sweeps": "errors files config sections observer run pipeline report",

@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evopress.cards import make_card
 from evopress.config import Config, flat, resolve
 from evopress.database.build import build_database
 from evopress.errors import VerificationError
+from evopress.export.card import write_card
 from evopress.export.formats import find_format
 from evopress.export.shards import weight_bytes
 from evopress.export.staging import is_whole, staged, withdraw
@@ -275,6 +277,7 @@ def export(
             raise VerificationError(
                 f"the weights of {target} take {written} bytes, predicted were {predicted}; report this"
             )
+        write_card(partial, make_card(workspace, chosen, found, target.name, written))
     if verify:
         result = chosen.verify(workspace, found, target)
         if result.failed:

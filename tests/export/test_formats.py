@@ -40,6 +40,12 @@ def test_files_have_the_predicted_bytes(count: int, largest: int, tmp_path: Path
     assert weight_bytes(tmp_path) <= sum(map(entry_bytes, own)) + frame_bytes(sum(entry.nbytes for entry in own))
 
 
+def test_files_are_as_readable_as_others(tmp_path: Path) -> None:
+    write_shards(tmp_path, entries(3), lambda done, total: None)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_an_export_of_another_size_or_other_logits_is_an_error(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,7 +67,8 @@ def test_an_export_of_another_size_or_other_logits_is_an_error(
     for name in searched.names[:1]:
         other = "2" if searched[name] != "2" else "3"
         wrong = evopress.Profile.of(dict(searched.items()) | {name: other})
-    assert FORMATS["hf"].verify(workspace, searched, run.directory.export).difference == 0
+    result = FORMATS["hf"].verify(workspace, searched, run.directory.export)
+    assert str(result).endswith("the logits are those of the searched model, bit for bit")
     assert FORMATS["hf"].verify(workspace, wrong, run.directory.export).failed
 
 
@@ -72,6 +79,17 @@ def test_an_export_that_does_not_load_fails(small: dict[str, Any], tmp_path: Pat
         Workspace(read_run(run.directory.path), Observer()), run.profile, run.directory.export
     )
     assert result.failed
+
+
+def test_a_second_model_that_has_no_room_is_not_loaded(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = evopress.quantize(out=tmp_path / "run", **small)
+    monkeypatch.setattr("evopress.export.verification.available_memory", lambda: 1000)
+    workspace = Workspace(read_run(run.directory.path), Observer())
+    result = FORMATS["hf"].verify(workspace, run.profile, run.directory.export)
+    assert str(result) == "not verified: a second model needs 143.5 kB of memory but 1.0 kB are free"
+    assert not result.failed
 
 
 def test_no_comparison_is_no_failure_but_says_why() -> None:

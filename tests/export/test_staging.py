@@ -9,6 +9,8 @@ from evopress import files
 from evopress.errors import ResourceError, RunError
 from evopress.export.staging import hidden, is_whole, staged
 
+WHOLE = ["out", "out/README.md", "out/config.json", "out/weights"]
+
 
 def names(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
@@ -18,13 +20,14 @@ def export(directory: Path, text: str, entry: str = "config.json") -> None:
     with staged(directory, 10) as partial:
         hidden(partial / entry).write_text(text)
         (partial / "weights").write_text(text)
+        (partial / "README.md").write_text('tags:\n- "evopress"\n')
 
 
 @pytest.mark.parametrize("entry", ["config.json", "model.gguf"])
 def test_an_export_appears_whole_and_is_replaced_whole(tmp_path: Path, entry: str) -> None:
     for text in ("first", "second"):
         export(tmp_path / "out", text, entry)
-        assert names(tmp_path) == ["out", f"out/{entry}", "out/weights"]
+        assert names(tmp_path) == ["out", "out/README.md", f"out/{entry}", "out/weights"]
         assert (tmp_path / "out" / entry).read_text() == text
         assert is_whole(tmp_path / "out")
 
@@ -50,7 +53,7 @@ def test_an_error_leaves_the_earlier_export_and_nothing_else(tmp_path: Path) -> 
 
     with pytest.raises(ValueError, match=r"^no$"):
         fail()
-    assert names(tmp_path) == ["out", "out/config.json", "out/weights"]
+    assert names(tmp_path) == WHOLE
     assert (tmp_path / "out" / "config.json").read_text() == "first"
 
 
@@ -60,24 +63,24 @@ def test_what_a_kill_leaves_is_no_export_and_is_cleared_away(tmp_path: Path) -> 
         (tmp_path / name / "config.json.partial").write_text("{}")
     assert not is_whole(tmp_path / "out")
     export(tmp_path / "out", "new")
-    assert names(tmp_path) == ["out", "out/config.json", "out/weights"]
+    assert names(tmp_path) == WHOLE
 
 
 def test_an_empty_directory_is_used(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     export(tmp_path / "out", "new")
-    assert names(tmp_path) == ["out", "out/config.json", "out/weights"]
+    assert names(tmp_path) == WHOLE
 
 
 def test_something_else_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
-    assert not is_whole(tmp_path / "out")
-    with pytest.raises(RunError, match="out exists and holds no checkpoint; give a new directory"):
+    (tmp_path / "out" / "config.json").write_text("{}")  # it may be the model itself
+    with pytest.raises(RunError, match="out exists and is no export of evopress; give a new directory"):
         export(tmp_path / "out", "new")
-    with pytest.raises(RunError, match=r"thesis\.tex exists and holds no checkpoint"):
+    with pytest.raises(RunError, match=r"thesis\.tex exists and is no export"):
         export(tmp_path / "out" / "thesis.tex", "new")
-    assert names(tmp_path) == ["out", "out/thesis.tex"]
+    assert names(tmp_path) == ["out", "out/config.json", "out/thesis.tex"]
 
 
 def test_a_disk_that_is_too_small_is_seen_before_anything_is_written(tmp_path: Path) -> None:

@@ -209,5 +209,5 @@ def test_the_command_to_reproduce_gives_the_same_configuration(
 
     monkeypatch.setattr("evopress.pipeline.run_all", catch)
     with pytest.raises(SystemExit):
-        main(shlex.split(reproduce(read_data(out)))[1:])
+        main(shlex.split(reproduce(config, str(out)))[1:])
     assert seen == [(config, out)]

@@ -18,6 +18,7 @@ import torch
 from evopress.compress.grid import Grid
 from evopress.compress.quantized import Quantized
 from evopress.errors import MissingExtra
+from evopress.export.about import TRANSFORMERS, VLLM, About
 from evopress.export.packed import PackedFormat, Read
 from evopress.export.shards import Entry
 from evopress.export.verification import Verification, verify_checkpoint
@@ -66,6 +67,10 @@ class CompressedTensors(PackedFormat):
         )
         answer: dict[str, Any] = config.model_dump(mode="json")
         return answer
+
+    def about(self, workspace: Workspace, profile: Profile) -> About:
+        """Two runtimes load it."""
+        return About("transformers", (VLLM, TRANSFORMERS), ("transformers needs the package compressed-tensors.",))
 
     def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
         """Load it with transformers."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from evopress.export.about import About
 from evopress.export.shards import Progress
 from evopress.export.verification import Verification
 from evopress.profile import Profile
@@ -58,6 +59,9 @@ class Format(Protocol):
         The file that loaders look for first is written under `hidden`, or before the weights and then hidden.
         ProfileError or UnsupportedModel for what the format cannot hold, MissingExtra without its packages.
         """
+
+    def about(self, workspace: Workspace, profile: Profile) -> About:
+        """How to serve an export of the profile, and what is to be known of it, for its model card."""
 
     def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
         """Load `out` as its consumer does and compare the logits with the searched model assembled in memory."""

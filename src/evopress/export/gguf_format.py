@@ -9,6 +9,7 @@ import torch
 
 from evopress.depth import sublayer_levels
 from evopress.errors import ConfigError, ModelError, ProfileError
+from evopress.export.about import About
 from evopress.export.format import FileCosts
 from evopress.export.gguf import (
     GgufPlan,
@@ -80,6 +81,16 @@ class Gguf:
         packs = {} if workspace.application.method is None else level_packs(profile, workspace.database)
         export_gguf(hidden(out / FILE), _plan(workspace, profile), packs, progress=progress)
 
+    def about(self, workspace: Workspace, profile: Profile) -> About:
+        """llama.cpp's server, and what was dropped."""
+        sizes, notes = workspace.application.sizes(profile), []
+        if isinstance(workspace.config.compression, DropSection):
+            notes.append(
+                f"{sizes['dropped_attn']} attentions and {sizes['dropped_mlp']} MLPs are not in the file, or zeros "
+                "where llama.cpp has no layout without them."
+            )
+        return About("gguf", (("With llama.cpp", f"llama-server -m DIRECTORY/{FILE}"),), tuple(notes))
+
     def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
         """Load it with transformers, which reads all but the `deci` layout."""
         if _plan(workspace, profile).architecture == "deci":
@@ -118,6 +129,11 @@ class LlamaQuantize:
         """OUT/tensor-types.txt."""
         text = write_tensor_types(level_types(profile, workspace.database), gguf_names(workspace.loaded))
         write_text(hidden(out / TYPES_FILE), text)
+
+    def about(self, workspace: Workspace, profile: Profile) -> About:
+        """llama-quantize's command."""
+        command = f"llama-quantize --tensor-type-file DIRECTORY/{TYPES_FILE} model-f16.gguf model.gguf Q4_K"
+        return About("gguf", (("With llama.cpp, from a GGUF file of the model in half precision", command),))
 
     def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
         """Read it as llama-quantize reads it: it must name the same types."""

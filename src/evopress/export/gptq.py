@@ -18,6 +18,7 @@ import torch
 
 from evopress.compress.grid import Grid
 from evopress.errors import ConfigError
+from evopress.export.about import TRANSFORMERS, VLLM, About
 from evopress.export.packed import PackedFormat, Read
 from evopress.export.shards import Entry
 from evopress.export.verification import Verification, verify_checkpoint
@@ -75,6 +76,10 @@ class Gptq(PackedFormat):
             "pack_dtype": "int32",
             "dynamic": _rules(grids, bits),
         }
+
+    def about(self, workspace: Workspace, profile: Profile) -> About:
+        """vLLM has kernels for it, transformers needs another package."""
+        return About("transformers", (VLLM, TRANSFORMERS), ("transformers needs the package gptqmodel.",))
 
     def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
         """Load it with transformers, which needs GPTQModel for that."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evopress.errors import ConfigError
+from evopress.export.about import TRANSFORMERS, VLLM, About
 from evopress.export.format import FileCosts
 from evopress.export.shards import Entry, Progress, kept, predicted_bytes, write_shards
 from evopress.export.staging import hidden
@@ -54,15 +55,49 @@ class HuggingFace:
         save_rest(workspace.loaded, out, shortened_config(workspace.loaded.model.config, workspace.map, blocks))
         write_shards(out, self._entries(workspace, profile), progress)
 
+    def about(self, workspace: Workspace, profile: Profile) -> About:
+        """Loads anywhere; which parts are stored as zeros."""
+        notes = {"bits": _quantized, "sparsity": _sparse, "depth": _shallow}[workspace.config.compression.application]
+        return About("transformers", (TRANSFORMERS, VLLM), (notes(workspace, profile),))
+
     def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
-        """Load it with transformers."""
-        return verify_checkpoint(workspace, profile, out)
+        """Load it with transformers: the same weights in the same modules give the same bits."""
+        return verify_checkpoint(workspace, profile, out, tolerance=0.0)
 
     def _entries(self, workspace: Workspace, profile: Profile) -> list[Entry]:
         application = workspace.application
         entries = dense_entries(workspace.loaded.model, application.tensors(profile))
         names = new_names([entry.name for entry in entries], workspace.map, application.left_out(profile))
         return [replace(entry, name=names[entry.name]) for entry in entries if entry.name in names]
+
+
+def _quantized(workspace: Workspace, profile: Profile) -> str:
+    return (
+        "The weights are dequantized: the files are as large as the dense model's, and no faster to run. Formats that "
+        "pack them come with `--target` and `evopress export --format`."
+    )
+
+
+def _sparse(workspace: Workspace, profile: Profile) -> str:
+    sizes, weights = workspace.application.sizes(profile), workspace.space.total_weights
+    return (
+        f"{round(sizes['sparsity'] * weights):,} of {weights:,} weights of the compressed layers are exactly zero. "
+        "They are stored like other numbers, so the files are as large as the dense model's and no faster to run: "
+        "runtimes no longer read the formats that packed sparse weights."
+    )
+
+
+def _shallow(workspace: Workspace, profile: Profile) -> str:
+    sizes, count = workspace.application.sizes(profile), workspace.map.n_blocks
+    blocks = len(workspace.application.left_out(profile))
+    attention, mlp = sizes["dropped_attn"] - blocks, sizes["dropped_mlp"] - blocks
+    text = f"{blocks} of the {count} blocks are left out whole."
+    if attention or mlp:
+        text += (
+            f" Beside them, {attention} attentions and {mlp} MLPs are dropped from blocks that keep the other half: "
+            "what they would add is exactly zero, but they are stored and computed as ever."
+        )
+    return text
 
 
 def dense_entries(model: Any, compressed: Mapping[str, Callable[[torch.dtype], torch.Tensor]]) -> list[Entry]:

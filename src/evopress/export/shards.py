@@ -85,13 +85,21 @@ def write_shards(directory: Path, entries: Sequence[Entry], progress: Progress) 
     index: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file({entry.name: entry.make().cpu().contiguous() for entry in shard}, directory / file, METADATA)
+        _save({entry.name: entry.make().cpu().contiguous() for entry in shard}, directory / file)
         index.update((entry.name, file) for entry in shard)
         progress(number, len(shards))
     if len(shards) > 1:
         total = sum(entry.nbytes for entry in entries)
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
         (directory / INDEX).write_text(text + "\n", encoding="utf-8")
+
+
+def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Write a file that is as readable as any other: safetensors makes it readable for its owner alone."""
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(tensors, file, METADATA)
+    file.chmod(mode)
 
 
 def weight_bytes(directory: Path) -> int:

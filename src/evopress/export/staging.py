@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evopress.errors import RunError
+from evopress.export.card import is_card
 from evopress.files import PARTIAL, naming_a_full_disk, require_disk, sync
 
 ENTRIES = ("config.json", "*.gguf", "tensor-types.txt")
@@ -25,11 +26,11 @@ def staged(directory: Path, size: int) -> Iterator[Path]:
     """The empty directory to write to; it replaces an earlier export at `directory` once the block ends without error.
 
     Write config.json, or hide it with `hidden`, before the weights: a directory that has both is one that loads.
-    RunError when something else than a checkpoint is there; ResourceError when the disk has less than `size` bytes left
-    or fills up on the way. After an error nothing new is left.
+    RunError when something else than an export of ours is there; ResourceError when the disk has less than `size` bytes
+    left or fills up on the way. After an error nothing new is left.
     """
-    if directory.exists() and not (directory.is_dir() and (_is_export(directory) or not any(directory.iterdir()))):
-        raise RunError(f"{directory} exists and holds no checkpoint; give a new directory for the export")
+    if directory.exists() and not _is_replaceable(directory):
+        raise RunError(f"{directory} exists and is no export of evopress; give a new directory for the export")
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(directory.name + PARTIAL)
     _remove(partial)
@@ -53,7 +54,7 @@ def hidden(entry: Path) -> Path:
 
 def is_whole(directory: Path) -> bool:
     """Whether a directory is a finished export, by its names alone."""
-    return _is_export(directory) and not any(directory.glob(f"*{PARTIAL}"))
+    return bool(_entries(directory)) and not any(directory.glob(f"*{PARTIAL}"))
 
 
 def withdraw(directory: Path) -> None:
@@ -62,8 +63,13 @@ def withdraw(directory: Path) -> None:
         os.replace(entry, hidden(entry))
 
 
-def _is_export(directory: Path) -> bool:
-    return bool(_entries(directory) or _entries(directory, PARTIAL))
+def _is_replaceable(directory: Path) -> bool:
+    """Whether nothing is lost by writing there: an empty directory, or an export, finished or not. Else it may be the
+    very model that is compressed.
+    """
+    if not directory.is_dir():
+        return False
+    return is_card(directory) or bool(_entries(directory, PARTIAL)) or not any(directory.iterdir())
 
 
 def _entries(directory: Path, ending: str = "") -> list[Path]:

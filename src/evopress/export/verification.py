@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evopress.errors import ModelError
+from evopress.files import size
 from evopress.models import load_model
+from evopress.plan import available_memory
 from evopress.profile import Profile
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class Verification:
     def __str__(self) -> str:
         if self.difference is None:
             return f"not verified: {self.reason}"
+        if self.difference == 0:
+            return f"verified with {self.consumer}: the logits are those of the searched model, bit for bit"
         return f"verified with {self.consumer}: logits differ by {self.difference:.2g} (at most {self.tolerance:.2g})"
 
 
@@ -76,10 +80,19 @@ def compare(consumer: str, expected: torch.Tensor, found: torch.Tensor, toleranc
     return Verification(consumer, float((expected - found).abs().max()) / scale, tolerance)
 
 
-def verify_checkpoint(workspace: Workspace, profile: Profile, out: Path) -> Verification:
-    """What transformers makes of the checkpoint in `out`, in the dtype and on the device of the run."""
+def verify_checkpoint(
+    workspace: Workspace, profile: Profile, out: Path, tolerance: float | None = None
+) -> Verification:
+    """What transformers makes of the checkpoint in `out`, in the dtype and on the device of the run.
+
+    `tolerance` is by default that of other orders of additions. Not verified where a second model has no room.
+    """
     dtype = workspace.loaded.model.dtype
-    tolerance = TOLERANCE.get(dtype, HALF_TOLERANCE)
+    tolerance = TOLERANCE.get(dtype, HALF_TOLERANCE) if tolerance is None else tolerance
+    needed = sum(parameter.nbytes for parameter in workspace.loaded.model.parameters())
+    if needed > (free := available_memory()):
+        reason = f"a second model needs {size(needed)} of memory but {size(free)} are free"
+        return Verification("transformers", None, tolerance, reason)
     ids = probe(workspace.loaded.model.get_input_embeddings().weight.shape[0])
     expected = searched_logits(workspace, profile, ids)
     with redirect_stderr(io.StringIO()):  # packed weights are unpacked in the first pass, with a bar

@@ -15,9 +15,9 @@ BUDGET_FLAGS = {"bits": "bits", "bpw": "bpw", "size": "size", "weights": "sparsi
 """What a budget counts -> the flag that gives it; all others are fractions."""
 
 
-def reproduce(run: RunData) -> str:
-    """The command line whose configuration is this run's, with the settings that its preset does not give."""
-    config, budget = run.config, run.config.budget
+def reproduce(config: Config, out: str) -> str:
+    """The command line that has this configuration, with the settings that its preset does not give."""
+    budget = config.budget
     flag = BUDGET_FLAGS.get(budget.counts, "fraction")
     words = ["evopress", VERBS[config.compression.application], config.model.source, f"--{flag}", budget.target]
     given: dict[str, Any] = {flag: budget.target, "preset": config.search.preset, "data": config.data.source}
@@ -27,7 +27,7 @@ def reproduce(run: RunData) -> str:
     if config.export.target is not None:
         given["target"] = config.export.target
         words += ["--target", config.export.target]
-    words += ["--preset", config.search.preset, "--data", config.data.source, "--out", str(run.path)]
+    words += ["--preset", config.search.preset, "--data", config.data.source, "--out", out]
     for name, value in _said(config, given).items():
         words += _flag(name, value)
     return shlex.join(words)

@@ -85,7 +85,7 @@ def view(run: RunData, name: str = "") -> dict[str, Any]:
         "bytes": allocation.bytes_of(run),
         "stages": history.stages(run),
         "config": flat(run.config),
-        "reproduce": commands.reproduce(run),
+        "reproduce": commands.reproduce(run.config, str(run.path)),
         "use": commands.use(run),
     }
 

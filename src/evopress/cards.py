@@ -1,0 +1,144 @@
+"""What the model card of an export says, gathered from a run: `evopress.export.card` writes it.
+
+Nothing in it depends on where the run lies or when it was made, so an export made again has the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evopress.config import Config
+from evopress.database.methods import Method
+from evopress.export.card import Card, Grid, Table
+from evopress.export.format import Format
+from evopress.files import size
+from evopress.profile import Profile, Unit
+from evopress.records import read_json, versions
+from evopress.report.commands import reproduce
+from evopress.sections import SparsifySection
+from evopress.wording import COLUMNS, budget_text, place
+from evopress.workspace import Workspace
+
+DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+TAGS = {"bits": "quantization", "sparsity": "pruning", "depth": "depth-pruning"}
+"""Application -> how the model hub calls it."""
+
+TASKS = {
+    "bits": "Each layer has the bit-width that an evolutionary search found for it",
+    "sparsity": "Each layer lost the share of its weights that an evolutionary search found for it",
+    "depth": "It lacks the parts that an evolutionary search found for that, all together",
+}
+"""Application -> what it did to the model."""
+
+
+def make_card(workspace: Workspace, format: Format, profile: Profile, directory: str, weights: int) -> Card:
+    """The card of a profile's export in a format to a directory of that name, whose weights take so many bytes.
+
+    Scores are in it where the profile is the run's own and was evaluated.
+    """
+    config, run = workspace.config, workspace.run
+    name = Path(config.model.source).name
+    searched = run.profile.exists() and dict(read_json(run.profile)["profile"]) == dict(profile.items())
+    about = format.about(workspace, profile)
+    return Card(
+        title=f"{name}, {budget_text(config)}",
+        summary=f"`{name}`, compressed with evopress. " + TASKS[config.compression.application],
+        metadata=_base_model(config) | {"library_name": about.library, "pipeline_tag": "text-generation"},
+        tags=(TAGS[config.compression.application], format.name, *about.tags),
+        grid=make_grid(workspace, profile),
+        facts=_facts(workspace, profile, weights, searched),
+        reproduce=reproduce(config, "run"),
+        serve=[(what, command.replace("DIRECTORY", directory)) for what, command in about.serve],
+        scores=_scores(run.evaluation) if searched and run.evaluation.exists() else None,
+        notes=about.notes,
+    )
+
+
+def make_grid(workspace: Workspace, profile: Profile) -> Grid:
+    """The levels by role and block, in words that can be read without the run."""
+    levels, units = dict(profile.items()), workspace.space.units
+    shown = {unit.name: _shown(workspace, unit, levels[unit.name]) for unit in units}
+    costs = {_shown(workspace, unit, level.name): level.cost / unit.size for unit in units for level in unit.levels}
+    inside = [unit for unit in units if place(unit.name)[0] is not None]
+    blocks = list(dict.fromkeys(map(_block, inside)))
+    rows: dict[str, list[str]] = {place(unit.name)[1]: [""] * len(blocks) for unit in inside}
+    for unit in inside:
+        rows[place(unit.name)[1]][blocks.index(_block(unit))] = shown[unit.name]
+    used = set(shown.values())
+    return Grid(
+        tuple(blocks),
+        {role: tuple(row) for role, row in rows.items()},
+        tuple(level for level in sorted(costs, key=lambda level: (costs[level], level)) if level in used),
+        {unit.name: shown[unit.name] for unit in units if unit not in inside},
+    )
+
+
+def _shown(workspace: Workspace, unit: Unit, level: str) -> str:
+    """A level's name, or its sparsity where the name is only a distance from the average."""
+    section = workspace.config.compression
+    if not isinstance(section, SparsifySection) or section.group is not None:
+        return level
+    entry = workspace.database.manifest.units[unit.name]
+    return f"{entry.level(level).zeros / entry.size:.1%}"
+
+
+def _block(unit: Unit) -> str:
+    """The number of a unit's block in its name, or those of its pair."""
+    return next(part for part in unit.name.split(".") if part.partition("-")[0].isdigit())
+
+
+def _base_model(config: Config) -> dict[str, str]:
+    """The hub's name of what was compressed; nothing for local files."""
+    source = config.model.source
+    if source == "demo":
+        return {"base_model": DEMO_MODEL}
+    return {} if Path(source).exists() else {"base_model": source}
+
+
+def _facts(workspace: Workspace, profile: Profile, weights: int, searched: bool) -> dict[str, str]:
+    config = workspace.config
+    sizes = {key: value for key, value in workspace.application.sizes(profile).items() if key != "bytes"}
+    reached = ", ".join(f"{COLUMNS[key][0]} {COLUMNS[key][1](value)}" for key, value in sizes.items())
+    data = read_json(workspace.run.profile) if searched else {}
+    return {
+        "Budget": budget_text(config),
+        "Reached": f"{reached}; the weights take {weights:,} bytes ({size(weights)})",
+        "Method": ", ".join(f"{key} {_plain(value)}" for key, value in config.compression if value not in (None, ())),
+        "Calibration": _calibration(config, workspace.application.method),
+        "Search": _search(config, data) if searched else "none; the profile was given",
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+    }
+
+
+def _calibration(config: Config, method: Method | None) -> str:
+    if method is None or not method.needs_text:
+        return "needs no text"
+    data = config.data
+    return f"{data.calibration_tokens:,} tokens of {Path(data.source).name} in sequences of {data.sequence_length}"
+
+
+def _search(config: Config, data: Mapping[str, Any]) -> str:
+    search, fitness = config.search, data["fitness"]
+    return (
+        f"{search.strategy}, preset {search.preset}, seed {search.seed}, {fitness['tokens']:,} tokens evaluated by "
+        f"{fitness['name']} on text from {Path(config.data.source).name}"
+    )
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _scores(file: Path) -> Table:
+    """The rows of evaluation.json and on which text, without sizes: they may be those of other files."""
+    evaluation = read_json(file)
+    rows = evaluation["profiles"]
+    keys = [key for key in COLUMNS if key != "bytes" and any(key in row for row in rows.values())]
+    text = f"{evaluation['tokens']:,} tokens of {Path(evaluation['data']['source']).name}"
+    return Table(
+        (f"held-out: {text}", *(COLUMNS[key][0] for key in keys)),
+        tuple((name, *(COLUMNS[key][1](row[key]) if key in row else "" for key in keys)) for name, row in rows.items()),
+    )
