@@ -2,9 +2,10 @@
 
     python scripts/check_llama_cpp.py LIBRARIES --out benchmarks/results/llama-cpp.md
 
-LIBRARIES is a directory with a prebuilt libllama (see scripts/libllama.py). Four questions, each a table:
+LIBRARIES is a directory with a prebuilt libllama (see scripts/libllama.py). Five questions, each a table:
 
 * does llama-quantize choose the types that `evopress.export.mixes` says it chooses, and are its bytes ours;
+* are the bytes of every type that can be a level ours, with an importance matrix;
 * does it take our --tensor-type-file and write the file that we write;
 * does every architecture compute in llama.cpp what it computes in transformers;
 * does it still without blocks, attentions and MLPs.
@@ -70,6 +71,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         for title, head, rows in (
             ("Mixes", "model | types chosen as we say | tensors with our bytes", mixes(library, Path(folder))),
+            ("Types", "type, with importance | tensors with our bytes", types(library, Path(folder))),
             ("Files of tensor types", "model | tensors equal to ours", type_files(library, Path(folder))),
             (
                 "Architectures",
@@ -132,6 +134,22 @@ def equal_tensors(plan: GgufPlan, packs: dict[str, Ggml], theirs: dict[str, Any]
     names = {tensor.name for tensor in plan.tensors if tensor.parameter in packs}
     ours = gguf.GGUFReader(folder / "ours.gguf").tensors
     return sum(np.array_equal(own.data, theirs[own.name].data) for own in ours if own.name in names)
+
+
+def types(library: Library, folder: Path) -> Iterator[Row]:
+    """Every type that can be a level, each with an importance matrix, on all matrices of a Llama."""
+    loaded, generator = pico("llama", 1), np.random.default_rng(0)
+    names = gguf_names(loaded)
+    weights = {name: generator.random(tensor.shape[1], dtype=np.float32) + 0.01 for name, tensor in matrices(loaded)}
+    export_gguf(folder / "dense.gguf", plan_gguf(loaded, {}), {})
+    for kind in GGML_TYPES:
+        rules = ((".*", int(gguf.GGMLQuantizationType[kind])),)
+        own = {names[name]: values for name, values in weights.items()}
+        library.quantize(folder / "dense.gguf", folder / "theirs.gguf", "Q4_K_M", rules, own)
+        packs = {name: pack_ggml(tensor, kind, torch.from_numpy(weights[name])) for name, tensor in matrices(loaded)}
+        theirs = {tensor.name: tensor for tensor in gguf.GGUFReader(folder / "theirs.gguf").tensors}
+        same = equal_tensors(plan_gguf(loaded, dict.fromkeys(packs, kind)), packs, theirs, folder)
+        yield kind, f"{same} of {len(packs)}", same == len(packs)
 
 
 def type_files(library: Library, folder: Path) -> Iterator[Row]:

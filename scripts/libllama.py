@@ -43,6 +43,12 @@ class _TensorType(ctypes.Structure):
     _fields_ = [("pattern", ctypes.c_char_p), ("type", ctypes.c_int32)]
 
 
+class _Importance(ctypes.Structure):
+    """What inputs of a tensor weigh."""
+
+    _fields_ = [("name", ctypes.c_char_p), ("data", ctypes.POINTER(ctypes.c_float)), ("size", ctypes.c_size_t)]
+
+
 class _Batch(ctypes.Structure):
     _fields_ = [
         ("count", ctypes.c_int32),
@@ -125,8 +131,19 @@ class Library:
         ggml.ggml_backend_load_all_from_path(str(directory).encode())
         self.calls.llama_backend_init()
 
-    def quantize(self, source: Path, out: Path, mix: str, rules: tuple[tuple[str, int], ...] = ()) -> None:
-        """Write `out` as llama-quantize makes it; `rules` are patterns and type numbers, as of --tensor-type-file."""
+    def quantize(
+        self,
+        source: Path,
+        out: Path,
+        mix: str,
+        rules: tuple[tuple[str, int], ...] = (),
+        importance: dict[str, np.ndarray] | None = None,
+    ) -> None:
+        """Write `out` as llama-quantize makes it.
+
+        `rules` are patterns and type numbers, as of --tensor-type-file, `importance` is fp32 (columns,) by tensor, as
+        of --imatrix.
+        """
         parameters = self.calls.llama_model_quantize_default_params()
         parameters.threads, parameters.file_type, parameters.requantize = 1, FILE_TYPES[mix], True
         entries = (_TensorType * (len(rules) + 1))()
@@ -134,6 +151,12 @@ class Library:
             entry.pattern, entry.type = pattern.encode(), number
         if rules:
             parameters.types = ctypes.cast(entries, ctypes.c_void_p)
+        matrices = (_Importance * (len(importance or {}) + 1))()
+        for entry, (name, values) in zip(matrices, (importance or {}).items(), strict=False):
+            entry.name, entry.size = name.encode(), len(values)
+            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        if importance:
+            parameters.importance = ctypes.cast(matrices, ctypes.c_void_p)
         if self.calls.llama_model_quantize(str(source).encode(), str(out).encode(), parameters):
             raise SystemExit(f"llama.cpp cannot quantize {source} to {mix}")
 
