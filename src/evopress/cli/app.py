@@ -31,7 +31,7 @@ INTERRUPTED = 130
 
 Model = Annotated[str, typer.Argument(help="directory, hub id, .gguf file, or demo")]
 Directory = Annotated[Path, typer.Argument(help="run directory")]
-Bits = Annotated[str | None, typer.Option(help="budget in code bits a weight, as the paper counts")]
+Bits = Annotated[str | None, typer.Option(help="budget in code bits a weight, as the paper counts; llamacpp: stored")]
 Bpw = Annotated[str | None, typer.Option(help="budget in bits a weight with scales and zeros")]
 Size = Annotated[str | None, typer.Option(help="budget in bytes of the exported weights' files, such as 100MB")]
 Sparsity = Annotated[str, typer.Option(help="share of the weights that become zero, such as 0.5")]

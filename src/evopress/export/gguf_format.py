@@ -142,7 +142,9 @@ class LlamaQuantize:
             found = read_tensor_types(text, workspace.map, gguf_names(workspace.loaded))
         except ProfileError as error:
             return Verification("its own rules", float("nan"), 0.0, str(error))
-        return Verification("its own rules", 0.0 if found == profile else float("nan"), 0.0)
+        if found != profile:
+            return Verification("its own rules", float("nan"), 0.0, f"{TYPES_FILE} names other types")
+        return Verification("its own rules", None, 0.0, f"{TYPES_FILE} holds no weights; read again it is the profile")
 
 
 def _plan(workspace: Workspace, profile: Profile) -> GgufPlan:
