@@ -58,11 +58,13 @@ class Harness:
     """Tasks that are loaded once, data included, and run on one model after the other, each time alike."""
 
     def __init__(self, names: Sequence[str], settings: TaskSettings) -> None:
-        """Raises:
-        MissingExtra: the harness is not installed.
-        ConfigError: the directory of task files does not exist, or no task is named.
-        TaskError: a task is unknown (the message names similar ones) or its file is wrong.
-        DataError: the data of a task cannot be read.
+        """Find and load the tasks, with their data, from the cache, the hub or local files.
+
+        Raises:
+            MissingExtra: the harness is not installed.
+            ConfigError: the directory of task files does not exist, or no task is named.
+            TaskError: a task is unknown (the message names similar ones) or its file is wrong.
+            DataError: the data of a task cannot be read.
         """
         if find_spec("lm_eval") is None:
             raise MissingExtra("--tasks needs lm_eval, which is not installed: pip install 'evopress[tasks]'")
@@ -76,7 +78,7 @@ class Harness:
             loaded = [_load(manager, name) for name in names]
         self._tasks = {key: task for one in loaded for key, task in one["tasks"].items()}
         groups = {key: group for one in loaded for key, group in one.get("groups", {}).items()}
-        children = {key: names for one in loaded for key, names in one.get("group_map", {}).items()}
+        children = {key: members for one in loaded for key, members in one.get("group_map", {}).items()}
         self._loaded = {"tasks": self._tasks, "groups": groups, "group_map": children}
 
     def run(self, model: Any, tokenizer: Any, progress: Progress) -> Results:

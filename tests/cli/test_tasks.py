@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(checkpoint: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that tests only read."""
+    """A run whose profile no test changes."""
     from tests.conftest import SMALL
 
     import evopress
@@ -141,6 +142,16 @@ def test_results_are_kept_beside_those_of_other_settings(
     assert [result["settings"]["limit"] for result in kept] == [None, 4]
     assert kept[1]["profiles"] == one["profiles"]
     assert (tmp_path / "run" / "evaluation.json").read_bytes() == before
+
+
+def test_a_group_has_a_result_of_its_own(finished: Path, call: Call, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "tasks")
+    group = "group: zoo\ntask: [animals]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n"
+    (tmp_path / "tasks" / "zoo.yaml").write_text(group)
+    flags = ("--tasks", "zoo", "--task-path", tmp_path / "tasks", "--limit", "8", "--json")
+    found = json.loads(call("evaluate", finished, *flags).out)["profiles"]["searched"]
+    assert set(found) == {"zoo", "animals"}
+    assert found["zoo"]["acc"] == found["animals"]["acc"]
 
 
 def test_dropped_sub_layers_and_another_profile(
