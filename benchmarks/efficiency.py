@@ -39,6 +39,7 @@ from evopress.observer import Observer
 from evopress.pipeline import build, search
 from evopress.profile import Profile
 from evopress.run import locked, start_run
+from evopress.search.automatic import automatic
 from evopress.search.types import BatchResult
 from evopress.space import SearchSpace
 from evopress.workspace import Workspace
@@ -57,7 +58,7 @@ ALGORITHM_1: dict[str, Any] = {"start": "uniform", "mutation": "equal", "presele
 PAPER = ALGORITHM_1 | {"offspring": 32, "survivors": (8, 2, 1), "tokens_per_stage": (256, 1024, 4096)}
 """Algorithm 1 with a schedule of this model's size."""
 METHODS: dict[str, dict[str, Any]] = {
-    "paper": PAPER,
+    "paper": PAPER | {"start_tokens": 256},  # random starts, where there are any, cost as much as offspring
     "auto": {},
     "only start": PAPER | {"start": "sensitivity"},
     "only coarse": PAPER | {"start": "coarse"},
@@ -65,7 +66,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "only preselect": PAPER | {"preselect": 8},
     "only race": PAPER | {"race": True},
     "without start": {"start": "knapsack"},
-    "with moves": {"mutation": "adaptive"},
+    "with single moves": {"mutation": "free"},
+    "with adaptive moves": {"mutation": "adaptive"},
     "with bands": {"mutation": "mixed"},
     "without preselect": {"preselect": 1},
     "without race": {"race": False},
@@ -107,9 +109,11 @@ class Job:
 
 
 def jobs(paper_tokens: int, our_tokens: int, ablation: str | None, seeds: int) -> Iterator[Job]:
-    """In the order of their interest; of an ablation all have the tokens of `auto`."""
+    """In the order of their interest; an ablation has the tokens of `auto` for all and repeats nothing."""
     if ablation:
-        yield from (Job(ablation, method, seed, our_tokens) for seed in SEEDS[ablation][:seeds] for method in METHODS)
+        chosen = automatic(ablation.partition("-")[0], 4096).items()
+        other = [name for name, given in METHODS.items() if not given or not given.items() <= chosen]
+        yield from (Job(ablation, method, seed, our_tokens) for seed in SEEDS[ablation][:seeds] for method in other)
         return
     for seed in range(seeds):
         for task in (task for task in TASKS if seed in SEEDS[task]):
