@@ -31,7 +31,7 @@ PROMPTS = (
 )
 LENGTH = 32
 CLOSE = 0.0625
-"""Log probabilities: a gap of less is within what two orders of summing in bfloat16 make of one logit of about 16."""
+"""Log probabilities that count as a tie: four units of float16 for logits from 16 on (one of bfloat16 is 0.125)."""
 
 
 def with_vllm(directory: Path, dtype: str) -> dict[str, Any]:
