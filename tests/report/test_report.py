@@ -96,6 +96,22 @@ def test_hostile_names_stay_text(runs: dict[str, Path], tmp_path: Path) -> None:
     assert "49" not in page.cells[unit + HOSTILE]["title"]
 
 
+def test_tasks_are_shown_with_their_errors(runs: dict[str, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs["bits"], run)
+    scores = {"dense": 0.75, "uniform": 0.5, "searched": 0.625}
+    profiles = {name: {"arc<b>": {"acc": value, "acc_stderr": 0.0123}} for name, value in scores.items()}
+    found = {"tasks": ["arc<b>"], "settings": {"fewshot": 5, "limit": None, "seed": 0}, "profiles": profiles}
+    (run / "tasks.json").write_text(json.dumps({"schema": 1, "evaluations": [found]}))
+    page = page_of(run)
+    assert {key: value for key, value in page.values.items() if key.startswith("tasks")} == {
+        f"tasks1.{name}.arc<b>.acc": value for name, value in scores.items()
+    }
+    assert page.text.count("± 0.0123") == 3
+    assert "arc<b> acc" in page.text
+    assert "fewshot 5, seed 0" in page.text
+
+
 def unfinished(run: Path, target: Path, lines: int, cut: int = 0) -> Path:
     """A copy of a run as a kill leaves it: only so many lines of the journal, the last one without its end."""
     shutil.copytree(run, target, ignore=shutil.ignore_patterns("export", "report.html", "profile.*", "evaluation.json"))

@@ -27,7 +27,7 @@ class RunData:
     """The content of one run directory.
 
     `batches` are the journal's lines, `progress` those of progress.jsonl, of which the last may be missing. `space` is
-    space.json; `profile`, `evaluation`, `comparison`, `sweep` the files of that name.
+    space.json; `profile`, `evaluation`, `comparison`, `tasks` the files of that name.
     """
 
     path: Path
@@ -39,6 +39,7 @@ class RunData:
     profile: Mapping[str, Any] | None
     evaluation: Mapping[str, Any] | None
     comparison: Mapping[str, Any] | None
+    tasks: Mapping[str, Any] | None
     exported: bool
 
     @property
@@ -105,6 +106,7 @@ def read_data(path: Path) -> RunData:
         profile=_optional(run.profile),
         evaluation=_optional(run.evaluation),
         comparison=_optional(run.comparison),
+        tasks=_optional(run.tasks),
         exported=run.export.exists(),
     )
 
