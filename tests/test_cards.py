@@ -41,6 +41,7 @@ def test_a_card_says_what_the_run_found(
     run = run_of(command, small, tmp_path / "run")
     text = (run.directory.export / "README.md").read_text()
     assert ModelCard(text).data.tags[0] == "evopress"
+    assert ", so that the model's answers change least under one budget.\n" in text
     for name, row in run.evaluation["profiles"].items():
         assert f"| {name} | {row['perplexity']:.2f} | {row['kl']:.4f} |" in text
     assert f"the weights take {weight_bytes(run.directory.export):,} bytes" in text

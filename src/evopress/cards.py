@@ -29,7 +29,7 @@ TAGS = {"bits": "quantization", "sparsity": "pruning", "depth": "depth-pruning"}
 TASKS = {
     "bits": "Each layer has the bit-width that an evolutionary search found for it",
     "sparsity": "Each layer lost the share of its weights that an evolutionary search found for it",
-    "depth": "It lacks the parts that an evolutionary search found for that, all together",
+    "depth": "It lacks those of its parts that an evolutionary search found for that",
 }
 """Application -> what it did to the model."""
 
@@ -40,12 +40,13 @@ def make_card(workspace: Workspace, format: Format, profile: Profile, directory:
     Scores are in it where the profile is the run's own and was evaluated.
     """
     config, run = workspace.config, workspace.run
-    name = Path(config.model.source).name
+    name = Path(DEMO_MODEL if config.model.source == "demo" else config.model.source).name
     searched = run.profile.exists() and dict(read_json(run.profile)["profile"]) == dict(profile.items())
     about = format.about(workspace, profile)
     return Card(
         title=f"{name}, {budget_text(config)}",
-        summary=f"`{name}`, compressed with evopress. " + TASKS[config.compression.application],
+        summary=f"`{name}`, compressed with evopress. {TASKS[config.compression.application]}, so that the model's "
+        "answers change least under one budget.",
         metadata=_base_model(config) | {"library_name": about.library, "pipeline_tag": "text-generation"},
         tags=(TAGS[config.compression.application], format.name, *about.tags),
         grid=make_grid(workspace, profile),
