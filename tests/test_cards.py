@@ -79,11 +79,16 @@ def test_pairs_have_the_numbers_of_both_blocks(small: dict[str, Any], tmp_path: 
     assert re.search(r"\| block \| attn\+mlp \|\n\|---\|---:\|\n\| 0-1 \| (keep|drop) \|\n\| 2 \| (keep|drop) \|", text)
 
 
-def test_another_profile_has_no_scores_of_the_searched_one(small: dict[str, Any], tmp_path: Path) -> None:
+def test_another_profile_has_no_scores_of_the_searched_one(
+    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = run_of("quantize", small, tmp_path / "run")
     workspace = Workspace(read_run(run.directory.path), Observer())
     before = (run.directory.export / "README.md").read_bytes()
+    said: list[str] = []
+    monkeypatch.setattr(workspace.observer, "note", said.append)
     pipeline.export(workspace, verify=False)
+    assert [line for line in said if line.startswith("The weights are dequantized: the files are as large")]
     assert (run.directory.export / "README.md").read_bytes() == before
     (tmp_path / "other.txt").write_text(Profile.of(dict.fromkeys(run.profile.names, "2")).to_text())
     pipeline.export(workspace, tmp_path / "other", tmp_path / "other.txt", verify=False)

@@ -277,7 +277,10 @@ def export(
             raise VerificationError(
                 f"the weights of {target} take {written} bytes, predicted were {predicted}; report this"
             )
-        write_card(partial, make_card(workspace, chosen, found, target.name, written))
+        card = make_card(workspace, chosen, found, target.name, written)
+        write_card(partial, card)
+    for note in card.notes:
+        workspace.observer.note(note)
     if verify:
         result = chosen.verify(workspace, found, target)
         if result.failed:

@@ -91,7 +91,7 @@ def _drop(
     debug: Debug = False,
     **settings: Any,
 ) -> None:
-    """Search which sub-layers to drop, evaluate and write a checkpoint in which they contribute nothing."""
+    """Search which sub-layers to drop, evaluate and write a checkpoint without them."""
     settings = parsed(settings, "depth")
     _compress(model, out, as_json, preset=preset, data=data, track=track, fraction=fraction, counts=counts, **settings)
 
