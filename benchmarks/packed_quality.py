@@ -30,15 +30,14 @@ from evopress.records import read_profile
 from evopress.run import read_run, start_run
 from evopress.workspace import Workspace
 
-UNIFORM = {"3": 1, "4": 0}
-"""Uniform levels whose size is a budget -> generations of that search after its measured start."""
-
+UNIFORM = ("3", "4")
 LEVELS = (2, 3, 4, 5, 6)
 SHORT: dict[str, Any] = {
     "calibration_tokens": 4096,
     "sensitivity_rounds": 1,
     "sensitivity_tokens": 2048,
     "start_tokens": 1024,
+    "generations": 1,
     "heldout_tokens": 4096,
 }
 """Less than the quick preset's, so that both searches together take minutes."""
@@ -64,7 +63,7 @@ def search(directory: Path) -> None:
     build(first)
     for bits in UNIFORM:
         out = directory / f"at-{bits}-bits"
-        run_all(config(directory, size=uniform_size(first, bits), generations=UNIFORM[bits]), out, Observer())
+        run_all(config(directory, size=uniform_size(first, bits)), out, Observer())
         reload(Workspace(read_run(out), Observer()))
 
 
@@ -89,8 +88,8 @@ def table(directory: Path) -> str:
         "# Compressed-tensors checkpoints of SmolLM2-135M at equal bytes",
         "",
         "`python benchmarks/packed_quality.py runs/packed`: 2 CPU cores, bf16, symmetric grids of 64 weights, levels 2",
-        "to 6 bits, 4,096 calibration and held-out tokens, one seed; after the measured start one generation at the",
-        "size of 3 bits and none at that of 4. The bytes are those of the files, embedding included.",
+        "to 6 bits, 4,096 calibration and held-out tokens, one generation after the measured start, one seed. The",
+        "bytes are those of the files, embedding included.",
         "",
         "| profile | bytes | perplexity | KL |",
         "|---|---:|---:|---:|",
@@ -103,7 +102,7 @@ def table(directory: Path) -> str:
         rows = json.loads(run.evaluation.read_text(encoding="utf-8"))["profiles"]
         stock = json.loads((run.path / "stock.json").read_text(encoding="utf-8"))
         for name, row in rows.items():
-            if name != "dense" or bits == next(iter(UNIFORM)):
+            if name != "dense" or bits == UNIFORM[0]:
                 label = {"uniform": f"uniform {bits} bits", "dp": "knapsack on layer errors"}.get(name, name)
                 lines.append(f"| {label} | {row['bytes']:,} | {row['perplexity']:.2f} | {row['kl']:.4f} |")
         searched = rows["searched"]["perplexity"]

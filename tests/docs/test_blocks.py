@@ -107,9 +107,7 @@ def small(words: list[str]) -> list[str]:
     if command in MORE:
         rest[0] = "my-model" if rest[0] in MODELS else rest[0]
         rest = rest if "--data" in rest else [*rest, "--data", "my-text.txt"]
-        rest += SMALL + (
-            MORE[command] if "--target" not in rest else ["--calibration-tokens", "256", "--group-size", "32"]
-        )
+        rest += SMALL + (TARGETED if "--target" in rest and command == "quantize" else MORE[command])
         if not {"-o", "--out"} & set(rest):
             rest += ["-o", f"runs/{command}"]
     elif rest and not Path(rest[0]).exists():
