@@ -8,14 +8,18 @@ was, on the run's held-out text. With `--mixes` llama.cpp's quantizer also makes
 is a GGUF file, and types and bytes are held against ours.
 
 llama.cpp multiplies quantized weights with activations that it rounds to 8 bits in blocks of 32, and keeps keys and
-values in fp16, so logits agree to about a hundredth of their spread and never exactly. What must hold: perplexities
-within 1 %, a mean KL between the two below 0.01, and the same greedy text.
+values in fp16, so logits agree to some hundredths of their spread and never exactly, and the likeliest token can only
+be the same where it leads by more than that. What must hold: perplexities within 1 %, a mean KL between the two below
+0.01, and, where the likeliest tokens differ, in held-out text or along our greedy text, that here the one leads the
+other by at most TIE standard deviations of the difference between the two programs' logits.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,6 +44,7 @@ from evopress.workspace import Workspace
 
 PROMPT = "The capital of France is"
 NEW = 24
+TIE = 4.0
 
 
 def main() -> None:
@@ -75,50 +80,77 @@ def in_fp32(directory: Path) -> Workspace:
     return Workspace(RunDirectory(run.path, plain), Observer())
 
 
+@dataclass(frozen=True)
+class Scores:
+    """A sequence's sums over its next tokens, and the `leads` of our likeliest tokens where llama.cpp has another.
+
+    `here` and `there` are negative log likelihoods, `leads` counted in standard deviations of the logits' difference.
+    """
+
+    tokens: int
+    here: float
+    there: float
+    kl: float
+    leads: tuple[float, ...]
+
+
 def compared(library: Library, workspace: Workspace, tokens: int) -> list[Row]:
     """Logits, perplexity and greedy text of the searched model, here and in llama.cpp."""
     profile, file = read_profile(workspace.run.profile), workspace.run.export / FILE
     llama, tokenizer = Llama(library, file), workspace.loaded.tokenizer
     sequences = workspace.splits.heldout.sequences
     sequences = sequences[: max(1, tokens // len(sequences[0]))]
+    prompt = tokenizer.encode(PROMPT)
+    if prompt != llama.tokenize(PROMPT, special=True):
+        raise SystemExit(f"llama.cpp cuts {PROMPT!r} into other tokens")
     with workspace.assembled(profile) as model, torch.no_grad():
-        sums = np.sum([pair_scores(model, llama, ids) for ids in sequences], axis=0)
-        ours = greedy(lambda ids: model(torch.tensor([ids])).logits[0, -1].numpy(), tokenizer.encode(PROMPT))
-    theirs = greedy(lambda ids: llama.logits(ids)[-1], llama.tokenize(PROMPT, special=True))
-    count, here, there, kl, same = sums
-    perplexities = np.exp([here / count, there / count])
-    ratio = float(perplexities[1] / perplexities[0] - 1)
-    text = tokenizer.decode(ours[-NEW:])
+        scores = [pair_scores(model, ids, llama.logits(ids.tolist())[:-1]) for ids in sequences]
+        written = greedy(model, prompt)
+        steps = [llama.logits(written[:end].tolist())[-1] for end in range(len(prompt), len(written))]
+        own = pair_scores(model, written, np.stack(steps))
     predicted = workspace.application.sizes(profile)["bytes"]
+    count = sum(one.tokens for one in scores)
+    leads = [lead for one in scores for lead in one.leads]
+    here, there, kl = (sum(getattr(one, what) for one in scores) / count for what in ("here", "there", "kl"))
+    ratio = float(np.exp(there - here) - 1)
     return [
         ("bytes of the file, predicted", f"{file.stat().st_size}, {predicted}", file.stat().st_size == predicted),
         (
-            f"perplexity of {int(count)} held-out tokens, here and in llama.cpp",
-            f"{perplexities[0]:.4f}, {perplexities[1]:.4f} ({ratio:+.2%})",
+            f"perplexity of {count} held-out tokens, here and in llama.cpp",
+            f"{np.exp(here):.4f}, {np.exp(there):.4f} ({ratio:+.2%})",
             abs(ratio) < 0.01,
         ),
-        ("mean KL from here to llama.cpp", f"{kl / count:.5f}", kl / count < 0.01),
-        ("likeliest token the same", f"{same / count:.1%}", same / count > 0.95),
-        (f"greedy text of {NEW} tokens the same", repr(text), ours == theirs),
+        ("mean KL from here to llama.cpp", f"{kl:.5f}", kl < 0.01),
+        ("likeliest token the same", f"{1 - len(leads) / count:.1%}{_largest(leads)}", max(leads, default=0) <= TIE),
+        (
+            f"likeliest token the same along our greedy text of {NEW} tokens",
+            f"{1 - len(own.leads) / NEW:.1%}{_largest(own.leads)}: {tokenizer.decode(written[len(prompt) :])!r}",
+            max(own.leads, default=0) <= TIE,
+        ),
     ]
 
 
-def pair_scores(model: Any, llama: Llama, ids: torch.Tensor) -> tuple[float, ...]:
-    """(tokens, negative log likelihoods here and there, KL, equal likeliest tokens), summed over a sequence."""
-    here = model(ids[None]).logits[0, :-1].double().log_softmax(-1)
-    there = torch.from_numpy(llama.logits(ids.tolist())[:-1]).double().log_softmax(-1)
-    targets = ids[1:, None]
-    kl = (here.exp() * (here - there)).sum()
-    same = (here.argmax(-1) == there.argmax(-1)).sum()
-    likelihoods = (-own.gather(-1, targets).sum() for own in (here, there))
-    return (len(targets), *map(float, likelihoods), float(kl), float(same))
+def _largest(leads: Sequence[float]) -> str:
+    return f", elsewhere it leads by at most {max(leads):.1f} standard deviations" if leads else ""
 
 
-def greedy(logits: Any, ids: list[int]) -> list[int]:
+def pair_scores(model: Any, ids: torch.Tensor, theirs: np.ndarray) -> Scores:
+    """Our answers before each of the last of the `ids` beside `theirs`, llama.cpp's logits (tokens, vocabulary)."""
+    logits = model(ids[None]).logits[0, -len(theirs) - 1 : -1].double()
+    other = torch.from_numpy(theirs).double()
+    here, there = logits.log_softmax(-1), other.log_softmax(-1)
+    targets = ids[-len(theirs) :, None]
+    likelihoods = (-float(own.gather(-1, targets).sum()) for own in (here, there))
+    kl = float((here.exp() * (here - there)).sum())
+    lead = (logits.max(-1).values - logits.gather(-1, other.argmax(-1, keepdim=True))[:, 0]) / (logits - other).std(-1)
+    return Scores(len(targets), *likelihoods, kl, tuple(lead[lead > 0].tolist()))
+
+
+def greedy(model: Any, ids: Sequence[int]) -> torch.Tensor:
     """The ids and NEW more, each the likeliest."""
-    ids = list(ids)
+    ids = torch.tensor(ids)
     for _ in range(NEW):
-        ids.append(int(np.argmax(logits(ids))))
+        ids = torch.cat([ids, model(ids[None]).logits[0, -1:].argmax(-1)])
     return ids
 
 
