@@ -93,7 +93,8 @@ def compare(options: argparse.Namespace, base: Workspace, mix: str) -> dict[str,
     started = time.monotonic()
     run = run_all(config(options, bpw), options.folder / mix, Printer())
     found = {name: row for name, row in run.evaluation["profiles"].items() if name not in MIXES}
-    found["mix"] = run.evaluation["profiles"][mix]
+    with base.evaluator(base.splits.heldout, (KL(), Perplexity()), candidates=1) as evaluator:
+        found["mix"] = scores(evaluator, profile)
     found["mix, plain"] = plain_scores(base, profile)
     sizes = {"mix": file_bytes(base, profile), "searched": (run.directory.export / "model.gguf").stat().st_size}
     return {
@@ -123,9 +124,13 @@ def plain_scores(workspace: Workspace, profile: Profile) -> dict[str, float]:
 
     text = workspace.splits.heldout
     with Assembly(weight_slots(workspace.loaded.model, workspace.map, load)) as assembly:
-        evaluator = Evaluator(workspace.runner, assembly, text, (KL(), Perplexity()), seed=0)
-        scores = evaluator.evaluate_all([profile])
-    return {"kl": scores.scores(0)[0], "perplexity": scores.scores(1)[0]}
+        return scores(Evaluator(workspace.runner, assembly, text, (KL(), Perplexity()), seed=0), profile)
+
+
+def scores(evaluator: Evaluator, profile: Profile) -> dict[str, float]:
+    """KL and perplexity of a profile on all the evaluator's text."""
+    found = evaluator.evaluate_all([profile])
+    return {"kl": found.scores(0)[0], "perplexity": found.scores(1)[0]}
 
 
 def finished(rows: Path) -> dict[str, dict[str, Any]]:
@@ -140,10 +145,10 @@ def table(rows: Path) -> str:
     for mix, line in finished(rows).items():
         for name in ("mix, plain", "mix", "uniform", "dp", "searched", "dense"):
             if name in line["profiles"]:
-                scores, size = line["profiles"][name], line["bytes"].get(name.partition(",")[0])
+                row, size = line["profiles"][name], line["bytes"].get(name.partition(",")[0])
                 shown = name.replace("mix, plain", f"{mix}, without importance").replace("mix", mix)
                 megabytes = f"{size:,} bytes" if size else ""
-                lines.append(f"| {mix} | {megabytes} | {shown} | {scores['perplexity']:.2f} | {scores['kl']:.4f} |")
+                lines.append(f"| {mix} | {megabytes} | {shown} | {row['perplexity']:.2f} | {row['kl']:.4f} |")
     return "\n".join(lines) + "\n"
 
 

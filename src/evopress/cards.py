@@ -60,7 +60,7 @@ def make_card(workspace: Workspace, format: Format, profile: Profile, directory:
 
 def make_grid(workspace: Workspace, profile: Profile) -> Grid:
     """The levels by role and block, in words that can be read without the run."""
-    levels, units = dict(profile.items()), workspace.space.units
+    levels, units = dict(profile.items()), [part for unit in workspace.space.units for part in unit.parts]
     shown = {unit.name: _shown(workspace, unit, levels[unit.name]) for unit in units}
     costs = {_shown(workspace, unit, level.name): level.cost / unit.size for unit in units for level in unit.levels}
     inside = [unit for unit in units if place(unit.name)[0] is not None]
