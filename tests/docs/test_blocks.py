@@ -51,10 +51,11 @@ def blocks(page: Path) -> list[tuple[int, str, str]]:
 @pytest.fixture(scope="module")
 def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pico model, the texts and a finished run, made once."""
-    from evopress.testing import write_pico_checkpoint
+    from evopress.testing import pico_model, pico_tokenizer
 
     path = tmp_path_factory.mktemp("things")
-    write_pico_checkpoint(path / "my-model", "llama")
+    for part in (pico_model("llama", width=64), pico_tokenizer()):  # what targets need: 32 divides the widths
+        part.save_pretrained(path / "my-model")
     lines = (f"{n} times {n} is {n * n}, and {n} times that is {n**3}." for n in range(300))
     (path / "my-text.txt").write_text("\n\n".join(lines))
     (path / "other-text.txt").write_text("\n".join(f"{n} and {n} are {n + n}." for n in range(60)))

@@ -79,6 +79,7 @@ def test_an_export_that_does_not_load_fails(small: dict[str, Any], tmp_path: Pat
         Workspace(read_run(run.directory.path), Observer()), run.profile, run.directory.export
     )
     assert result.failed
+    assert "model.safetensors" in str(result) or "header" in str(result).lower()
 
 
 def test_a_second_model_that_has_no_room_is_not_loaded(

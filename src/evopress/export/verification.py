@@ -35,7 +35,8 @@ HALF_TOLERANCE = 2.0**-7  # one unit in the last place of bfloat16
 class Verification:
     """What came of loading an export: with which `consumer`, and the largest relative `difference` of logits.
 
-    `difference` is None where nothing was compared; then `reason` says why. One above `tolerance` is a failure.
+    `difference` is None where nothing was compared, and NaN where the consumer could not load it; then `reason` says
+    why. One above `tolerance`, or NaN, is a failure.
     """
 
     consumer: str
@@ -51,6 +52,8 @@ class Verification:
     def __str__(self) -> str:
         if self.difference is None:
             return f"not verified: {self.reason}"
+        if self.reason:
+            return f"{self.consumer}: {self.reason}"
         if self.difference == 0:
             return f"verified with {self.consumer}: the logits are those of the searched model, bit for bit"
         return f"verified with {self.consumer}: logits differ by {self.difference:.2g} (at most {self.tolerance:.2g})"
