@@ -9,6 +9,7 @@ block below `<!-- not run: why -->` is left out.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -51,10 +52,10 @@ def blocks(page: Path) -> list[tuple[int, str, str]]:
 @pytest.fixture(scope="module")
 def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pico model, the texts and a finished run, made once."""
-    from evopress.testing import pico_model, pico_tokenizer
+    from evopress.testing import pico_model
 
     path = tmp_path_factory.mktemp("things")
-    for part in (pico_model("llama", width=64), pico_tokenizer()):  # what targets need: 32 divides the widths
+    for part in (pico_model("llama", width=64, vocabulary=97), merging_tokenizer()):
         part.save_pretrained(path / "my-model")
     lines = (f"{n} times {n} is {n * n}, and {n} times that is {n**3}." for n in range(300))
     (path / "my-text.txt").write_text("\n\n".join(lines))
@@ -63,6 +64,22 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(path)
         started(shlex.split("evopress quantize my-model --bits 3 --data my-text.txt -o finished"))
     return path
+
+
+def merging_tokenizer() -> Any:
+    """The pico models' with one merge, without which GGUF has no tokenizer; and 32 divides the model's widths."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    from evopress.testing import pico_tokenizer
+
+    plain = pico_tokenizer()
+    data = json.loads(plain.backend_tokenizer.to_str())
+    data["model"]["vocab"]["he"], data["model"]["merges"] = len(plain), [["h", "e"]]
+    merging = Tokenizer.from_str(json.dumps(data))
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=merging, unk_token="<unk>", eos_token="<unk>", pad_token="<unk>", model_max_length=256
+    )
 
 
 @pytest.fixture
