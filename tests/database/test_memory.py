@@ -68,4 +68,4 @@ def test_the_peak_does_not_grow_with_depth(tmp_path: Path) -> None:
     words = [sys.executable, "-c", BUILD, tmp_path / "small", tmp_path / "large", tmp_path]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
     grown = int(done.stdout.split()[-1])
-    assert grown < 0.25 * blocks
+    assert grown < 0.5 * blocks  # six more blocks held would be 0.75; the allocator keeps some of what it had
