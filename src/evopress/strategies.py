@@ -16,7 +16,7 @@ from evopress.search.best_of import BestOf
 from evopress.search.planned import ranked
 from evopress.search.preselect import Preselect
 from evopress.search.presets import make_mutation
-from evopress.search.racing import Race
+from evopress.search.racing import STANDARD
 from evopress.search.refit import refit
 from evopress.search.sensitivity import expansion_point, sensitivity_starts
 from evopress.search.stages import validate_schedule
@@ -44,7 +44,7 @@ def make_strategy(workspace: Workspace, warmup: Warmup, seed: int) -> Strategy:
         start=_given(workspace, rng) + _starts(workspace, warmup, rng),
         start_tokens=section.start_tokens,
         preselect=_preselect(space, warmup, section.preselect),
-        race=Race(reuse=True) if section.race else None,
+        race=STANDARD if section.race else None,
     )
 
 

@@ -132,6 +132,8 @@ def read_journal(path: Path) -> tuple[Mapping[str, Any], tuple[Mapping[str, Any]
         try:
             body = json.loads(line)
             found.append({key: body[key] for key in (("fingerprint",) if number == 1 else BATCH)})
+            if "part" in body:
+                found[-1]["part"] = body["part"]
         except (ValueError, KeyError, TypeError):
             raise JournalError(f"line {number} of {path} is damaged; restore the file or start a new run") from None
     return (found[0]["fingerprint"] if found else {}), tuple(found[1:])

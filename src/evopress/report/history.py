@@ -10,6 +10,7 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from evopress.report.data import RunData
+from evopress.report.races import losers, rerun
 from evopress.search.planned import ranked
 
 
@@ -18,7 +19,8 @@ class Generation:
     """A generation, 0 where the start was chosen. `fitness` is the score of the parent that it ended with.
 
     `tokens` and `seconds` are those since the search began; seconds are None where nobody timed. `accepted` is None
-    when the generation is not over. `rejected` are the scores of the last batch that were no better than the best.
+    when the generation is not over. `rejected` are the scores of the others in the last stage, each made comparable
+    with `fitness`: in a race that is `fitness` plus the mean difference on the parts of text that both have read.
     """
 
     number: int
@@ -51,33 +53,48 @@ class StageStatistics:
 def generations(run: RunData) -> tuple[Generation, ...]:
     """All generations in order, the last of which may be unfinished."""
     found, done = [], 0
+    parent: dict[int, float] = {}
+    race = run.config.search.race
     numbered = list(enumerate(run.batches))
     for number, group in groupby(numbered, key=lambda item: item[1]["generation"]):
         members = list(group)
         at, last = members[-1]
         done += sum(batch["tokens"] * len(batch["scores"]) for _, batch in members)
         line = run.progress[at] if at < len(run.progress) else None
-        scores = _scores(last["scores"])
-        accepted = line["accepted"] if line else _accepted(run, number, last["stage"], scores)
-        fitness = line["score"] if line else (scores[ranked(scores)[0]] if accepted is not None else None)
-        over = number and accepted is not None
-        rejected = [score for score in scores if math.isfinite(score) and score != fitness] if over else []
+        batches = [batch for _, batch in members]
+        accepted, fitness, rejected = _raced(run, batches, parent) if number and race else _ended(run, last)
+        if line:
+            accepted, fitness = line["accepted"], line["score"]
         seconds = line["seconds"] if line else None
         before = line["tokens"] if line else done
-        found.append(Generation(number, before, seconds, accepted, fitness, tuple(rejected)))
+        found.append(Generation(number, before, seconds, accepted, fitness, rejected))
     return tuple(found)
 
 
-def _accepted(run: RunData, generation: int, stage: int, scores: Sequence[float]) -> bool | None:
-    """Whether a generation took a new parent, from its last batch: the parent is first in the last stage.
+Ending = tuple[bool | None, float | None, tuple[float, ...]]
+"""Of a generation: whether a new parent was taken, its score, and the scores of the rejected."""
 
-    None when the generation is not over, or was a race, of which the journal does not hold the end.
-    """
-    if generation == 0:
-        return True
-    if run.config.search.race or stage < len(run.config.search.survivors) - 1:
-        return None
-    return ranked(scores)[0] != 0
+
+def _ended(run: RunData, last: Mapping[str, Any]) -> Ending:
+    """The end of a generation by its last batch, which in the last stage begins with the parent."""
+    start = last["generation"] == 0
+    if not start and last["stage"] < len(run.config.search.survivors) - 1:
+        return None, None, ()
+    scores = _scores(last["scores"])
+    best, *others = ranked(scores)
+    rejected = () if start else tuple(scores[i] for i in sorted(others) if math.isfinite(scores[i]))
+    return start or best != 0, scores[best], rejected
+
+
+def _raced(run: RunData, batches: Sequence[Mapping[str, Any]], parent: dict[int, float]) -> Ending:
+    """The end of a generation whose last stage is a race, as far as the journal tells; `parent` as in `rerun`."""
+    search, last = run.config.search, len(run.config.search.survivors) - 1
+    before = [batch for batch in batches if batch["stage"] < last]
+    children = min(search.survivors[last - 1], len(before[-1]["scores"])) if before else search.offspring
+    track = rerun(batches[len(before) :], last, children, parent)
+    if track is None or not track.over:
+        return None, None, ()
+    return track.winner != 0, track.mean(track.winner), losers(track)
 
 
 def stages(run: RunData) -> tuple[StageStatistics, ...]:

@@ -47,6 +47,10 @@ class Race:
         return max(1, stage // self.parts)
 
 
+STANDARD = Race(reuse=True)
+"""The race of a run, and the one by which a report reads its journal."""
+
+
 @dataclass
 class Memory:
     """What is known on the parent's text, which begins with part `first`: step -> profile -> score."""
