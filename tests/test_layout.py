@@ -69,7 +69,7 @@ MAY_IMPORT = {
     "report strategies progress trackers",
     "sweeps": "errors files config sections observer run pipeline report",
     "cli": "errors files profile space search sections config observer run workspace records summary report pipeline "
-    "compare analyze harness tasks wording sweeps",
+    "compare analyze harness tasks wording sweeps trackers",
 }
 # Packages that are not evopress: what a part may use beyond the standard library; parts not listed may use any.
 MAY_USE = {

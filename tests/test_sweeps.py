@@ -12,6 +12,7 @@ import pytest
 import evopress
 from evopress.errors import ConfigError, RunError, RunMismatch
 from evopress.report import data
+from evopress.run import read_run
 from evopress.sweeps import plan, table
 
 BITS = (2.5, "3", 3.5)
@@ -69,6 +70,14 @@ def test_the_same_sweep_again_changes_nothing_and_a_lost_run_comes_back(swept: P
     evopress.sweep(**settings, out=swept)
     assert {name: (swept / name).read_bytes() for name in names} == before
     assert (swept / "2.5" / "journal.jsonl").read_bytes() == lost
+
+
+def test_it_goes_on_from_another_directory(
+    swept: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(swept / "3")
+    evopress.sweep(**settings, out="..")
+    assert read_run(Path()).database.samefile(swept / "database")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 import evopress
+from evopress.cli import main
 from evopress.config import flat, resolve
 from evopress.errors import ConfigError, MissingExtra
 from evopress.observer import Observer
@@ -36,11 +38,17 @@ def run(checkpoint: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
-def test_tensorboard_shows_the_numbers_of_the_files(run: Path) -> None:
+def logged(run: Path) -> Any:
+    """What TensorBoard reads."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
+    return events
+
+
+def test_tensorboard_shows_the_numbers_of_the_files(run: Path) -> None:
+    events = logged(run)
     ends = [
         line
         for line in map(json.loads, (run / "progress.jsonl").read_text().splitlines())
@@ -55,6 +63,14 @@ def test_tensorboard_shows_the_numbers_of_the_files(run: Path) -> None:
         [event] = events.Scalars(f"heldout/{name}/kl")
         assert event.value == pytest.approx(row["kl"], rel=1e-6)
         assert event.step == 3
+
+
+def test_a_search_alone_is_tracked_too(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("tensorboard", "profile.*", "export"))
+    with pytest.raises(SystemExit) as ended:
+        main(["search", str(tmp_path / "run"), "--track", "tensorboard"])
+    assert not ended.value.code
+    assert [event.step for event in logged(tmp_path / "run").Scalars("search/fitness")] == [0, 1, 2, 3]
 
 
 class FakeRun:

@@ -115,6 +115,7 @@ def _ordered(targets: Sequence[float | str] | float | str, name: str) -> list[st
 def _placed(config: Config, out: Path, before: Config | None) -> Config:
     """A configuration with the sweep's database, where there is one, and with its neighbour as the start."""
     compression, search = config.compression, config.search
+    out = out.resolve()  # runs are used, and sweeps go on, from other directories too
     own = isinstance(compression, SparsifySection) and compression.group is None
     if not isinstance(compression, DropSection) and not own and compression.database is None:
         compression = compression.model_copy(update={"database": str(out / "database")})

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from evopress.cli.options import Out, names, parsed, refuse, with_settings
+from evopress.cli.options import Debug, Given, Json, Out, Track, names, parsed, refuse, trackers, with_settings
 from evopress.cli.show import Screen
 from evopress.config import resolve
 from evopress.errors import EvopressError
 from evopress.run import locked, read_run
+from evopress.search.presets import ApplicationName
 
 app = typer.Typer(
     name="evopress",
@@ -37,84 +38,46 @@ Size = Annotated[str | None, typer.Option(help="budget in bytes of the exported 
 Sparsity = Annotated[str, typer.Option(help="share of the weights that become zero, such as 0.5")]
 Fraction = Annotated[str, typer.Option(help="share of the depth to drop, such as 0.25")]
 Counts = Annotated[str, typer.Option(help="what the fraction is of: count (of units), parameters or bytes")]
-Data = Annotated[str | None, typer.Option(help="demo, a .txt/.jsonl/.parquet file, wikitext2, c4, ...")]
-PresetName = Annotated[str, typer.Option(help="paper, super-fast or quick")]
 ProfileFile = Annotated[Path | None, typer.Option(help="another profile: profile.json, or 'name: level' lines")]
-Track = Annotated[list[str] | None, typer.Option(help="log the search with tensorboard, wandb or trackio; repeatable")]
-Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON object on standard output")]
-Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
 
 
-def _quantize(
-    model: Model,
-    out: Out,
-    bits: Bits = None,
-    bpw: Bpw = None,
-    size: Size = None,
-    preset: PresetName = "quick",
-    data: Data = None,
-    track: Track = None,
-    as_json: Json = False,
-    debug: Debug = False,
-    **settings: Any,
-) -> None:
+def _quantize(model: Model, out: Out, bits: Bits = None, bpw: Bpw = None, size: Size = None, **rest: Any) -> None:
     """Build the database, search, evaluate and write a checkpoint, or go on where the last such command stopped."""
-    budget = {"bits": bits, "bpw": bpw, "size": size}
-    _compress(model, out, as_json, preset=preset, data=data, track=track, **budget, **parsed(settings, "bits"))
+    _compress(model, out, "bits", bits=bits, bpw=bpw, size=size, **rest)
 
 
-def _sparsify(
-    model: Model,
-    out: Out,
-    sparsity: Sparsity,
-    preset: PresetName = "quick",
-    data: Data = None,
-    track: Track = None,
-    as_json: Json = False,
-    debug: Debug = False,
-    **settings: Any,
-) -> None:
+def _sparsify(model: Model, out: Out, sparsity: Sparsity, **rest: Any) -> None:
     """Search which layer loses how many of its weights, evaluate and write a checkpoint with these weights zero."""
-    settings = parsed(settings, "sparsity")
-    _compress(model, out, as_json, preset=preset, data=data, track=track, sparsity=sparsity, **settings)
+    _compress(model, out, "sparsity", sparsity=sparsity, **rest)
 
 
-def _drop(
-    model: Model,
-    out: Out,
-    fraction: Fraction,
-    counts: Counts = "count",
-    preset: PresetName = "quick",
-    data: Data = None,
-    track: Track = None,
-    as_json: Json = False,
-    debug: Debug = False,
-    **settings: Any,
-) -> None:
+def _drop(model: Model, out: Out, fraction: Fraction, counts: Counts = "count", **rest: Any) -> None:
     """Search which sub-layers to drop, evaluate and write a checkpoint without them."""
-    settings = parsed(settings, "depth")
-    _compress(model, out, as_json, preset=preset, data=data, track=track, fraction=fraction, counts=counts, **settings)
+    _compress(model, out, "depth", fraction=fraction, counts=counts, **rest)
 
 
-def _compress(model: str, out: Path, as_json: bool, track: list[str] | None, **options: Any) -> None:
+def _compress(
+    model: str, out: Path, application: ApplicationName, as_json: bool, debug: bool, track: Given, **options: Any
+) -> None:
     """All steps of a run, and its result on the screen."""
     from evopress.pipeline import run_all
 
-    config = resolve(model, **options)
+    config = resolve(model, **parsed(options, application))
     with Screen(as_json) as screen:
         screen.title(config, out)
-        run = run_all(config, out, screen, track=names(",".join(track or ())))
+        run = run_all(config, out, screen, track=trackers(track))
         screen.result(run.directory, run.evaluation)
 
 
-def _on_run(directory: Path, as_json: bool, step: Callable[[Any], Any]) -> None:
+def _on_run(directory: Path, as_json: bool, step: Callable[[Any], Any], track: Given = None) -> None:
     """Run one step on an existing run directory and print what it returns, if anything."""
+    from evopress.trackers import tracked
     from evopress.workspace import Workspace
 
     with Screen(as_json) as screen:
         run = read_run(directory)
-        with locked(directory):
-            result = step(Workspace(run, screen))
+        with tracked(screen, trackers(track), run.config, directory) as watching, locked(directory):
+            result = step(Workspace(run, watching))
         screen.step(run, result)
 
 
@@ -127,11 +90,11 @@ def build(directory: Directory, as_json: Json = False, debug: Debug = False) -> 
 
 
 @app.command()
-def search(directory: Directory, as_json: Json = False, debug: Debug = False) -> None:
+def search(directory: Directory, track: Track = None, as_json: Json = False, debug: Debug = False) -> None:
     """Search the best profile of a run, or go on searching."""
     from evopress import pipeline
 
-    _on_run(directory, as_json, pipeline.search)
+    _on_run(directory, as_json, pipeline.search, track)
 
 
 @app.command()

@@ -14,6 +14,22 @@ from evopress.errors import ConfigError
 from evopress.search.presets import ApplicationName
 from evopress.sections import Section
 
+PresetName = Annotated[str, typer.Option(help="paper, super-fast or quick")]
+Data = Annotated[str | None, typer.Option(help="demo, a .txt/.jsonl/.parquet file, wikitext2, c4, ...")]
+Track = Annotated[list[str] | None, typer.Option(help="log the search with tensorboard, wandb or trackio; repeatable")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON object on standard output")]
+Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="run directory")]
+Given = list[str] | None
+"""What a flag that can be repeated was given."""
+
+
+def _shared(
+    preset: PresetName = "quick", data: Data = None, track: Track = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Only its signature matters: the arguments of every command that compresses."""
+
+
 HIDDEN = {("model", "source"), ("data", "source"), ("budget", "target"), ("budget", "counts"), ("search", "preset")}
 """Fields that are arguments of their own."""
 HIDDEN |= {("search", "automatic")}  # a record, not a setting
@@ -26,14 +42,12 @@ def with_settings(
     without: tuple[str, ...] = (),
     **defaults: Any,
 ) -> Callable[..., None]:
-    """Give `command` (which takes `**settings`) a flag for every field of the configurations of some applications.
+    """Give `command` a flag for every field of the configurations of some applications, and those of `_shared`.
 
-    `like` is the function whose own arguments it takes (itself by default), `without` drops some of them, `defaults`
-    replaces defaults.
+    They come as keyword arguments. `like` is the function whose own arguments it takes (itself by default), `without`
+    drops some of them, `defaults` replaces defaults.
     """
-    own = [
-        p for p in inspect.signature(like or command, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD
-    ]
+    own = [p for p in _arguments(like or command) + _arguments(_shared) if p.kind is not p.VAR_KEYWORD]
     named = [p.replace(kind=p.KEYWORD_ONLY, default=defaults.get(p.name, p.default)) for p in own]
     kept = [p for p in named if p.name not in without]
     fields = {field.name: field for application in reversed(applications) for field in _fields(application)}
@@ -46,6 +60,10 @@ def with_settings(
     call.__annotations__ = {p.name: p.annotation for p in parameters}
     call.__doc__ = (like or command).__doc__
     return call
+
+
+def _arguments(function: Callable[..., None]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function, eval_str=True).parameters.values())
 
 
 def numbers(text: str | None, flag: str) -> tuple[int, ...] | None:
@@ -61,6 +79,11 @@ def numbers(text: str | None, flag: str) -> tuple[int, ...] | None:
 def names(text: str) -> tuple[str, ...]:
     """`arc_easy, winogrande` -> (arc_easy, winogrande)."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def trackers(given: Given) -> tuple[str, ...]:
+    """The names of trackers in all uses of `--track`."""
+    return names(",".join(given or ()))
 
 
 def refuse(flags: Mapping[str, object], reason: str) -> None:
@@ -116,7 +139,3 @@ def _flag_type(annotation: Any) -> Any:
         return str
     plain = [part for part in get_args(annotation) if part is not type(None)]
     return plain[0] if plain else annotation
-
-
-Out = Annotated[Path, typer.Option("--out", "-o", help="run directory")]
-"""Where a run lives."""

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from evopress.cli.app import Counts, Data, Debug, Directory, Json, Model, PresetName, Track, app
-from evopress.cli.options import Out, names, parsed, with_settings
+from evopress.cli.app import Counts, Directory, Model, app
+from evopress.cli.options import Debug, Json, Out, parsed, trackers, with_settings
 from evopress.cli.show import Screen
 
 Targets = Annotated[str | None, typer.Option(help="budgets in code bits a weight, such as 2.25,2.5,3,4")]
@@ -43,12 +43,7 @@ def _sweep(
     sparsity: Sparsities = None,
     fraction: Fractions = None,
     counts: Counts = "count",
-    preset: PresetName = "quick",
-    data: Data = None,
-    track: Track = None,
-    as_json: Json = False,
-    debug: Debug = False,
-    **settings: Any,
+    **rest: Any,
 ) -> None:
     """Search one budget after the other, each from its neighbour's result: the front of size against quality."""
     from evopress.sweeps import plan, run_sweep, table
@@ -56,11 +51,11 @@ def _sweep(
     given = {"bits": bits, "bpw": bpw, "sparsity": sparsity, "fraction": fraction}
     lists = {name: text.split(",") for name, text in given.items() if text is not None}
     application = "sparsity" if sparsity else "depth" if fraction else "bits"
-    options = parsed(settings, application)  # type: ignore[arg-type]
-    configs = plan(model, out, preset=preset, data=data, counts=counts, **lists, **options)
+    as_json, track, _ = (rest.pop(name) for name in ("as_json", "track", "debug"))
+    configs = plan(model, out, counts=counts, **lists, **parsed(rest, application))  # type: ignore[arg-type]
     with Screen(as_json) as screen:
         screen.title(configs[0], out)
-        found = table(run_sweep(configs, out, screen, names(",".join(track or ()))))
+        found = table(run_sweep(configs, out, screen, trackers(track)))
         screen.front(found, out)
 
 
