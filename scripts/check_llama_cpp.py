@@ -28,11 +28,7 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-import transformers
 from libllama import FILE_TYPES, Library, Llama
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
 
 from evopress.compress.ggml import Ggml, pack_ggml
 from evopress.errors import UnsupportedModel
@@ -43,7 +39,7 @@ from evopress.export.tensor_types import write_tensor_types
 from evopress.ggml_types import GGML_TYPES, fitting_type
 from evopress.models import LoadedModel, describe, find_sublayers
 from evopress.models.bypass import DROP, KEEP, bypass_slots
-from evopress.testing import random_model
+from evopress.testing import gguf_config, merging_tokenizer, random_model
 
 VOCABULARY = 320
 EXACT, QUANTIZED = 0.02, 0.1
@@ -239,37 +235,12 @@ def matrices(loaded: LoadedModel) -> Iterator[tuple[str, torch.Tensor]]:
 
 def pico(architecture: str, blocks: int, **settings: Any) -> LoadedModel:
     """A random model of width 256 with a tokenizer that llama.cpp can read."""
-    shape = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_hidden_layers": blocks,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-        "pad_token_id": 0,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }
-    config = transformers.AutoConfig.for_model(architecture, **(shape | ARCHITECTURES[architecture] | settings))
-    model = random_model(config)
+    model = random_model(gguf_config(architecture, blocks=blocks, **ARCHITECTURES[architecture] | settings))
     with torch.no_grad():  # weights of unit gain: with larger ones rounding grows from block to block
         for tensor in model.parameters():
             tensor.mul_(0.4 if tensor.ndim == 2 else 1.0)
-    return LoadedModel(
-        model, tokenizer(), "pico", False
-    )  # a name with phi3 in it makes llama.cpp look for Phi 3's tokens
-
-
-def tokenizer() -> Any:
-    """Byte-level BPE with merges, without which llama.cpp reads none."""
-    made = Tokenizer(BPE())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = BpeTrainer(vocab_size=300, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False)
-    made.train_from_iterator(["the cat sat on the mat while it rained"] * 20, trainer)
-    ends = dict.fromkeys(("eos_token", "bos_token", "pad_token"), "<|end|>")
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **ends)
+    # A name with phi3 in it makes llama.cpp look for Phi 3's tokens.
+    return LoadedModel(model, merging_tokenizer(), "pico", False)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ COMPRESSION: dict[ApplicationName, type[Section]] = {
 COUNTS: dict[ApplicationName, tuple[str, ...]] = {
     "bits": ("bits", "bpw", "size"),
     "sparsity": ("weights",),
-    "depth": ("count", "parameters", "bytes"),
+    "depth": ("count", "parameters", "bytes", "size"),
 }
 """What the budget of an application can count."""
 
@@ -82,7 +82,7 @@ class Config(Section):
             self.target.check(self.compression)
         if isinstance(self.compression, QuantizeSection):
             _check_bits(self.budget, self.compression)
-        elif not 0 <= target < 1:
+        elif self.budget.counts != "size" and not 0 <= target < 1:
             name = "sparsity" if self.compression.application == "sparsity" else "fraction"
             raise BudgetError(f"the {name} is {self.budget.target}; give a number from 0 to below 1, such as 0.25")
         search = self.search
@@ -124,16 +124,16 @@ PAPER_DATA = {"sequence_length": 8192, "calibration_tokens": 2**23, "search_toke
 
 def resolve(model: str, *, bits: float | str | None = None, bpw: float | str | None = None,
             size: int | str | None = None, sparsity: float | str | None = None, fraction: float | str | None = None,
-            counts: str = "count", preset: str = "quick", target: str | None = None,
-            **options: Any) -> Config:  # fmt: skip
+            application: ApplicationName | None = None, counts: str = "count", preset: str = "quick",
+            target: str | None = None, **options: Any) -> Config:  # fmt: skip
     """A full configuration from the few things a user says.
 
     The budget is one of `bits` (code bits a weight), `bpw` (scales and zeros too), `size` (bytes of the exported files
     with weights, such as "100MB"), `sparsity` (share of weights that become zero) and `fraction` (share of the depth
-    that is dropped, in what `counts` counts: sub-layers, parameters or bytes); it chooses the application. `target` is
-    the runtime that the model is for: it decides the defaults of the levels, and what is legal. `options` are fields
-    of any section by name (`group_size=64`, `generations=20`, `data="text.txt"`); None means "not said". ConfigError
-    (or a child of it) says what does not fit.
+    that is dropped, in what `counts` counts: sub-layers, parameters or bytes); it chooses the `application`, but for a
+    size, which is that of quantized files where nothing else is said. `target` is the runtime that the model is for: it
+    decides the defaults of the levels, and what is legal. `options` are fields of any section by name (`group_size=64`,
+    `generations=20`, `data="text.txt"`); None means "not said". ConfigError (or a child of it) says what does not fit.
 
     >>> resolve("demo", bits=3).compression.group_size
     64
@@ -144,9 +144,7 @@ def resolve(model: str, *, bits: float | str | None = None, bpw: float | str | N
         text = ", ".join(f"{name}={value}" for name, value in given.items()) or "none"
         raise ConfigError(f"give exactly one budget, got {text}; for example bits=3, sparsity=0.5 or fraction=0.25")
     [(name, budget)] = given.items()
-    if name == "size" and target is None:
-        raise ConfigError("a size is that of a runtime's files; name the runtime with --target")
-    application: ApplicationName = {"sparsity": "sparsity", "fraction": "depth"}.get(name, "bits")  # type: ignore[assignment]
+    application = _application(name, application, target, counts)
     if preset not in PRESETS[application]:
         raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(sorted(PRESETS[application]))}")
     said = {key: value for key, value in options.items() if value is not None}
@@ -162,6 +160,8 @@ def resolve(model: str, *, bits: float | str | None = None, bpw: float | str | N
         sections["compression"]["group_size"] = 64
     if said.get("group_size") == 0:
         sections["compression"]["group_size"] = said.pop("group_size") or None
+    if name == "size" and application == "depth":
+        sections["compression"]["granularity"] = "block"  # what every format leaves out
     if runtime:
         sections["compression"].update(runtime.defaults(application))
     for key, value in said.items():
@@ -170,6 +170,23 @@ def resolve(model: str, *, bits: float | str | None = None, bpw: float | str | N
         sections["compression"]["method"] = COMPRESSION[application].model_fields["method"].default
     _resolve_search(sections["search"], said, application, sections["data"])
     return _validated(sections)
+
+
+def _application(budget: str, asked: ApplicationName | None, target: str | None, counts: str) -> ApplicationName:
+    """What a budget of that name compresses; ConfigError for one that is not of what was `asked`, or cannot be met."""
+    own: dict[str, ApplicationName] = {"size": asked or "bits", "sparsity": "sparsity", "fraction": "depth"}
+    found = own.get(budget, "bits")
+    if asked not in (None, found):
+        raise ConfigError(f"a budget in {budget} is one of {found}, not of {asked}")
+    if budget == "size" and found == "sparsity":
+        raise ConfigError(
+            "sparse models are stored dense, zeros and all: no size can be met; give the share of zeros with --sparsity"
+        )
+    if budget == "size" and target is None:
+        raise ConfigError("a size is that of a runtime's files; name the runtime with --target")
+    if budget == "size" and counts != "count":
+        raise ConfigError(f"counts {counts} says what a fraction is of; leave it out where the budget is a size")
+    return found
 
 
 def _resolve_search(

@@ -86,7 +86,7 @@ def quantize(
     >>> run = quantize("demo", bits=3, out="runs/demo")  # doctest: +SKIP
     >>> run.evaluation["profiles"]["searched"]["kl"]  # doctest: +SKIP
     """
-    return compress(model, out=out, bits=bits, bpw=bpw, size=size, **options)
+    return compress(model, out=out, application="bits", bits=bits, bpw=bpw, size=size, **options)
 
 
 def sparsify(model: str, *, sparsity: float | str, out: str | Path, **options: Any) -> Run:
@@ -94,15 +94,24 @@ def sparsify(model: str, *, sparsity: float | str, out: str | Path, **options: A
 
     `options` are those of `compress`.
     """
-    return compress(model, out=out, sparsity=sparsity, **options)
+    return compress(model, out=out, application="sparsity", sparsity=sparsity, **options)
 
 
-def drop(model: str, *, fraction: float | str, out: str | Path, counts: str = "count", **options: Any) -> Run:
+def drop(
+    model: str,
+    *,
+    fraction: float | str | None = None,
+    size: int | str | None = None,
+    out: str | Path,
+    counts: str = "count",
+    **options: Any,
+) -> Run:
     """Find the best sub-layers, blocks or pairs of blocks to drop: `fraction` of them, or of what `counts` counts.
 
+    `size` instead is the most bytes that the exported files with weights may take ("100MB"), a matter of whole blocks.
     `options` are those of `compress`.
     """
-    return compress(model, out=out, fraction=fraction, counts=counts, **options)
+    return compress(model, out=out, application="depth", fraction=fraction, size=size, counts=counts, **options)
 
 
 def compress(

@@ -62,7 +62,7 @@ def plan(model: str, out: Path, **options: Any) -> list[Config]:
     targets = _ordered(options.pop(name), name)
     configs: list[Config] = []
     for target in targets:
-        config = resolve(model, **{name: target}, **options)
+        config = resolve(model, **options | {name: target})
         configs.append(_placed(config, out, configs[-1] if configs else None))
     return configs
 

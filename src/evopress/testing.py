@@ -13,6 +13,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
 
 _AutoModel: Any = transformers.AutoModelForCausalLM
 _FastTokenizer: Any = transformers.PreTrainedTokenizerFast
@@ -85,6 +86,30 @@ def pico_tokenizer(vocabulary: int = 96) -> Any:
     return _FastTokenizer(
         tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<unk>", pad_token="<unk>", model_max_length=256
     )
+
+
+def merging_tokenizer() -> Any:
+    """Byte-level BPE with 300 tokens, trained on a sentence: readers of GGUF files want merges."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the cat sat on the mat while it rained"] * 20, trainer)
+    return _FastTokenizer(tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>", pad_token="<|end|>")
+
+
+def gguf_config(architecture: str, *, width: int = 256, blocks: int = 2, **options: Any) -> Any:
+    """A transformers configuration for models to be written as GGUF, with room for the tokens of `merging_tokenizer`.
+
+    `options` are further settings, or others than these.
+    """
+    shape = _shape(blocks, width, 320) | {"intermediate_size": 2 * width, "bos_token_id": 0}
+    return transformers.AutoConfig.for_model(architecture, **shape | options)
 
 
 def write_pico_checkpoint(directory: Path | str, architecture: str, seed: int = 0, blocks: int = 3) -> None:

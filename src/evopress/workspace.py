@@ -29,9 +29,11 @@ from evopress.models import (
     LoadedModel,
     ModelMap,
     Runner,
+    SubLayer,
     check_finite,
     choose_dtype,
     describe,
+    find_sublayers,
     fingerprint,
     load_model,
     measure_influence,
@@ -95,6 +97,11 @@ class Workspace:
         """Blocks and linear layers, and embedding and head where they are compressed too."""
         found = describe(self.loaded.model)
         return with_ends(self.loaded.model, found) if self.config.compression.embeddings else found
+
+    @cached_property
+    def sublayers(self) -> tuple[SubLayer, ...]:
+        """Attention and MLP of each block, found by running them; ask for it first while the model is whole."""
+        return find_sublayers(self.loaded.model, self.map)
 
     @cached_property
     def runner(self) -> Runner:

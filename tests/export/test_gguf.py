@@ -15,9 +15,6 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
 
 from evopress.compress.ggml import Ggml, pack_ggml
 from evopress.database.build import build_database
@@ -27,18 +24,17 @@ from evopress.errors import DatabaseError, ProfileError, UnsupportedModel
 from evopress.export.gguf import (
     export_gguf,
     gguf_names,
-    level_packs,
-    level_types,
     padded,
     plan_gguf,
     predicted_bytes,
 )
+from evopress.export.gguf_levels import level_packs, level_types
 from evopress.export.gguf_metadata import rope_factors
 from evopress.ggml_types import fitting_type, row_bytes
 from evopress.models import LoadedModel, Runner, describe, load_model
 from evopress.models.load import silence
 from evopress.profile import Profile
-from evopress.testing import random_model
+from evopress.testing import gguf_config, merging_tokenizer, random_model
 
 VOCABULARY = 320
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3")
@@ -52,40 +48,9 @@ EXTRA: dict[str, dict[str, Any]] = {
 TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_XS", "IQ3_S", "Q4_0", "Q5_1", "F16", "BF16")
 
 
-def trained_tokenizer() -> Any:
-    """Byte-level BPE with merges."""
-    tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = BpeTrainer(  # type: ignore[no-untyped-call]
-        vocab_size=300, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(["the cat sat on the mat while it rained"] * 20, trainer)
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>", pad_token="<|end|>"
-    )
-
-
 def loaded(architecture: str = "llama", width: int = 256, blocks: int = 2, **options: Any) -> LoadedModel:
-    config = transformers.AutoConfig.for_model(
-        architecture,
-        **{
-            "vocab_size": VOCABULARY,
-            "hidden_size": width,
-            "intermediate_size": 2 * width,
-            "num_hidden_layers": blocks,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 256,
-            "pad_token_id": 0,
-            "bos_token_id": 0,
-            "eos_token_id": 0,
-            **EXTRA.get(architecture, {}),
-            **options,
-        },
-    )
-    return LoadedModel(random_model(config), trained_tokenizer(), f"pico/{architecture}", False)
+    config = gguf_config(architecture, width=width, blocks=blocks, **EXTRA.get(architecture, {}) | options)
+    return LoadedModel(random_model(config), merging_tokenizer(), f"pico/{architecture}", False)
 
 
 def mixed_types(model: Any, seed: int = 0) -> dict[str, str]:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property, partial
 from random import Random
@@ -17,10 +18,12 @@ from evopress.applications.application import Tensors
 from evopress.assemble import Load, Slots
 from evopress.depth import depth_units, format_drop_config, parse_drop_config, sublayer_levels, unit_levels
 from evopress.errors import BudgetError
-from evopress.models import SubLayer, bypass_slots, find_sublayers
+from evopress.export.format import Format, require_size
+from evopress.export.formats import find_format
+from evopress.models import SubLayer, bypass_slots
 from evopress.models.bypass import DROP
 from evopress.models.shorten import whole_blocks, why_not_shorten
-from evopress.profile import Profile, Unit
+from evopress.profile import Level, Profile, Unit
 from evopress.search import (
     BestOf,
     BruteForce,
@@ -46,21 +49,39 @@ class Drop:
     def __init__(self, workspace: Workspace, section: DropSection) -> None:
         self._workspace, self._section = workspace, section
 
-    @cached_property
+    @property
     def sublayers(self) -> tuple[SubLayer, ...]:
         """Attention and MLP of each block."""
-        return find_sublayers(self._workspace.loaded.model, self._workspace.map)
+        return self._workspace.sublayers
 
     @cached_property
     def space(self) -> SearchSpace:
         """A `count` budget drops round(fraction x units), of each role where roles do not trade; others are a limit."""
         budget, section = self._workspace.config.budget, self._section
+        if budget.counts == "size":
+            return self._sized(int(Fraction(budget.target)))
         units = depth_units(self.sublayers, section.granularity, budget.counts, self._protected)  # type: ignore[arg-type]
         if budget.counts == "count":
             return count_space(units, budget.target, by_role=budget.exchange == "role")
         total = sum(unit.levels[-1].cost for unit in units)
         limit = math.floor((1 - Fraction(budget.target)) * total)
         return SearchSpace(units, limit, exchange_groups(units, budget.exchange))
+
+    def _sized(self, size: int) -> SearchSpace:
+        """Costs are bytes of the files, which some block has to stay in."""
+        files = self._format.costs(self._workspace)
+        units = [
+            replace(unit, levels=tuple(Level(level.name, files.levels[unit.name][level.name]) for level in unit.levels))
+            for unit in depth_units(self.sublayers, self._section.granularity, protected=self._protected)
+        ]
+        dearest = 0 if self._protected else max(unit.levels[-1].cost for unit in units)
+        require_size(size, files.constant, [[level.cost for level in unit.levels] for unit in units], stays=dearest)
+        groups = exchange_groups(units, self._workspace.config.budget.exchange)
+        return SearchSpace(tuple(units), size - files.constant, groups)
+
+    @property
+    def _format(self) -> Format:
+        return find_format(self._workspace.config.format, "depth")
 
     @property
     def _protected(self) -> tuple[str, ...]:
@@ -124,9 +145,10 @@ class Drop:
         return whole_blocks(self.sublayers, names) if names and self.leaves_blocks_out else ()
 
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
-        """Dropped sub-layers, parameters that still count, and bytes of the checkpoint's weights.
+        """Dropped sub-layers, parameters that still count, and bytes of the checkpoint's weights; with a target, of its
+        files.
 
-        A sub-layer that is dropped without the other one of its block is zeros in the checkpoint, and as large as ever.
+        A sub-layer that is dropped without the other one of its block is zeros in most of them, and as large as ever.
         """
         gone = [] if profile is None else self._dropped(profile)
         blocks = () if profile is None else self.left_out(profile)
@@ -134,11 +156,14 @@ class Drop:
         prefixes = tuple(f"{self._workspace.map.blocks}.{block}." for block in blocks)
         left = sum(p.numel() for name, p in model.named_parameters() if name.startswith(prefixes)) if prefixes else 0
         kinds = Counter(sublayer.kind for sublayer in gone)
+        stored = None
+        if profile is not None and self._workspace.config.target is not None:
+            stored = self._format.predicted_bytes(self._workspace, profile)
         return {
             "dropped_attn": kinds["attn"],
             "dropped_mlp": kinds["mlp"],
             "parameters": whole - left - sum(sub.parameters for sub in gone if sub.block not in blocks),
-            "bytes": model.dtype.itemsize * (whole - left),
+            "bytes": model.dtype.itemsize * (whole - left) if stored is None else stored,
         }
 
     def tensors(self, profile: Profile) -> Tensors:

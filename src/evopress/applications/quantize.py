@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from evopress.applications.weights import DENSE_BITS, WeightApplication, dense_level
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Quantization
-from evopress.errors import BudgetError, ConfigError
-from evopress.export.format import FileCosts, Format
+from evopress.errors import ConfigError
+from evopress.export.format import FileCosts, Format, require_size
 from evopress.export.formats import find_format
 from evopress.models import ModelMap
 from evopress.profile import DENSE, Profile, Unit, tie
@@ -30,7 +30,8 @@ class Quantize(WeightApplication):
         self._section = section
         self._require_fit()
         if workspace.config.budget.counts == "size":
-            _require_size(self._files, int(Fraction(workspace.config.budget.target)))
+            files, size = self._files, int(Fraction(workspace.config.budget.target))
+            require_size(size, files.constant, [sorted(own.values()) for own in files.levels.values()])
 
     @cached_property
     def method(self) -> Quantization:
@@ -103,15 +104,6 @@ class Quantize(WeightApplication):
             codes = sum(level.code_bits for level in levels)
             stored = sum(level.storage_bits for level in levels)
         return {"bits": codes / weights, "bpw": stored / weights}
-
-
-def _require_size(files: FileCosts, size: int) -> None:
-    """BudgetError, with the nearest size, for less than the cheapest profile takes or more than the dearest."""
-    low, high = (files.constant + sum(end(own.values()) for own in files.levels.values()) for end in (min, max))
-    if not low <= size <= high:
-        raise BudgetError(
-            f"no profile takes {size} bytes; the levels allow {low} to {high}, {files.constant} of them always"
-        )
 
 
 def _require_group_size(model_map: ModelMap, size: int | None, *, whole: bool) -> None:

@@ -35,8 +35,9 @@ Directory = Annotated[Path, typer.Argument(help="run directory")]
 Bits = Annotated[str | None, typer.Option(help="budget in code bits a weight, as the paper counts; llamacpp: stored")]
 Bpw = Annotated[str | None, typer.Option(help="budget in bits a weight with scales and zeros")]
 Size = Annotated[str | None, typer.Option(help="budget in bytes of the exported weights' files, such as 100MB")]
-Sparsity = Annotated[str, typer.Option(help="share of the weights that become zero, such as 0.5")]
-Fraction = Annotated[str, typer.Option(help="share of the depth to drop, such as 0.25")]
+DenseSize = Annotated[str | None, typer.Option("--size", help="refused: sparse models are stored dense")]
+Sparsity = Annotated[str | None, typer.Option(help="share of the weights that become zero, such as 0.5")]
+Fraction = Annotated[str | None, typer.Option(help="share of the depth to drop, such as 0.25")]
 Counts = Annotated[str, typer.Option(help="what the fraction is of: count (of units), parameters or bytes")]
 ProfileFile = Annotated[Path | None, typer.Option(help="another profile: profile.json, or 'name: level' lines")]
 
@@ -46,14 +47,16 @@ def _quantize(model: Model, out: Out, bits: Bits = None, bpw: Bpw = None, size: 
     _compress(model, out, "bits", bits=bits, bpw=bpw, size=size, **rest)
 
 
-def _sparsify(model: Model, out: Out, sparsity: Sparsity, **rest: Any) -> None:
+def _sparsify(model: Model, out: Out, sparsity: Sparsity = None, size: DenseSize = None, **rest: Any) -> None:
     """Search which layer loses how many of its weights, evaluate and write a checkpoint with these weights zero."""
-    _compress(model, out, "sparsity", sparsity=sparsity, **rest)
+    _compress(model, out, "sparsity", sparsity=sparsity, size=size, **rest)
 
 
-def _drop(model: Model, out: Out, fraction: Fraction, counts: Counts = "count", **rest: Any) -> None:
+def _drop(
+    model: Model, out: Out, fraction: Fraction = None, counts: Counts = "count", size: Size = None, **rest: Any
+) -> None:
     """Search which sub-layers to drop, evaluate and write a checkpoint without them."""
-    _compress(model, out, "depth", fraction=fraction, counts=counts, **rest)
+    _compress(model, out, "depth", fraction=fraction, counts=counts, size=size, **rest)
 
 
 def _compress(
@@ -62,7 +65,7 @@ def _compress(
     """All steps of a run, and its result on the screen."""
     from evopress.pipeline import run_all
 
-    config = resolve(model, **parsed(options, application))
+    config = resolve(model, application=application, **parsed(options, application))
     with Screen(as_json) as screen:
         screen.title(config, out)
         run = run_all(config, out, screen, track=trackers(track))

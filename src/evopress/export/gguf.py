@@ -8,7 +8,7 @@ from a GGUF file keeps that file's metadata, tokenizer and all tensors that are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from evopress.compress.ggml import Ggml, pack_ggml
-from evopress.database.store import Database
 from evopress.errors import DatabaseError, MissingExtra, ProfileError, UnsupportedModel
 from evopress.export.gguf_metadata import (
     Architecture,
@@ -32,7 +31,6 @@ from evopress.files import replacing, require_disk
 from evopress.ggml_types import row_bytes
 from evopress.models import LoadedModel
 from evopress.models.load import gguf_file
-from evopress.profile import Profile
 
 ALIGNMENT = 32  # where tensors may start
 QUANTIZATION = 2  # the version of ggml's formats that all its files have
@@ -108,9 +106,18 @@ def plan_gguf(loaded: LoadedModel, types: Mapping[str, str], *, cut: str | None 
 
 def predicted_bytes(plan: GgufPlan) -> int:
     """The exact size of the file that `export_gguf` writes."""
-    header = 4 + 4 + 8 + 8 + sum(_entry_bytes(entry) for entry in plan.metadata)
-    header += sum(8 + len(tensor.name.encode()) + 4 + 8 * len(tensor.shape) + 4 + 8 for tensor in plan.tensors)
+    header = header_bytes(plan.metadata) + sum(map(announcement_bytes, plan.tensors))
     return padded(header) + sum(padded(tensor.bytes) for tensor in plan.tensors)
+
+
+def header_bytes(metadata: Iterable[KeyValue]) -> int:
+    """What a file begins with, but for the announcements of its tensors and without padding."""
+    return 4 + 4 + 8 + 8 + sum(map(_entry_bytes, metadata))
+
+
+def announcement_bytes(tensor: StoredTensor) -> int:
+    """What the header says of a tensor."""
+    return 8 + len(tensor.name.encode()) + 4 + 8 * len(tensor.shape) + 4 + 8
 
 
 def padded(count: int) -> int:
@@ -142,32 +149,6 @@ def export_gguf(
                 progress(done, len(plan.tensors))
         finally:
             writer.close()
-
-
-def level_types(profile: Profile, database: Database) -> dict[str, str]:
-    """Parameter name -> ggml type of a profile whose levels lie in a database of ggml types; else ProfileError."""
-    types = {}
-    for unit, level in profile.items():
-        entry = database.manifest.units[unit]
-        kind = entry.level(level).ggml
-        if kind is None:
-            raise ProfileError(f"level {level} of {unit} is no ggml type; build the database with the target llamacpp")
-        types[entry.view.parameter] = kind
-    return types
-
-
-def level_packs(profile: Profile, database: Database) -> dict[str, Callable[[], Ggml]]:
-    """Parameter name -> what reads its level from the database."""
-
-    def reader(unit: str, level: str) -> Callable[[], Ggml]:
-        def read() -> Ggml:
-            packed = database.load(unit, level)
-            assert isinstance(packed, Ggml)  # `level_types` has looked
-            return packed
-
-        return read
-
-    return {database.manifest.units[unit].view.parameter: reader(unit, level) for unit, level in profile.items()}
 
 
 def gguf_names(loaded: LoadedModel) -> dict[str, str]:

@@ -11,22 +11,35 @@ exact, but no faster.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from evopress.compress.ggml import pack_ggml
-from evopress.errors import UnsupportedModel
-from evopress.export.gguf import GgufPlan, StoredTensor
+from evopress.errors import ConfigError, UnsupportedModel
+from evopress.export.format import FileCosts
+from evopress.export.gguf import (
+    ALIGNMENT,
+    GgufPlan,
+    StoredTensor,
+    announcement_bytes,
+    header_bytes,
+    padded,
+)
 from evopress.export.gguf_metadata import KeyValue
 from evopress.ggml_types import GGML_TYPES
+from evopress.models import SubLayer
+from evopress.models.bypass import DROP, KEEP
 
 STUB = 32  # the width of an MLP that does nothing: the least that ggml's blocks of 32 divide
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 _HALVES = {"attn_": "attn", "post_attention_norm": "attn", "ffn_": "mlp", "post_ffw_norm": "mlp"}
 _WRITERS = {"attn": "attn_output", "mlp": "ffn_down"}
+_LISTS = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")  # deci: one number for each block
+_PATTERN = "attention.sliding_window_pattern"
 _PERIODS = {"gemma2": 2, "gemma3": 6}  # every so many-th layer looks back without limit, where a file does not say
 _SCALED = {"gemma2": 46, "gemma3": 62}  # with so many blocks llama.cpp scales attention otherwise
 
@@ -53,6 +66,47 @@ def drop_sublayers(plan: GgufPlan, *, attention: Collection[int], mlp: Collectio
     return _as_deci(plan, gone) if plan.architecture == "llama" else _silenced(plan, gone)
 
 
+def depth_costs(plan: GgufPlan, units: Mapping[str, Sequence[SubLayer]]) -> FileCosts:
+    """What the files of `drop_sublayers` take at most, by units of sub-layers that are dropped as one.
+
+    An attention or MLP alone is left out in the layout `deci`, where a dropped MLP counts as the one that llama.cpp
+    wants beside a kept attention. ConfigError for such units in another architecture.
+    """
+    blocks, halves = _number(plan, "block_count"), any(len(unit) == 1 for unit in units.values())
+    if halves and plan.architecture != "llama":
+        raise ConfigError(
+            f"files of {plan.architecture} hold attention and MLP of every block that is in them, so only whole blocks "
+            "make them smaller; use --granularity block or pair"
+        )
+    sizes: Counter[tuple[str, int] | None] = Counter()
+    for tensor in plan.tensors:
+        sizes[_half(tensor.name)] += _most_bytes(tensor, blocks)
+    stub = sum(_most_bytes(tensor, blocks) for tensor in _stub(plan, 0)) if halves else 0
+    levels = {}
+    for name, unit in units.items():
+        kinds = {"attn", "mlp", ""} if not halves else {unit[0].kind}
+        own = {(kind, sublayer.block) for kind in kinds for sublayer in unit}
+        levels[name] = {DROP: stub if kinds == {"mlp"} else 0, KEEP: sum(sizes.pop(half, 0) for half in own)}
+    header = header_bytes([*plan.metadata, *_possible_lists(plan, blocks, halves)])
+    return FileCosts(header + ALIGNMENT + sizes.total(), levels)  # what no unit took is always there
+
+
+def _possible_lists(plan: GgufPlan, blocks: int, halves: bool) -> list[KeyValue]:
+    """What the header of a file without some parts may say of each block."""
+    if halves:
+        return [KeyValue(f"{plan.architecture}.{key}", [0] * blocks, "ARRAY", "INT32") for key in _LISTS]
+    if _entry(plan, "attention.sliding_window") is None:
+        return []
+    return [KeyValue(f"{plan.architecture}.{_PATTERN}", [False] * blocks, "ARRAY", "BOOL")]
+
+
+def _most_bytes(tensor: StoredTensor, blocks: int) -> int:
+    """What a tensor takes in a file, announced under the longest number that a block can have."""
+    digits = len(str(blocks - 1))
+    longest = replace(tensor, name=_BLOCK.sub(rf"blk.{'9' * digits}.\2", tensor.name))
+    return announcement_bytes(longest) + padded(tensor.bytes)
+
+
 def _renumbered(plan: GgufPlan, kept: list[int]) -> GgufPlan:
     """Only the blocks `kept`, numbered from 0."""
     before, scaled = _number(plan, "block_count"), _SCALED.get(plan.architecture)
@@ -75,8 +129,7 @@ def _renumbered(plan: GgufPlan, kept: list[int]) -> GgufPlan:
 
 def _windows(plan: GgufPlan, kept: list[int]) -> dict[str, KeyValue]:
     """Which of the kept blocks look back over the window only, said for each where no period says it any more."""
-    key = "attention.sliding_window_pattern"
-    entry = _entry(plan, key)
+    entry = _entry(plan, _PATTERN)
     period = entry.value if entry is not None else _PERIODS.get(plan.architecture)
     if period is None or (entry is None and _entry(plan, "attention.sliding_window") is None):
         return {}
@@ -84,7 +137,7 @@ def _windows(plan: GgufPlan, kept: list[int]) -> dict[str, KeyValue]:
     wanted = [bool(local[block]) for block in kept]
     if not isinstance(period, list) and wanted == [(block + 1) % period != 0 for block in range(len(kept))]:
         return {}
-    return {key: KeyValue("", wanted, "ARRAY", "BOOL")}
+    return {_PATTERN: KeyValue("", wanted, "ARRAY", "BOOL")}
 
 
 def _as_deci(plan: GgufPlan, gone: Gone) -> GgufPlan:
@@ -97,16 +150,16 @@ def _as_deci(plan: GgufPlan, gone: Gone) -> GgufPlan:
     blocks, heads = range(_number(plan, "block_count")), _number(plan, "attention.head_count")
     narrow = _entry(plan, "attention.head_count_kv")
     pairs, width = heads if narrow is None else narrow.value, _number(plan, "feed_forward_length")
-    lists = {
-        "attention.head_count": [0 if block in gone["attn"] else heads for block in blocks],
-        "attention.head_count_kv": [0 if block in gone["attn"] else pairs for block in blocks],
-        "feed_forward_length": [STUB if block in gone["mlp"] else width for block in blocks],
-    }
+    lists = (
+        [0 if block in gone["attn"] else heads for block in blocks],
+        [0 if block in gone["attn"] else pairs for block in blocks],
+        [STUB if block in gone["mlp"] else width for block in blocks],
+    )
     halves = {(kind, block) for kind, own in gone.items() for block in own}
     tensors = [tensor for tensor in plan.tensors if _half(tensor.name) not in halves]
     for block in sorted(gone["mlp"]):
         tensors += _stub(plan, block)
-    changes = {key: KeyValue("", values, "ARRAY", "INT32") for key, values in lists.items()}
+    changes = {key: KeyValue("", values, "ARRAY", "INT32") for key, values in zip(_LISTS, lists, strict=True)}
     metadata = [_renamed(entry, "llama.", "deci.") for entry in _changed(plan, changes)]
     return GgufPlan("deci", tuple(metadata), tuple(tensors))
 

@@ -15,13 +15,12 @@ from evopress.export.gguf import (
     GgufPlan,
     export_gguf,
     gguf_names,
-    level_packs,
-    level_types,
     padded,
     plan_gguf,
     predicted_bytes,
 )
-from evopress.export.gguf_depth import drop_sublayers
+from evopress.export.gguf_depth import depth_costs, drop_sublayers
+from evopress.export.gguf_levels import level_packs, level_types
 from evopress.export.shards import Progress
 from evopress.export.staging import hidden
 from evopress.export.tensor_types import read_tensor_types, write_tensor_types
@@ -35,8 +34,9 @@ from evopress.export.verification import (
 )
 from evopress.files import write_text
 from evopress.ggml_types import fitting_types, row_bytes
-from evopress.models import find_sublayers, load_model
+from evopress.models import load_model
 from evopress.models.bypass import DROP
+from evopress.models.sublayers import group_sublayers
 from evopress.profile import Profile
 from evopress.search.presets import ApplicationName
 from evopress.sections import DropSection, QuantizeSection
@@ -64,8 +64,11 @@ class Gguf:
         return predicted_bytes(_plan(workspace, profile))
 
     def costs(self, workspace: Workspace) -> FileCosts:
-        """Exact: the header does not depend on the types. Needs no database."""
+        """Exact for types, on which the header does not depend, a little more for dropped parts. Needs no database."""
         section = workspace.config.compression
+        if isinstance(section, DropSection):
+            units = group_sublayers(workspace.sublayers, section.granularity)
+            return depth_costs(plan_gguf(workspace.loaded, {}), units)
         if not isinstance(section, QuantizeSection) or section.method != "ggml":
             raise ConfigError("a size of a GGUF file needs levels that are ggml types; use --target llamacpp")
         levels, types = {}, {}
@@ -151,7 +154,7 @@ def _plan(workspace: Workspace, profile: Profile) -> GgufPlan:
     section = workspace.config.compression
     if not isinstance(section, DropSection):
         return plan_gguf(workspace.loaded, level_types(profile, workspace.database))
-    sublayers = find_sublayers(workspace.loaded.model, workspace.map)
+    sublayers = workspace.sublayers
     levels = sublayer_levels(dict(profile.items()), sublayers, section.granularity)
     gone: dict[str, set[int]] = {"attn": set(), "mlp": set()}
     for sublayer in sublayers:

@@ -20,13 +20,24 @@ import torch
 from evopress.errors import ConfigError
 from evopress.export.about import TRANSFORMERS, VLLM, About
 from evopress.export.format import FileCosts
-from evopress.export.shards import Entry, Progress, kept, predicted_bytes, write_shards
+from evopress.export.shards import (
+    Entry,
+    Progress,
+    entry_bytes,
+    frame_bytes,
+    kept,
+    predicted_bytes,
+    write_shards,
+)
 from evopress.export.staging import hidden
 from evopress.export.verification import Verification, verify_checkpoint
 from evopress.models import LoadedModel
+from evopress.models.bypass import DROP, KEEP
 from evopress.models.shorten import new_names, shortened_config
+from evopress.models.sublayers import group_sublayers
 from evopress.profile import Profile
 from evopress.search.presets import ApplicationName
+from evopress.sections import DropSection
 
 if TYPE_CHECKING:
     from evopress.workspace import Workspace
@@ -46,8 +57,25 @@ class HuggingFace:
         return predicted_bytes(self._entries(workspace, profile))
 
     def costs(self, workspace: Workspace) -> FileCosts:
-        """ConfigError: nothing that is searched changes them."""
-        raise ConfigError("a size needs a format that stores levels packed; choose one with --target")
+        """Those of blocks that are dropped whole; ConfigError where nothing that is searched changes the size."""
+        section, application, map = workspace.config.compression, workspace.application, workspace.map
+        if not isinstance(section, DropSection):
+            raise ConfigError("a size needs a format that stores levels packed; choose one with --target")
+        entries = [kept(name, tensor) for name, tensor in stored_tensors(workspace.loaded.model)]
+        sizes = {entry.name: entry_bytes(entry) for entry in entries}
+        units = group_sublayers(workspace.sublayers, section.granularity)
+        levels = {}
+        for unit in units:
+            gone = application.left_out(Profile.of(dict.fromkeys(units, KEEP) | {unit: DROP}))
+            prefixes = tuple(f"{map.blocks}.{block}." for block in gone)
+            if not prefixes:
+                raise ConfigError(
+                    f"without {unit} the files are as large as with it: only whole blocks are left out of them, where "
+                    "the model allows it; use --granularity block or pair"
+                )
+            levels[unit] = {DROP: 0, KEEP: sum(own for name, own in sizes.items() if name.startswith(prefixes))}
+        frame = frame_bytes(sum(entry.nbytes for entry in entries))
+        return FileCosts(frame + sum(sizes.values()) - sum(own[KEEP] for own in levels.values()), levels)
 
     def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
         """Tensors, configuration and tokenizer; blocks that are dropped whole are in none of them."""

@@ -21,6 +21,8 @@ def reproduce(config: Config, out: str) -> str:
     flag = BUDGET_FLAGS.get(budget.counts, "fraction")
     words = ["evopress", VERBS[config.compression.application], config.model.source, f"--{flag}", budget.target]
     given: dict[str, Any] = {flag: budget.target, "preset": config.search.preset, "data": config.data.source}
+    if flag == "size":
+        given["application"] = config.compression.application
     if flag == "fraction" and budget.counts != "count":
         given["counts"] = budget.counts
         words += ["--counts", budget.counts]

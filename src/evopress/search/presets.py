@@ -85,7 +85,7 @@ def depth_generations(space: SearchSpace) -> int:
     """k (n - k) / 1.5 for k dropped of n units of a kind: the paper's number of generations for depth (Theorem 3.1)."""
     shares = dict(zip(space.groups, space.shares, strict=True))
     group = max(space.groups, key=len)
-    kept = shares[group] // max(1, min(space.costs[unit][-1] for unit in group))
+    kept = shares[group] * len(group) // max(1, sum(space.costs[unit][-1] for unit in group))
     return max(1, round(kept * (len(group) - kept) / 1.5))
 
 

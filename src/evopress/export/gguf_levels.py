@@ -1,0 +1,39 @@
+"""From a profile to what a GGUF file takes in the place of the model's own weights: their ggml types and bytes.
+
+Types are known without reading a level, so that a file's size is, too; bytes are read or made one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from evopress.compress.ggml import Ggml
+from evopress.database.store import Database
+from evopress.errors import ProfileError
+from evopress.profile import Profile
+
+
+def level_types(profile: Profile, database: Database) -> dict[str, str]:
+    """Parameter name -> ggml type of a profile whose levels lie in a database of ggml types; else ProfileError."""
+    types = {}
+    for unit, level in profile.items():
+        entry = database.manifest.units[unit]
+        kind = entry.level(level).ggml
+        if kind is None:
+            raise ProfileError(f"level {level} of {unit} is no ggml type; build the database with the target llamacpp")
+        types[entry.view.parameter] = kind
+    return types
+
+
+def level_packs(profile: Profile, database: Database) -> dict[str, Callable[[], Ggml]]:
+    """Parameter name -> what reads its level from the database."""
+
+    def reader(unit: str, level: str) -> Callable[[], Ggml]:
+        def read() -> Ggml:
+            packed = database.load(unit, level)
+            assert isinstance(packed, Ggml)  # `level_types` has looked
+            return packed
+
+        return read
+
+    return {database.manifest.units[unit].view.parameter: reader(unit, level) for unit, level in profile.items()}
