@@ -124,7 +124,7 @@ TARGETS: dict[str, Target] = {
         ),
         Target(
             name="llamacpp",
-            formats={"bits": "gguf", "sparsity": "hf", "depth": "gguf"},
+            formats={"bits": "gguf", "sparsity": "gguf", "depth": "gguf"},
             methods=("ggml",),
             levels=tuple(GGML_TYPES),
             group_sizes=None,

@@ -230,6 +230,27 @@ def test_depth_for_llama_cpp(tmp_path: Path, options: dict[str, Any], family: st
         assert not result.failed
 
 
+@pytest.mark.parametrize(("dtype", "kind"), [("float32", "F32"), ("bfloat16", "BF16")])
+def test_sparse_files_hold_the_searched_zeros(tmp_path: Path, options: dict[str, Any], dtype: str, kind: str) -> None:
+    model, notes = write_checkpoint(tmp_path / "model"), Notes()
+    about = options | {"dtype": dtype, "method": "magnitude"}
+    run = evopress.sparsify(str(model), sparsity=0.5, out=tmp_path / "run", observer=notes, **about)
+    file = tmp_path / "run" / "export" / "model.gguf"
+    workspace = Workspace(read_run(tmp_path / "run"), Notes())
+    assert file.stat().st_size == GGUF.predicted_bytes(workspace, run.profile)
+    assert [note for note in notes.notes if "verified with transformers" in note]
+    written = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+    names, zeros = gguf_names(workspace.loaded), 0
+    for linear in workspace.map.linears:
+        tensor = written[names[linear.view.parameter]]
+        assert tensor.tensor_type.name == kind
+        zeros += int((gguf.quants.dequantize(tensor.data, tensor.tensor_type) == 0).sum())
+    sizes = workspace.application.sizes(run.profile)
+    assert zeros == round(sizes["sparsity"] * workspace.space.total_weights) > 0
+    card = (file.parent / "README.md").read_text()
+    assert f"{zeros:,} of {workspace.space.total_weights:,} weights of the compressed layers are exactly zero" in card
+
+
 def test_whole_blocks_may_be_the_first(tmp_path: Path, options: dict[str, Any]) -> None:
     model = write_checkpoint(tmp_path / "model")
     config = resolve(str(model), fraction=0.34, granularity="block", **options)

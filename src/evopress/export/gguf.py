@@ -34,7 +34,7 @@ from evopress.models.load import gguf_file
 
 ALIGNMENT = 32  # where tensors may start
 QUANTIZATION = 2  # the version of ggml's formats that all its files have
-_DENSE = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+DENSE_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _SCALARS = {"UINT8": 1, "INT8": 1, "BOOL": 1, "UINT16": 2, "INT16": 2, "UINT32": 4, "INT32": 4, "FLOAT32": 4}
 
 Packs = Mapping[str, Callable[[], Ggml]]
@@ -193,7 +193,7 @@ def _from_model(
 
 
 def _dense_tensor(name: str, parameter: str, value: torch.Tensor) -> StoredTensor:
-    kind = _DENSE[value.dtype]
+    kind = DENSE_TYPES[value.dtype]
     flat = value.view(1, -1) if value.ndim == 1 else value
     return StoredTensor(name, kind, tuple(value.shape), parameter, make=lambda: pack_ggml(flat, kind).data)
 

@@ -12,7 +12,9 @@ from evopress.errors import ConfigError, ModelError, ProfileError
 from evopress.export.about import About
 from evopress.export.format import FileCosts
 from evopress.export.gguf import (
+    DENSE_TYPES,
     GgufPlan,
+    Packs,
     export_gguf,
     gguf_names,
     padded,
@@ -20,7 +22,8 @@ from evopress.export.gguf import (
     predicted_bytes,
 )
 from evopress.export.gguf_depth import depth_costs, drop_sublayers
-from evopress.export.gguf_levels import level_packs, level_types
+from evopress.export.gguf_levels import dense_packs, level_packs, level_types
+from evopress.export.hf import stored_zeros
 from evopress.export.shards import Progress
 from evopress.export.staging import hidden
 from evopress.export.tensor_types import read_tensor_types, write_tensor_types
@@ -39,7 +42,7 @@ from evopress.models.bypass import DROP
 from evopress.models.sublayers import group_sublayers
 from evopress.profile import Profile
 from evopress.search.presets import ApplicationName
-from evopress.sections import DropSection, QuantizeSection
+from evopress.sections import DropSection, QuantizeSection, SparsifySection
 
 if TYPE_CHECKING:
     from evopress.workspace import Workspace
@@ -53,7 +56,7 @@ class Gguf:
     """Implements `Format`: one file, whose every byte is known beforehand."""
 
     name = "gguf"
-    applications: tuple[ApplicationName, ...] = ("bits", "depth")
+    applications: tuple[ApplicationName, ...] = ("bits", "sparsity", "depth")
 
     def check(self, workspace: Workspace) -> None:
         """UnsupportedModel for an architecture that llama.cpp does not have, or computes otherwise."""
@@ -80,13 +83,19 @@ class Gguf:
         return FileCosts(predicted_bytes(plan_gguf(workspace.loaded, types)) - least, levels)
 
     def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
-        """OUT/model.gguf, whose levels are the database's bytes."""
-        packs = {} if workspace.application.method is None else level_packs(profile, workspace.database)
+        """OUT/model.gguf, whose levels are the database's bytes, or zeros among numbers of the model's own dtype."""
+        packs: Packs = {}
+        if isinstance(workspace.config.compression, QuantizeSection):
+            packs = level_packs(profile, workspace.database)
+        elif isinstance(workspace.config.compression, SparsifySection):
+            packs = dense_packs(workspace.application.tensors(profile), workspace.loaded.model.dtype)
         export_gguf(hidden(out / FILE), _plan(workspace, profile), packs, progress=progress)
 
     def about(self, workspace: Workspace, profile: Profile) -> About:
-        """llama.cpp's server, and what was dropped."""
+        """llama.cpp's server, what was dropped, and that zeros are stored."""
         sizes, notes = workspace.application.sizes(profile), []
+        if isinstance(workspace.config.compression, SparsifySection):
+            notes.append(stored_zeros(workspace, profile))
         if isinstance(workspace.config.compression, DropSection):
             notes.append(
                 f"{sizes['dropped_attn']} attentions and {sizes['dropped_mlp']} MLPs are not in the file, or zeros "
@@ -151,13 +160,16 @@ class LlamaQuantize:
 
 
 def _plan(workspace: Workspace, profile: Profile) -> GgufPlan:
-    section = workspace.config.compression
+    section, loaded = workspace.config.compression, workspace.loaded
+    if isinstance(section, SparsifySection):
+        names = workspace.application.tensors(profile)
+        return plan_gguf(loaded, dict.fromkeys(names, DENSE_TYPES[loaded.model.dtype]))
     if not isinstance(section, DropSection):
-        return plan_gguf(workspace.loaded, level_types(profile, workspace.database))
+        return plan_gguf(loaded, level_types(profile, workspace.database))
     sublayers = workspace.sublayers
     levels = sublayer_levels(dict(profile.items()), sublayers, section.granularity)
     gone: dict[str, set[int]] = {"attn": set(), "mlp": set()}
     for sublayer in sublayers:
         if levels[sublayer.name] == DROP:
             gone[sublayer.kind].add(sublayer.block)
-    return drop_sublayers(plan_gguf(workspace.loaded, {}), attention=gone["attn"], mlp=gone["mlp"])
+    return drop_sublayers(plan_gguf(loaded, {}), attention=gone["attn"], mlp=gone["mlp"])

@@ -5,11 +5,14 @@ Types are known without reading a level, so that a file's size is, too; bytes ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from evopress.compress.ggml import Ggml
+import torch
+
+from evopress.compress.ggml import Ggml, pack_ggml
 from evopress.database.store import Database
 from evopress.errors import ProfileError
+from evopress.export.gguf import DENSE_TYPES
 from evopress.profile import Profile
 
 
@@ -37,3 +40,14 @@ def level_packs(profile: Profile, database: Database) -> dict[str, Callable[[], 
         return read
 
     return {database.manifest.units[unit].view.parameter: reader(unit, level) for unit, level in profile.items()}
+
+
+def dense_packs(
+    tensors: Mapping[str, Callable[[torch.dtype], torch.Tensor]], dtype: torch.dtype
+) -> dict[str, Callable[[], Ggml]]:
+    """Parameter name -> what makes its tensor, as numbers of a `dtype` that are stored as they are: zeros too."""
+
+    def maker(make: Callable[[torch.dtype], torch.Tensor]) -> Callable[[], Ggml]:
+        return lambda: pack_ggml(make(dtype), DENSE_TYPES[dtype])
+
+    return {name: maker(make) for name, make in tensors.items()}

@@ -85,7 +85,9 @@ class HuggingFace:
 
     def about(self, workspace: Workspace, profile: Profile) -> About:
         """Loads anywhere; which parts are stored as zeros."""
-        notes = {"bits": _quantized, "sparsity": _sparse, "depth": _shallow}[workspace.config.compression.application]
+        notes = {"bits": _quantized, "sparsity": stored_zeros, "depth": _shallow}[
+            workspace.config.compression.application
+        ]
         return About("transformers", (TRANSFORMERS, VLLM), (notes(workspace, profile),))
 
     def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
@@ -106,7 +108,8 @@ def _quantized(workspace: Workspace, profile: Profile) -> str:
     )
 
 
-def _sparse(workspace: Workspace, profile: Profile) -> str:
+def stored_zeros(workspace: Workspace, profile: Profile) -> str:
+    """How many weights of a sparse model are zero, and that they are stored all the same."""
     sizes, weights = workspace.application.sizes(profile), workspace.space.total_weights
     return (
         f"{round(sizes['sparsity'] * weights):,} of {weights:,} weights of the compressed layers are exactly zero. "
