@@ -85,6 +85,35 @@ MAY_USE = {
     "compress": "torch libgguf",
 }
 
+# The modules that one application has for itself, by what they are to it; everything else serves all three.
+OWN = {
+    "bits": {
+        "compressor": "compress.gptq compress.rtn compress.grid compress.quantized",
+        "space": "applications.quantize applications.ggml",
+        "formats": "export.compressed_tensors export.gptq export.packed export.mixes export.tensor_types",
+    },
+    "sparsity": {
+        "compressor": "compress.magnitude compress.wanda compress.scored compress.masks compress.sparse "
+        "compress.sparsegpt",
+        "space": "applications.sparsify",
+        "baselines": "search.owl",
+    },
+    "depth": {
+        "compressor": "models.bypass models.sublayers models.dissect models.influence models.shorten",
+        "space": "applications.drop depth",
+        "moves": "search.depth_moves search.spans",
+        "baselines": "search.shortgpt search.subcloning search.shortened_llama search.sliding_window",
+        "formats": "export.gguf_depth",
+    },
+}
+OWNER = {f"evopress.{name}": owner for owner, parts in OWN.items() for names in parts.values() for name in names.split()}
+CHOOSE = {  # where an application is chosen by its name: tables with an entry for each
+    "evopress.export.formats",
+    "evopress.export.hf",
+    "evopress.search.presets",
+    "evopress.sections",
+}
+
 
 def imports(path: Path) -> Iterator[str]:
     """Full names of all modules that a file imports, also inside functions, but not those for type checkers alone."""
@@ -120,6 +149,19 @@ def test_the_inner_parts_use_few_packages(module: str):
     packages = {name.partition(".")[0] for name in imports(MODULES[module])}
     allowed = {"evopress", *MAY_USE[part_of(module)].split(), *sys.stdlib_module_names}
     assert packages <= allowed
+
+
+@pytest.mark.parametrize("module", [name for name, path in MODULES.items() if path.name != "__init__.py"])
+def test_what_serves_one_application_is_named_and_used_by_it_alone(module: str):
+    used = {OWNER[name] for name in imports(MODULES[module]) if name in OWNER}
+    if module in OWNER:
+        assert used <= {OWNER[module]}
+    elif module not in CHOOSE:
+        assert len(used) != 1, f"{module} serves {used} alone: name it in OWN, or let it serve all"
+
+
+def test_the_modules_of_one_application_exist():
+    assert OWNER.keys() | CHOOSE <= MODULES.keys()
 
 
 def test_no_module_imports_itself_through_others():
