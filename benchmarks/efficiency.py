@@ -42,6 +42,7 @@ from evopress.run import locked, start_run
 from evopress.search.automatic import automatic
 from evopress.search.types import BatchResult
 from evopress.space import SearchSpace
+from evopress.strategies import warm_up
 from evopress.workspace import Workspace
 
 ROWS = Path(__file__).parent / "results" / "efficiency.jsonl"
@@ -126,6 +127,7 @@ class Course(Observer):
 
     def __init__(self, workspace: Workspace | None = None) -> None:
         self.points: list[tuple[int, int, Profile]] = []
+        self.before: tuple[tuple[int, Profile], ...] = ()
         self.workspace = workspace
         self._batches = 0
         self._drawn: set[int] = set()
@@ -154,11 +156,11 @@ class Course(Observer):
     @staticmethod
     def _warm_teacher(config: Any) -> int:
         """The dense model on the minibatches that chose where the later rounds measure; the rounds count their own."""
-        return (config.sensitivity_rounds - 1) * config.start_tokens if config.start == "sensitivity" else 0
+        return (len(config.sensitivity_tokens) - 1) * config.start_tokens if config.start == "sensitivity" else 0
 
     def at_marks(self) -> list[tuple[int, int, Profile]]:
-        """The start, the last generation before each mark, and the end."""
-        kept = [self.points[0], self.points[-1]]
+        """What came before the start, the start, the last generation before each mark, and the end."""
+        kept = [self.points[0], self.points[-1], *((tokens, 0, profile) for tokens, profile in self.before)]
         kept += [max(p for p in self.points if p[0] <= mark) for mark in MARKS if self.points[0][0] <= mark]
         return sorted(set(kept), key=lambda point: point[:2])
 
@@ -172,6 +174,7 @@ def run(folder: Path, job: Job, model: str, options: dict[str, Any], rows: Path)
     with waited(folder / "build.lock"):
         build(workspace)
     started, cpu = time.monotonic(), time.process_time()
+    course.before = before_the_start(workspace)
     search(workspace)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
     row = asdict(job) | {
@@ -207,6 +210,16 @@ def score(workspace: Workspace, profiles: list[Profile]) -> list[float]:
     with workspace.evaluator(workspace.splits.heldout, (KL(),), len(different)) as evaluator:
         known = dict(zip(different, evaluator.evaluate_all(different).scores(), strict=True))
     return [known[profile] for profile in profiles]
+
+
+def before_the_start(workspace: Workspace) -> tuple[tuple[int, Profile], ...]:
+    """What the warm start came to after each round but the last, with the tokens until then, the dense model's too.
+
+    What it measures is kept in the run directory, so the search does not measure it again.
+    """
+    section = workspace.config.search
+    best = warm_up(workspace, section.seed).best
+    return tuple((tokens + number * section.start_tokens, profile) for number, (tokens, profile) in enumerate(best, 1))
 
 
 @contextmanager

@@ -34,8 +34,7 @@ UNIFORM = ("3", "4")
 LEVELS = (2, 3, 4, 5, 6)
 SHORT: dict[str, Any] = {
     "calibration_tokens": 4096,
-    "sensitivity_rounds": 1,
-    "sensitivity_tokens": 2048,
+    "sensitivity_tokens": (2048,),
     "start_tokens": 1024,
     "generations": 1,
     "heldout_tokens": 4096,

@@ -223,7 +223,7 @@ def expected_tokens(setting: Setting, job: Job, blocks: int) -> int:
     start = 2 * section.start_candidates * section.start_tokens
     if section.start == "sensitivity":
         passes = PASSES + LEVELS[application]
-        start += section.sensitivity_rounds * section.sensitivity_tokens * passes
+        start += sum(section.sensitivity_tokens) * passes
     return start + generations * generation + section.start_candidates * last + 4 * scores
 
 

@@ -54,6 +54,9 @@ UNDECIDED = {
     "search.fitness",
     "search.strategy",
     "search.sensitivity_tokens",
+    "search.time",
+    "search.token_limit",
+    "search.patience",
 }
 """Fields in these sections that no preset decides."""
 

@@ -36,7 +36,7 @@ class Batches(Observer):
 def settings(tmp_path_factory: pytest.TempPathFactory, text: Path) -> dict[str, Any]:
     model = tmp_path_factory.mktemp("model")
     write_pico_checkpoint(model, "llama", blocks=BLOCKS)
-    tokens = {"sequence_length": 16, "search_tokens": 512, "heldout_tokens": 128, "sensitivity_tokens": 64}
+    tokens = {"sequence_length": 16, "search_tokens": 512, "heldout_tokens": 128, "sensitivity_tokens": (32, 64)}
     stages = {"offspring": 4, "survivors": (2, 1), "tokens_per_stage": (32, 64), "start_tokens": 32, "generations": 5}
     return {"model": str(model), "data": str(text), "fraction": 0.34, "race": True, **tokens, **stages}
 
@@ -51,7 +51,7 @@ def test_masks_of_scores_and_of_sensitivities_are_the_first_candidates(
     shortgpt = starts.profiles[0]
     assert [level == "drop" for level in shortgpt.levels].count(True) == 4
     assert run.directory.sensitivity(1).exists()
-    rounds = 2 * 64 * (5 + 2)
+    rounds = (32 + 64) * (5 + 2)
     between = watch.tokens[0] - rounds - 512 - len(starts.profiles) * starts.tokens  # 512: the influence of blocks
     assert between > 0
     assert between % starts.tokens == 0

@@ -15,7 +15,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SETTINGS = (
     "sequence_length=16 calibration_tokens=256 search_tokens=512 heldout_tokens=128 levels=[2,3,4] group_size=16 "
-    "offspring=4 survivors=[2,1] tokens_per_stage=[32,64] start_tokens=32 sensitivity_tokens=64 race=true"
+    "offspring=4 survivors=[2,1] tokens_per_stage=[32,64] start_tokens=32 sensitivity_tokens=[32,64] race=true"
 )
 
 
@@ -62,6 +62,8 @@ def test_two_processes_share_the_jobs_and_a_finished_one_is_not_repeated(
     for row in rows:
         tokens = [point["tokens"] for point in row["curve"]]
         assert tokens == sorted(set(tokens))
+        early = [point for point in row["curve"] if point["generation"] == 0]
+        assert len(early) == {"auto": 2, "paper": 0}[row["method"]]  # the first round's best, and the start
         assert tokens[-1] == row["total"]
         assert all(point["kl"] > 0 for point in row["curve"])
         assert row["search"]["start"] == {"auto": "sensitivity", "paper": "uniform"}[row["method"]]

@@ -106,7 +106,7 @@ OWN = {
         "formats": "export.gguf_depth",
     },
 }
-OWNER = {f"evopress.{name}": owner for owner, parts in OWN.items() for names in parts.values() for name in names.split()}
+OWNER = {f"evopress.{name}": owner for owner, parts in OWN.items() for name in " ".join(parts.values()).split()}
 CHOOSE = {  # where an application is chosen by its name: tables with an entry for each
     "evopress.export.formats",
     "evopress.export.hf",

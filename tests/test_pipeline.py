@@ -76,7 +76,7 @@ def test_embedding_and_head_when_asked_for(small: dict[str, Any], architecture: 
     options = small | {
         "model": str(tmp_path / "model"),
         "start": "sensitivity",
-        "sensitivity_tokens": 64,
+        "sensitivity_tokens": (32, 64),
         "dtype": "float32",
     }
     plain = evopress.quantize(out=tmp_path / "plain", **options)
@@ -107,7 +107,8 @@ def test_embedding_and_head_when_asked_for(small: dict[str, Any], architecture: 
 def test_race_preselection_and_adaptive_moves_give_the_same_journal_after_a_resume(
     small: dict[str, Any], tmp_path: Path, start: str
 ) -> None:
-    options = small | {"race": True, "preselect": 4, "mutation": "adaptive", "start": start, "sensitivity_tokens": 64}
+    options = small | {"race": True, "preselect": 4, "mutation": "adaptive", "start": start}
+    options["sensitivity_tokens"] = (32, 64)
 
     def go(name: str) -> bytes:
         run = evopress.quantize(out=tmp_path / name, **options)
@@ -185,16 +186,17 @@ class Phases(Observer):
 
 def test_measured_starts_compete_and_their_tokens_count(small: dict[str, Any], tmp_path: Path) -> None:
     seen = Phases()
-    run = evopress.quantize(out=tmp_path / "run", observer=seen, **{**small, "sensitivity_tokens": 64})
+    run = evopress.quantize(out=tmp_path / "run", observer=seen, **{**small, "sensitivity_tokens": (32, 64)})
     assert seen.phases == ["build", "measure", "evaluate", "export"]
     starts = seen.batches[0].batch
     assert starts.generation == 0
     assert starts.profiles[0].levels == ("3",) * 21
     assert 3 <= len(starts.profiles) <= 7
-    rounds = 2 * 64 * (5 + 2)
+    rounds = (32 + 64) * (5 + 2)
     between = seen.tokens[0] - rounds - len(starts.profiles) * starts.tokens  # the first round's proposals were scored
     assert between % starts.tokens == 0
     assert 3 <= between // starts.tokens <= 7
+    assert [read_json(run.directory.sensitivity(number))["tokens"] for number in (0, 1)] == [32, 64]
     assert read_json(run.directory.profile)["fitness"]["tokens"] == seen.tokens[-1]
 
 
@@ -242,7 +244,7 @@ def test_sensitivities_of_other_things_are_measured_again(small: dict[str, Any],
 
 def test_more_sensitivity_tokens_than_search_tokens(small: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ScheduleError, match="sensitivity-tokens 1024 exceed the 512 search tokens"):
-        evopress.quantize(out=tmp_path / "run", sensitivity_tokens=1024, **small)
+        evopress.quantize(out=tmp_path / "run", sensitivity_tokens=(64, 1024), **small)
 
 
 def test_final_scores_are_those_of_the_winner_not_of_the_last_candidate(small: dict[str, Any], tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class Config(Section):
         search = self.search
         asked = {"start-tokens": search.start_tokens}
         if search.start == "sensitivity":
-            asked["sensitivity-tokens"] = search.sensitivity_tokens
+            asked["sensitivity-tokens"] = max(search.sensitivity_tokens)
         for name, tokens in asked.items():
             if tokens > self.data.search_tokens:
                 raise ScheduleError(f"{name} {tokens} exceed the {self.data.search_tokens} search tokens")
@@ -201,7 +201,7 @@ def _resolve_search(
     available = data.get("search_tokens", DataSection.model_fields["search_tokens"].default)
     start_tokens = PRESETS[application][search["preset"]].start_tokens or START_TOKENS
     search.setdefault("start_tokens", min(start_tokens, available))
-    search.setdefault("sensitivity_tokens", min(SENSITIVITY_TOKENS, available))
+    search.setdefault("sensitivity_tokens", tuple(min(tokens, available) for tokens in SENSITIVITY_TOKENS))
 
 
 def _last_stage(tokens: Any) -> int:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evopress.compress.grid import Grid
 
 
-SENSITIVITY_TOKENS = 4096
+SENSITIVITY_TOKENS = (512, 4096)
 """16 sequences: with fewer the knapsack follows noise (docs/log.md)."""
 
 
@@ -202,11 +202,8 @@ class SearchSection(Section):
     )
     start_candidates: int = Field(32, ge=1, description="random profiles to choose a start from")
     start_tokens: int = Field(ge=2, description="tokens that choose between start candidates")
-    sensitivity_rounds: int = Field(
-        2, ge=1, description="how often sensitivities are measured, each at a better profile"
-    )
-    sensitivity_tokens: int = Field(
-        SENSITIVITY_TOKENS, ge=2, description="tokens that the sensitivities are measured on"
+    sensitivity_tokens: tuple[int, ...] = Field(
+        SENSITIVITY_TOKENS, min_length=1, description="tokens of each measurement, the next at a better profile"
     )
     time: str | None = Field(None, description="end the search in this time, such as 90s, 30m or 1.5h")
     token_limit: int | None = Field(None, ge=1, description="end the search within this many evaluated tokens")
@@ -221,6 +218,13 @@ class SearchSection(Section):
         if time is not None and not re.fullmatch(r"\d+(\.\d+)?[smh]", time):
             raise ValueError(f"the time is {time!r}; give a number and s, m or h, such as 30m")
         return time
+
+    @field_validator("sensitivity_tokens")
+    @classmethod
+    def _measurable(cls, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        if min(tokens) < 2:
+            raise ValueError(f"the tokens of a measurement are {min(tokens)}; give 2 or more, such as 512,4096")
+        return tokens
 
     @property
     def automatic_text(self) -> str:

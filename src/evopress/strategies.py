@@ -84,10 +84,14 @@ def _preselect(space: SearchSpace, warmup: Warmup, pool: int) -> Preselect | Non
 
 @dataclass(frozen=True)
 class Warmup:
-    """What was measured before the search, one round after the other, and the tokens that took."""
+    """What was measured before the search, one round after the other, and the tokens that took.
+
+    `best` is what each round but the last came to, with the tokens until then: a search that had to stop there has it.
+    """
 
     rounds: tuple[Sensitivity, ...] = ()
     tokens: int = 0
+    best: tuple[tuple[int, Profile], ...] = ()
 
 
 def warm_up(workspace: Workspace, seed: int) -> Warmup:
@@ -104,14 +108,16 @@ def warm_up(workspace: Workspace, seed: int) -> Warmup:
         return Warmup(tokens=tokens)
     parent = expansion_point(space)
     rounds: list[Sensitivity] = []
-    for number in range(section.sensitivity_rounds):
+    best: list[tuple[int, Profile]] = []
+    for number in range(len(section.sensitivity_tokens)):
         if rounds:
             candidates = _candidates(workspace, rounds[-1])
             parent = _best(workspace, candidates, number, seed)
             tokens += len(candidates) * section.start_tokens
+            best.append((tokens, parent))
         rounds.append(_measured(workspace, parent, number, seed))
         tokens += rounds[-1].cost
-    return Warmup(tuple(rounds), tokens)
+    return Warmup(tuple(rounds), tokens, tuple(best))
 
 
 def _candidates(workspace: Workspace, found: Sensitivity) -> tuple[Profile, ...]:
@@ -133,27 +139,27 @@ def _best(workspace: Workspace, candidates: tuple[Profile, ...], number: int, se
 
 def _measured(workspace: Workspace, parent: Profile, number: int, seed: int) -> Sensitivity:
     """The sensitivities at `parent`, from the run directory or measured now."""
-    section, space, text = workspace.config.search, workspace.space, workspace.splits.search
+    space, text, plan = workspace.space, workspace.splits.search, workspace.config.search.sensitivity_tokens
     path, drawn = workspace.run.sensitivity(number, seed), 1000 * seed + number
     fingerprint = workspace.fingerprints | {
         "search text": text.fingerprint,
         "profile": dict(parent.items()),
-        "tokens": section.sensitivity_tokens,
+        "tokens": plan[number],
         "seed": drawn,
     }
     found = read_sensitivity(path, fingerprint)
     if found is None:
-        needs = sensitivity_memory(workspace.shapes, section.sensitivity_tokens)
+        needs = sensitivity_memory(workspace.shapes, plan[number])
         with workspace.evaluator(text, (KL(),), 1, needs) as evaluator:
             found = measure_sensitivity(
                 evaluator,
                 parent,
                 {name: [level.name for level in unit.levels] for unit in space.units for name in unit.named},
-                section.sensitivity_tokens,
+                plan[number],
                 by="weights" if workspace.application.method else "blocks",
                 seed=drawn,
                 progress=lambda done, total: workspace.observer.progress(
-                    "measure", number + done / total, section.sensitivity_rounds, "sensitivities"
+                    "measure", number + done / total, len(plan), "sensitivities"
                 ),
             )
         write_sensitivity(path, found, fingerprint)

@@ -139,6 +139,7 @@ def test_impossible_schedule(quantize: Call, tmp_path: Path, survivors: str, tok
 def test_a_list_that_is_no_list(quantize: Call, tmp_path: Path) -> None:
     check(quantize(tmp_path / "run", "--survivors", "a,b"), errors.ConfigError, "--survivors", "8,2,1")
     check(quantize(tmp_path / "run", "--time", "soon"), errors.ConfigError, "soon", "30m")
+    check(quantize(tmp_path / "run", "--sensitivity-tokens", "64,1"), errors.ConfigError, "are 1", "512,4096")
 
 
 def test_group_size_larger_than_a_layer(quantize: Call, tmp_path: Path) -> None:

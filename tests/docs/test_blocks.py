@@ -31,7 +31,7 @@ SMALL = [
     *("--sequence-length", "32", "--search-tokens", "512", "--heldout-tokens", "256", "--generations", "2"),
     *("--offspring", "4", "--survivors", "2,1", "--tokens-per-stage", "32,64", "--start-tokens", "32"),
 ]
-CALIBRATED = ["--calibration-tokens", "256", "--sensitivity-tokens", "64"]
+CALIBRATED = ["--calibration-tokens", "256", "--sensitivity-tokens", "32,64"]
 TARGETED = [*CALIBRATED, "--group-size", "32"]  # a target has levels of its own
 MORE = {
     "quantize": [*CALIBRATED, "--levels", "2,3,4", "--group-size", "16"],
