@@ -1,6 +1,6 @@
 """A searched GGUF file in llama.cpp itself: logits, greedy text and perplexity beside the searched model's.
 
-    python scripts/check_llama_cpp_run.py LIBRARIES runs/gguf --control --out benchmarks/results/llama-cpp-smollm2.md
+    python scripts/check_llama_cpp_run.py LIBRARIES runs/gguf --control 15 --out benchmarks/results/llama-cpp-smollm2.md
 
 LIBRARIES is a directory with a prebuilt libllama (see scripts/libllama.py), the run one with `--target llamacpp`. The
 searched model is the run's own, assembled from its database in fp32; it is compared in another process than the search
@@ -61,23 +61,26 @@ def main() -> None:
     parser.add_argument("libraries", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("--tokens", type=int, default=2048, help="of the held-out text")
-    parser.add_argument("--control", action="store_true", help="damaged files, too, which must fail")
+    parser.add_argument("--control", type=int, nargs="+", default=[], help="blocks to damage: those files must fail")
     parser.add_argument("--mixes", nargs="*", default=[], choices=list(FILE_TYPES))
     parser.add_argument("--out", type=Path, help="a Markdown file for the tables")
     options = parser.parse_args()
     library, workspace = Library(options.libraries), in_fp32(options.run)
     ours = answers(workspace, options.tokens)
-    rows = compared(library, workspace, ours)
+    found = agreement(library, workspace.run.export / FILE, ours)
+    rows = compared(library, workspace, ours, found)
     rows += [mixed(library, workspace, mix) for mix in options.mixes]
     text, right = "| what | found | holds |\n| --- | --- | --- |\n", all(fine for _, _, fine in rows)
     text += "".join(f"| {what} | {found} | {'yes' if fine else '**no**'} |\n" for what, found, fine in rows)
     if options.control:
-        table, separates = control_table(controlled(library, workspace, ours))
+        wrong = controlled(library, workspace, ours, options.control)
+        table, separates = control_table([("as exported", found), *wrong])
         text, right = f"{text}\n## Files that are wrong\n\n{table}", right and separates
     sys.stdout.write(text)
     if options.out:
         command = f"python scripts/check_llama_cpp_run.py LIBRARIES RUN --tokens {options.tokens}"
-        command += " --control" * options.control + " --mixes " * bool(options.mixes) + " ".join(options.mixes)
+        for flag, values in (("--control", options.control), ("--mixes", options.mixes)):
+            command += " ".join(["", flag, *map(str, values)]) if values else ""
         options.out.write_text(f"# A searched GGUF file in llama.cpp\n\nMade by `{command}`.\n\n{text}")
     sys.exit(not right)
 
@@ -200,26 +203,26 @@ def held_scores(llama: Llama, ours: Answers) -> Scores:
     return Scores(sum(one.tokens for one in held), here, there, divergence, leads)
 
 
-def compared(library: Library, workspace: Workspace, ours: Answers) -> list[Row]:
+def compared(library: Library, workspace: Workspace, ours: Answers, found: Agreement) -> list[Row]:
     """Size, logits, perplexity and greedy text of the run's file."""
     file, tokenizer = workspace.run.export / FILE, workspace.loaded.tokenizer
     llama, prompt = Llama(library, file), tokenizer.encode(PROMPT)
     if prompt != llama.tokenize(PROMPT, special=True):
         raise SystemExit(f"llama.cpp cuts {PROMPT!r} into other tokens")
     predicted = workspace.application.sizes(read_profile(workspace.run.profile))["bytes"]
-    found, size = agreement(library, file, ours), file.stat().st_size
+    size = file.stat().st_size
     rows = [("bytes of the file, predicted", f"{size}, {predicted}", size == predicted)]
     rows += [(what, text, holds) for what, (text, holds) in found.checks.items()]
     return [*rows, ("our greedy text", repr(tokenizer.decode(ours.text[0][len(prompt) :])), True)]
 
 
-def controlled(library: Library, workspace: Workspace, ours: Answers) -> Iterator[tuple[str, Agreement]]:
-    """The run's file, and what becomes of it with each damage."""
-    source = workspace.run.export / FILE
-    yield "as exported", agreement(library, source, ours)
-    for what, damage in damages(workspace.loaded.model.config).items():
+def controlled(
+    library: Library, workspace: Workspace, ours: Answers, blocks: Sequence[int]
+) -> Iterator[tuple[str, Agreement]]:
+    """What becomes of the run's file with each damage of these blocks."""
+    for what, damage in damages(workspace.loaded.model.config, blocks).items():
         with TemporaryDirectory() as folder:
-            file = Path(shutil.copy(source, folder))
+            file = Path(shutil.copy(workspace.run.export / FILE, folder))
             damage(gguf.GGUFReader(file, "r+"))
             yield what, agreement(library, file, ours)
 

@@ -6,7 +6,7 @@ loader takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,10 @@ def unpack(source: Path, out: Path) -> None:
     writer.close()
 
 
-def damages(config: Any) -> dict[str, Damage]:
-    """Name -> damage, for a Llama of this transformers configuration, in its middle and in its last block."""
+def damages(config: Any, damaged: Sequence[int]) -> dict[str, Damage]:
+    """Name -> damage, for some blocks of a Llama of this transformers configuration."""
     blocks, found = config.num_hidden_layers, dict[str, Damage]()
-    for block in (blocks // 2, blocks - 1):
+    for block in damaged:
         found[f"rows of q and k not reordered, block {block}"] = lambda file, block=block: _unordered(
             file, block, config
         )

@@ -6,8 +6,10 @@ from random import Random
 import pytest
 
 from evopress.errors import ConfigError, ScheduleError
+from evopress.profile import Level, Unit
 from evopress.search import PRESETS, Preset, make_mutation
-from evopress.space import SearchSpace
+from evopress.search.presets import depth_generations
+from evopress.space import SearchSpace, make_space
 
 
 def test_the_papers_numbers() -> None:
@@ -24,6 +26,13 @@ def test_the_papers_numbers_for_sparsity_and_depth() -> None:
     assert (depth.generations, depth.offspring, depth.exchange) == (None, 32, "role")
     assert (depth.survivors, depth.tokens) == ((2, 1), (2048, 32768))
     assert (depth.start_candidates, depth.start_tokens) == (64, 2048)
+
+
+def test_generations_for_depth_count_units_of_mean_cost() -> None:
+    sizes = [1, 3] * 4
+    units = [Unit(f"u{i}", i, "u", size, (Level("drop", 0), Level("keep", size))) for i, size in enumerate(sizes)]
+    assert depth_generations(make_space(units, share="0.75", exchange="any")) == 8  # 6 (8 - 6) / 1.5
+    assert depth_generations(make_space(units[::2], share="0.75", exchange="any")) == 2  # 3 (4 - 3) / 1.5
 
 
 ALL = {f"{kind}-{name}": preset for kind, presets in PRESETS.items() for name, preset in presets.items()}
