@@ -69,7 +69,8 @@ def verdict(evaluation: Mapping[str, Any]) -> str:
         if name not in ("dense", "searched", "given") and rows[name]["kl"]:
             change = 1 - rows["searched"]["kl"] / rows[name]["kl"]
             label = REFERENCES.get(name, name)
-            parts.append(f"{abs(change):.0%} {'below' if change >= 0 else 'ABOVE'} {label}")
+            amount = f"{abs(change):.0%}" if abs(change) >= 0.005 else "less than 1%"
+            parts.append(f"{amount} {'below' if change >= 0 else 'ABOVE'} {label}")
     return f"The searched profile's KL is {' and '.join(parts) or format(rows['searched']['kl'], '.4f')}."
 
 

@@ -19,6 +19,7 @@ from evopress.report.allocation import bytes_of
 from evopress.report.commands import reproduce
 from evopress.report.data import read_journal
 from evopress.report.page import render
+from evopress.wording import verdict
 
 HOSTILE = "<script>alert('x')</script>\"'&{{7*7}}"
 
@@ -129,7 +130,15 @@ def test_a_killed_run_says_so_and_shows_what_there_is(runs: dict[str, Path], tmp
     assert page.values == {}
     assert page.cells
     assert len(page.named("circle")) > 2
+    assert "Make this run again" in page.text
+    assert "Serve the checkpoint" not in page.text
     assert f"After generation {read_data(run).batches[-2]['generation']} of 3" in page.text
+
+
+def test_a_difference_that_rounds_to_nothing_is_said_to_be_small() -> None:
+    rows = {"dense": {"kl": 0.0}, "uniform": {"kl": 1.0}, "dp": {"kl": 2.0}, "searched": {"kl": 0.997}}
+    said = verdict({"profiles": rows})
+    assert said == "The searched profile's KL is less than 1% below uniform and 50% below the knapsack."
 
 
 @pytest.mark.parametrize(

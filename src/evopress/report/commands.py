@@ -60,7 +60,9 @@ SERVE = {"vllm": "vllm serve {}", "transformers": "transformers serve {}", "llam
 
 
 def use(run: RunData) -> tuple[tuple[str, str], ...]:
-    """What to do with the result: (what it is for, command) pairs."""
+    """What to do with the result: (what it is for, command) pairs; none while there is no result."""
+    if run.profile is None:
+        return ()
     path = shlex.quote(str(run.path))
     commands = [("Score it on another text", f"evopress evaluate {path} --data other-text.txt")]
     commands.append(("Search with every baseline, too", f"evopress compare {path}"))
