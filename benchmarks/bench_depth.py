@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import torch
+from run_settings import add_settings
 
 from evopress.config import resolve
 from evopress.fitness.divergence import KL
@@ -36,12 +37,12 @@ from evopress.workspace import Workspace
 PAPER = PRESETS["depth"]["paper"]
 
 
-def offspring(workspace: Workspace) -> list[Profile]:
-    """A random parent and as many different offspring as the paper's generation has."""
+def offspring(workspace: Workspace, count: int) -> list[Profile]:
+    """A random parent and so many different offspring."""
     space, rng = workspace.space, random.Random(0)
     parent = space.encode(random_starts(space, 1, rng)[0])
     children: set[tuple[int, ...]] = set()
-    while len(children) < PAPER.offspring:
+    while len(children) < count:
         child = equal_switches(space, parent, rng)
         if child is not None:
             children.add(child)
@@ -76,14 +77,15 @@ def main() -> None:
     """Assert, time, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", default="demo")
+    add_settings(parser)
     parser.add_argument("--fraction", default="0.25")
+    parser.add_argument("--offspring", type=int, default=PAPER.offspring)
     parser.add_argument("--share", type=int, default=1)
     options = parser.parse_args()
     tokens = tuple(own // options.share for own in PAPER.tokens)
-    config = resolve(options.model, fraction=options.fraction, search_tokens=tokens[-1])
+    config = resolve(options.model, fraction=options.fraction, **{"search_tokens": tokens[-1]} | dict(options.set))
     workspace = Workspace(start_run(options.folder, config), Observer())
-    profiles, text = offspring(workspace), workspace.splits.search
+    profiles, text = offspring(workspace, options.offspring), workspace.splits.search
     with workspace.evaluator(text, (KL(),), len(profiles)) as evaluator, torch.inference_mode():
         evaluator.teacher.compute(range(len(text.sequences)))
         shared = evaluator(profiles, 256)

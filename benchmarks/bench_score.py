@@ -8,6 +8,7 @@ row groups of any size. Times are those of the processor, the best of some repea
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 
@@ -46,15 +47,18 @@ def divergence(output: Tensor, shared: tuple[Tensor, Tensor], rows: int) -> Tens
 
 def main() -> None:
     """Check, time, print two tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY)
+    vocabulary = parser.parse_args().vocabulary
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(VOCABULARY, WIDTH, generator=generator).bfloat16() * 0.05
+    weight = torch.randn(vocabulary, WIDTH, generator=generator).bfloat16() * 0.05
     inputs = torch.randn(TOKENS, WIDTH, generator=generator).bfloat16()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
     print("| tokens in a chunk of the head | ms for 1024 tokens |\n|---:|---:|")
     for chunk in CHUNKS:
         print(f"| {chunk} | {best(lambda chunk=chunk: head(inputs, weight, chunk)):.0f} |")
     output = torch.nn.functional.linear(inputs[:256], weight)
-    shared = KL().prepare(torch.randn(256, VOCABULARY, generator=generator), torch.zeros(256))
+    shared = KL().prepare(torch.randn(256, vocabulary, generator=generator), torch.zeros(256))
     whole = divergence(output, shared, 256)
     print("\n| rows of the divergence at a time | ms for 1024 tokens |\n|---:|---:|")
     for rows in ROWS:

@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 from efficiency_tables import draw, report
+from run_settings import add_settings
 
 from evopress.config import Config, resolve
 from evopress.errors import RunLocked
@@ -248,20 +249,18 @@ def main() -> None:
     """Run what is missing, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", default="demo")
     parser.add_argument("--paper-tokens", type=int, default=800_000, help="search tokens of Algorithm 1")
     parser.add_argument("--our-tokens", type=int, default=400_000, help="search tokens of all else")
     parser.add_argument("--ablation", nargs="?", const="bits-3", choices=list(TASKS), help="each part on this task")
     parser.add_argument("--seeds", type=int, default=3, help="at most so many of a task's seeds")
     parser.add_argument("--only", default="", help="only jobs whose name contains this")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="settings for all jobs")
+    add_settings(parser)
     parser.add_argument("--speed", type=float, default=450.0, help="tokens a second, for the estimate")
     parser.add_argument("--plan", action="store_true", help="print the estimate and stop")
     parser.add_argument("--only-table", action="store_true")
     parser.add_argument("--figure", type=Path, help="draw the curves; needs matplotlib")
     parser.add_argument("--rows", type=Path, default=ROWS, help="the file of finished runs")
     options = parser.parse_args()
-    settings = {name: _value(text) for name, _, text in (given.partition("=") for given in options.set)}
     wanted = jobs(options.paper_tokens, options.our_tokens, options.ablation, options.seeds)
     missing = [job for job in wanted if options.only in job.name and job not in finished(options.rows)]
     print(plan(missing, options.speed), flush=True)
@@ -272,21 +271,12 @@ def main() -> None:
             with locked(options.folder / job.name):
                 print(job.name, flush=True)
                 if job not in finished(options.rows):
-                    run(options.folder, job, options.model, settings, options.rows)
+                    run(options.folder, job, options.model, dict(options.set), options.rows)
         except RunLocked:
             print(f"{job.name} is run by another process", flush=True)
     print(report(list(finished(options.rows).values())))
     if options.figure:
         draw(list(finished(options.rows).values()), options.figure)
-
-
-def _value(text: str) -> Any:
-    """JSON, lists as the tuples that settings are; other text as it is."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return tuple(value) if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

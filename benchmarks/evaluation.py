@@ -43,8 +43,8 @@ from evopress.scoring import HeldOut, score
 from evopress.tasks import evaluate_tasks
 from evopress.workspace import Workspace
 
-WINDOW, EXACT_TOKENS = 256, 4096
-COVER_WINDOW, COVER_TOKENS, SUBSAMPLE, SUBSAMPLES = 128, 24_576, 16, 1000
+EXACT_TOKENS = 4096
+COVER_TOKENS, SUBSAMPLE, SUBSAMPLES = 24_576, 16, 1000
 TASK = """\
 task: next_sentence
 dataset_path: json
@@ -64,10 +64,13 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--documents", type=int, default=60, help="of the task")
+    parser.add_argument("--data", default="demo", help="whose held-out part is the text")
+    parser.add_argument("--window", type=int, default=256, help="tokens; of the second check half as many")
+    parser.add_argument("--share", type=int, default=1, help="take a SHARE-th of all tokens and subsamples")
     parser.add_argument("--only", choices=CHECKS, help="one of the checks")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    text = list(open_heldout("demo", 8 * WINDOW).heldout)
+    text = list(open_heldout(given.data, 8 * given.window).heldout)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     for name in [given.only] if given.only else CHECKS:
         started = time.monotonic()
@@ -91,51 +94,53 @@ def opened(run: RunDirectory, out: Path, dtype: str) -> Workspace:
 
 def perplexities(given: argparse.Namespace, text: list[str]) -> None:
     """Check 1, in fp32."""
+    window, tokens = given.window, EXACT_TOKENS // given.share
     workspace = opened(read_run(given.run), given.out / "fp32", "float32")
     file = given.out / "text.txt"
     tokenizer = workspace.loaded.tokenizer
-    ids = tokenizer("\n\n".join(text), add_special_tokens=False, verbose=False).input_ids[:EXACT_TOKENS]
+    ids = tokenizer("\n\n".join(text), add_special_tokens=False, verbose=False).input_ids[:tokens]
     file.write_text(tokenizer.decode(ids), encoding="utf-8")
-    found = pipeline.evaluate(workspace, data=str(file), sequence_length=WINDOW)["profiles"]
+    found = pipeline.evaluate(workspace, data=str(file), sequence_length=window)["profiles"]
     pipeline.export(workspace, given.out / "export-fp32")
-    print(
-        f"\n| perplexity, {EXACT_TOKENS} tokens, fp32 | evopress evaluate | ten lines | apart |\n|---|---:|---:|---:|"
-    )
+    print(f"\n| perplexity, {tokens} tokens, fp32 | evopress evaluate | ten lines | apart |\n|---|---:|---:|---:|")
     stock = load_model(workspace.config.model.source, dtype=torch.float32).model
     exported = AutoModelForCausalLM.from_pretrained(given.out / "export-fp32").eval()
     for name, model in {"dense": stock, "searched": exported}.items():
-        slow = ten_lines(model, AutoTokenizer.from_pretrained(given.out / "export-fp32"), file.read_text("utf-8"))
+        slow = ten_lines(
+            model, AutoTokenizer.from_pretrained(given.out / "export-fp32"), file.read_text("utf-8"), window
+        )
         mine = found[name]["perplexity"]
         print(f"| {name} | {mine:.6f} | {slow:.6f} | {abs(mine / slow - 1):.1e} |")
 
 
-def ten_lines(model: Any, tokenizer: Any, text: str) -> float:
+def ten_lines(model: Any, tokenizer: Any, text: str, window: int) -> float:
     """exp of the mean loss of each next token in windows that do not overlap, without BOS."""
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False, verbose=False).input_ids[0]
     losses, tokens = 0.0, 0
-    for window in ids.split(WINDOW):
-        if len(window) > 1:
+    for part in ids.split(window):
+        if len(part) > 1:
             with torch.no_grad():
-                logits = model(window[None]).logits[0, :-1].float()
-            losses += float(torch.nn.functional.cross_entropy(logits, window[1:], reduction="sum"))
-            tokens += len(window) - 1
+                logits = model(part[None]).logits[0, :-1].float()
+            losses += float(torch.nn.functional.cross_entropy(logits, part[1:], reduction="sum"))
+            tokens += len(part) - 1
     return math.exp(losses / tokens)
 
 
 def coverage(given: argparse.Namespace, text: list[str]) -> None:
     """Check 2, in the run's own dtype."""
+    window, subsamples = given.window // 2, SUBSAMPLES // given.share
     run = read_run(given.run)
     workspace = opened(run, given.out / "scores", run.config.model.dtype)
     file = given.out / "long.txt"
     file.write_text("\n\n".join(text), encoding="utf-8")
     profiles = {"dense": None, "uniform": workspace.space.uniform(), "searched": read_profile(run.profile)}
-    scores = score(workspace, profiles, HeldOut(str(file), COVER_TOKENS, COVER_WINDOW)).scores
+    scores = score(workspace, profiles, HeldOut(str(file), COVER_TOKENS // given.share, window)).scores
     np.savez(given.out / "sums.npz", sums=scores.sums.numpy(), counts=scores.counts.numpy())
     sequences = scores.sums.shape[-1]
-    print(f"\n{SUBSAMPLES} subsamples of {SUBSAMPLE} of {sequences} sequences of {COVER_WINDOW} tokens.\n")
+    print(f"\n{subsamples} subsamples of {SUBSAMPLE} of {sequences} sequences of {window} tokens.\n")
     print("| 95 % interval of | whole text | contained in | mean width |\n|---|---:|---:|---:|")
     rng = random.Random(0)
-    drawn = [rng.sample(range(sequences), SUBSAMPLE) for _ in range(SUBSAMPLES)]
+    drawn = [rng.sample(range(sequences), SUBSAMPLE) for _ in range(subsamples)]
     for at, measure in enumerate(("KL", "log perplexity")):
         counts = scores.counts[at].numpy()
         for row, name in enumerate(profiles):
@@ -144,8 +149,8 @@ def coverage(given: argparse.Namespace, text: list[str]) -> None:
                 continue
             truth = sums.sum() / counts.sum()
             found = [intervals(sums[None, one], counts[None, one], seed=seed)[0] for seed, one in enumerate(drawn)]
-            inside = sum(low <= truth <= high for low, high in found) / SUBSAMPLES
-            width = sum(high - low for low, high in found) / SUBSAMPLES
+            inside = sum(low <= truth <= high for low, high in found) / subsamples
+            width = sum(high - low for low, high in found) / subsamples
             print(f"| {measure}, {name} | {truth:.4f} | {inside:.1%} | {width:.4f} |")
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from run_settings import add_settings
 
 from evopress.applications import QuantizeGgml
 from evopress.assemble import Assembly, weight_slots
@@ -65,14 +66,8 @@ def config(options: argparse.Namespace, bpw: str) -> Config:
         levels=LEVELS,
         data=options.data,
         database=str(options.folder / "database"),
-        **settings(options),
+        **dict(options.set),
     )
-
-
-def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What `--set` says."""
-    pairs = (given.partition("=") for given in options.set)
-    return {name: tuple(value) if isinstance(value := json.loads(text), list) else value for name, _, text in pairs}
 
 
 def prepare(options: argparse.Namespace) -> Workspace:
@@ -100,7 +95,7 @@ def compare(options: argparse.Namespace, base: Workspace, mix: str) -> dict[str,
     return {
         "mix": mix,
         "model": options.model,
-        "settings": settings(options),
+        "settings": dict(options.set),
         "tokens": run.evaluation["tokens"],
         "bytes": sizes,
         "profiles": found,
@@ -156,9 +151,8 @@ def main() -> None:
     """Run what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", default="demo")
+    add_settings(parser)
     parser.add_argument("--data", default="demo")
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=JSON", help="settings beside the quick preset's")
     parser.add_argument("--mixes", nargs="+", default=["Q2_K", "Q3_K_M", "Q4_K_M"], choices=list(MIXES))
     parser.add_argument("--only-table", action="store_true")
     parser.add_argument("--rows", type=Path, default=ROWS, help="the file of finished runs")

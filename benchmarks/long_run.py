@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from run_settings import add_settings
 
 from evopress.config import Config, resolve
 from evopress.observer import Observer
@@ -30,6 +31,7 @@ from evopress.workspace import Workspace
 
 SEEDS = {"3": (0, 1, 2), "2.5": (0, 1, 2), "2.25": (0,), "4": (0,)}
 ROWS = Path(__file__).parent / "results" / "long_run.jsonl"
+DATA = {"calibration_tokens": 32768, "search_tokens": 65536, "heldout_tokens": 16384}
 SCHEDULE = {"offspring": 32, "survivors": (8, 2, 1), "tokens_per_stage": (256, 1024, 4096)}
 ALGORITHM_1 = {"start": "uniform", "preselect": 1, "race": False}
 """Nothing is left to `auto`, so that methods differ in what they name and in nothing else."""
@@ -56,22 +58,13 @@ class Job:
     method: str
     seed: int
 
-    def config(self, database: Path, tokens: int) -> Config:
-        """Its configuration: `method` is one of METHODS."""
+    def config(self, model: str, database: Path, tokens: int, settings: dict[str, Any]) -> Config:
+        """Its configuration: `method` is one of METHODS; `settings` are for all jobs and come last."""
         options = METHODS[self.method]
         if options.get("start") == "sensitivity":
             tokens -= WARMUP
-        return resolve(
-            "demo",
-            bits=self.bits,
-            database=str(database),
-            seed=self.seed,
-            generations=tokens // GENERATION,
-            calibration_tokens=32768,
-            search_tokens=65536,
-            heldout_tokens=16384,
-            **(ALGORITHM_1 | SCHEDULE | options),
-        )
+        own = {"database": str(database), "seed": self.seed, "generations": tokens // GENERATION}
+        return resolve(model, bits=self.bits, **DATA | ALGORITHM_1 | SCHEDULE | own | options | settings)
 
     @property
     def name(self) -> str:
@@ -97,14 +90,14 @@ class Printer(Observer):
             print(f"  generation {result.batch.generation} {result.score:.4f} {tokens} tokens", flush=True)
 
 
-def run(folder: Path, job: Job, tokens: int, rows: Path) -> None:
+def run(folder: Path, job: Job, config: Config, rows: Path) -> None:
     """Make or continue one run and add its line; times are kept across interruptions, but for that of a killed part."""
     clock, directory = folder / f"{job.name}.seconds", folder / job.name
     wall, cpu = map(float, clock.read_text().split()) if clock.exists() else (0.0, 0.0)
     print(job.name, flush=True)
     wall, cpu = wall - time.monotonic(), cpu - time.process_time()
     try:
-        run_all(job.config(folder / "database", tokens), directory, Printer())
+        run_all(config, directory, Printer())
     finally:
         wall, cpu = wall + time.monotonic(), cpu + time.process_time()
         clock.write_text(f"{wall} {cpu}")
@@ -167,6 +160,7 @@ def main() -> None:
     """Run what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    add_settings(parser)
     parser.add_argument("--tokens", type=int, default=500_000, help="search tokens a run")
     parser.add_argument("--only", default="", help="only jobs whose name contains this")
     parser.add_argument("--only-table", action="store_true")
@@ -176,10 +170,10 @@ def main() -> None:
         options.folder.mkdir(parents=True, exist_ok=True)
         missing = [job for job in jobs() if options.only in job.name and job not in finished(options.rows)]
         for number, job in enumerate(missing):
+            config = job.config(options.model, options.folder / "database", options.tokens, dict(options.set))
             if number == 0:  # the database is not in any run's times
-                config = job.config(options.folder / "database", options.tokens)
                 build(Workspace(start_run(options.folder / job.name, config), Observer()))
-            run(options.folder, job, options.tokens, options.rows)
+            run(options.folder, job, config, options.rows)
     print(table(options.rows))
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from run_settings import add_settings
 
 from evopress.config import Config, resolve
 from evopress.export.formats import FORMATS
@@ -44,10 +45,10 @@ RESULT = Path(__file__).parent / "results" / "packed_quality_2-core-cpu_2026-11.
 SCRIPT = Path(__file__).parents[1] / "scripts" / "stock_perplexity.py"
 
 
-def config(directory: Path, **budget: Any) -> Config:
+def config(options: argparse.Namespace, **budget: Any) -> Config:
     """One run; all share a database."""
-    about = {"target": "transformers", "levels": LEVELS, "database": str(directory / "database")}
-    return resolve("demo", **about, **SHORT, **budget)
+    about = {"target": "transformers", "levels": LEVELS, "database": str(options.directory / "database")}
+    return resolve(options.model, **about | SHORT | dict(options.set), **budget)
 
 
 def uniform_size(workspace: Workspace, bits: str) -> int:
@@ -56,13 +57,13 @@ def uniform_size(workspace: Workspace, bits: str) -> int:
     return costs.constant + sum(levels[bits] for levels in costs.levels.values())
 
 
-def search(directory: Path) -> None:
+def search(options: argparse.Namespace) -> None:
     """Build the database, then search at each size; what is finished is not repeated."""
-    first = Workspace(start_run(directory / "database-run", config(directory, bits=3)), Observer())
+    first = Workspace(start_run(options.directory / "database-run", config(options, bits=3)), Observer())
     build(first)
     for bits in UNIFORM:
-        out = directory / f"at-{bits}-bits"
-        run_all(config(directory, size=uniform_size(first, bits)), out, Observer())
+        out = options.directory / f"at-{bits}-bits"
+        run_all(config(options, size=uniform_size(first, bits)), out, Observer())
         reload(Workspace(read_run(out), Observer()))
 
 
@@ -118,13 +119,12 @@ def main() -> None:
     """Search what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
+    add_settings(parser)
     parser.add_argument("--only-table", action="store_true")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results" / "packed_quality_2-core-cpu_2026-11.md"
-    )
+    parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     if not options.only_table:
-        search(options.directory)
+        search(options)
     text = table(options.directory)
     options.out.write_text(text, encoding="utf-8")
     print(text)

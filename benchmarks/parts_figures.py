@@ -8,6 +8,7 @@ the truth; every number comes from the parts themselves, run with fixed seeds.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from pathlib import Path
 from random import Random
@@ -30,10 +31,11 @@ from matplotlib import pyplot  # noqa: E402
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 BLUE, RED, GREEN, GRAY, GOLD = "#1f6f8b", "#c0562b", "#6a8d3f", "#9aa5ab", "#c9a227"
 SEED, TOKENS = 0, 300_000
+"""And the tokens of a search."""
 CAUTIONS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
-def start(toy: toys.Toy, predicted: toys.Array) -> Any:
+def start(toy: toys.Toy, predicted: toys.Array, tokens: int) -> Any:
     """Predicted and true score of the best profile of the sum, for growing caution."""
     first = toy.truth(np.full(len(predicted), toys.UNIFORM))
     every, expected, true = np.arange(len(predicted)), [], []
@@ -48,7 +50,7 @@ def start(toy: toys.Toy, predicted: toys.Array) -> Any:
     return _finished(figure, axes)
 
 
-def moves(toy: toys.Toy, predicted: toys.Array) -> Any:
+def moves(toy: toys.Toy, predicted: toys.Array, tokens: int) -> Any:
     """How often each kind of move is drawn, generation by generation."""
     mutate = AdaptiveMoves(default_moves(equal_switches))
     search = toys.search_of(toy, toys.Method(), predicted, SEED)
@@ -59,7 +61,7 @@ def moves(toy: toys.Toy, predicted: toys.Array) -> Any:
         if seen.accepted is not None:
             shares.append(mutate.shares())
 
-    run_search(search, toy.evaluator(SEED), on_batch=watch, stopper=Stopper(Limits(tokens=TOKENS)))
+    run_search(search, toy.evaluator(SEED), on_batch=watch, stopper=Stopper(Limits(tokens=tokens)))
     figure, axes = _axes("generation", "share of the offspring")
     names = list(shares[0])
     axes.stackplot(
@@ -73,10 +75,10 @@ def moves(toy: toys.Toy, predicted: toys.Array) -> Any:
     return _finished(figure, axes)
 
 
-def preselect(toy: toys.Toy, predicted: toys.Array) -> Any:
+def preselect(toy: toys.Toy, predicted: toys.Array, tokens: int) -> Any:
     """Predicted and true change of a pool of offspring, and which of them are scored."""
     search = toys.search_of(toy, toys.METHODS["preselect"], predicted, SEED)
-    run_search(search, toy.evaluator(SEED), stopper=Stopper(Limits(tokens=TOKENS)))
+    run_search(search, toy.evaluator(SEED), stopper=Stopper(Limits(tokens=tokens)))
     assert search._preselect is not None
     parent = toy.space.encode(search.best)
     pool = search._distinct_children(equal_switches, parent, toys.OFFSPRING * toys.POOL)
@@ -92,7 +94,7 @@ def preselect(toy: toys.Toy, predicted: toys.Array) -> Any:
     return _finished(figure, axes)
 
 
-def race(toy: toys.Toy, predicted: toys.Array) -> Any:
+def race(toy: toys.Toy, predicted: toys.Array, tokens: int) -> Any:
     """Mean paired differences of three children and their parent, part by part."""
     rng, rules = Random(5), Race()
     parent = toy.space.encode(toy.space.uniform())
@@ -118,15 +120,15 @@ def race(toy: toys.Toy, predicted: toys.Array) -> Any:
     return _finished(figure, axes)
 
 
-def courses(toy: toys.Toy, predicted: toys.Array) -> Any:
+def courses(toy: toys.Toy, predicted: toys.Array, tokens: int) -> Any:
     """What is closed of the gap between uniform and the best known, over all tokens."""
     best = toys.best_known(toy)
     figure, axes = _axes("thousands of tokens", "closed of the gap, %")
     shown = {"paper": RED, "race": GOLD, "start": GRAY, "preselect": GREEN, "start + preselect + race": BLUE}
     for name, color in shown.items():
-        course = toys.run(toy, best, toys.METHODS[name], predicted, TOKENS, SEED)
-        tokens, closed = [t / 1000 for t in course.tokens], [100 * c for c in course.closed]
-        axes.step(tokens, closed, where="post", color=color, label=name)
+        course = toys.run(toy, best, toys.METHODS[name], predicted, tokens, SEED)
+        spent, closed = [t / 1000 for t in course.tokens], [100 * c for c in course.closed]
+        axes.step(spent, closed, where="post", color=color, label=name)
     return _finished(figure, axes)
 
 
@@ -145,11 +147,14 @@ def _finished(figure: Any, axes: Any) -> Any:
 
 def main() -> None:
     """Write every figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of a search")
+    options = parser.parse_args()
     toy = toys.make_toy(210, interacting=True, seed=SEED)
     predicted = toys.predictions(toy, 0.75, SEED)
     for draw in (start, moves, preselect, race, courses):
         path = FIGURES / f"part-{draw.__name__}.svg"
-        figure = draw(toy, predicted)
+        figure = draw(toy, predicted, options.tokens)
         figure.savefig(path, metadata={"Date": None})
         pyplot.close(figure)
         print(path.name, flush=True)

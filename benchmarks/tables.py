@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from long_run import spread
+from run_settings import add_settings
 
 from evopress import pipeline
 from evopress.compare import RANDOM, Found, entries, find, finished
@@ -81,6 +82,7 @@ class Setting:
     second: str
     preset: str
     rows: Path
+    settings: dict[str, Any]
 
     def config(self, job: Job) -> Config:
         """A job's configuration; bits of all targets share a database, each sparsity has its own."""
@@ -88,7 +90,9 @@ class Setting:
         options = {name: value} | (SIZES if self.preset == "quick" else {})
         if name != "fraction":
             options["database"] = str(self.folder / f"database-{name if name == 'bits' else job.target}")
-        return resolve(self.model, data=self.data, preset=self.preset, seed=job.seed or 0, **options)
+        return resolve(
+            self.model, preset=self.preset, **{"data": self.data, "seed": job.seed or 0} | options | self.settings
+        )
 
 
 class Shared:
@@ -271,7 +275,7 @@ def main() -> None:
     """Run what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", default="demo")
+    add_settings(parser)
     parser.add_argument("--data", default="demo")
     parser.add_argument("--second", help="another text; default: Python's reference manual")
     parser.add_argument("--preset", default="quick")
@@ -285,7 +289,8 @@ def main() -> None:
     if not options.only_table:
         options.folder.mkdir(parents=True, exist_ok=True)
         second = options.second or str(manual(options.folder / "manual.txt"))
-        setting = Setting(options.folder, options.model, options.data, second, options.preset, options.rows)
+        common = (options.model, options.data, second, options.preset, options.rows, dict(options.set))
+        setting = Setting(options.folder, *common)
         wanted = [job for job in jobs(tuple(options.targets), options.seeds) if options.only in job.name]
         run_all(setting, wanted)
     text = "\n".join(tables(options.rows))

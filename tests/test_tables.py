@@ -35,7 +35,7 @@ def setting(tables: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
         return resolve(seed=job.seed or 0, fraction=job.target.split("=")[1], **options)
 
     monkeypatch.setattr(tables.Setting, "config", config)
-    return tables.Setting(tmp_path, small["model"], small["data"], small["data"], "quick", tmp_path / "rows.jsonl")
+    return tables.Setting(tmp_path, small["model"], small["data"], small["data"], "quick", tmp_path / "rows.jsonl", {})
 
 
 def test_finished_jobs_are_not_repeated_when_their_directories_are_gone(tables: ModuleType, setting: Any) -> None:

@@ -1,10 +1,9 @@
-"""Every block of code on every page runs, Python and shell alike, in the order of the page, in one empty directory.
+"""Every block of code on every page runs, Python and shell alike, in the order of the page, in one directory.
 
-What is not as on the page: `my-model`, `MODEL` and `demo` are a pico model; `my-text.txt`, `other-text.txt`, `demo` and
-datasets of the hub are a short text made here. Commands that compress get flags behind their own that make them a
-matter of a second, and windows are at most 64 tokens. A run directory that no command of the page made is a finished
-run of that model. `make`, `pip` and scripts are looked up, not executed; programs of others are only known by name. A
-block below `<!-- not run: why -->` is left out.
+So does every whole command in running text. What is not as on the page: `my-model`, `MODEL` and `demo` are a pico
+model; `my-text.txt`, `other-text.txt`, `demo` and datasets of the hub are a short text made here. Commands that
+compress get flags behind their own that make them a matter of a second (`small`); windows are at most 64 tokens. A run
+directory that no command of the page made is a finished run. `programs` says what is done with programs of others.
 """
 
 from __future__ import annotations
@@ -13,53 +12,49 @@ import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.docs.examples import PAGES, ROOT, Example, blocks, commands, mentioned
+from tests.docs.programs import problem_of
+from tests.docs.small import started
 
-from evopress.cli import main
-
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
-FENCE = re.compile(r"(?:^(?P<skip><!-- not run: [^\n]+ -->)\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
-NOT_OURS = {"vllm", "lm_eval", "llama-cli", "llama-server", "llama-quantize", "curl", "cat", "cd", "tensorboard"}
-"""Programs that examples call and that are not started here."""
-
-SMALL = [
-    *("--sequence-length", "32", "--search-tokens", "512", "--heldout-tokens", "256", "--generations", "2"),
-    *("--offspring", "4", "--survivors", "2,1", "--tokens-per-stage", "32,64", "--start-tokens", "32"),
-]
-CALIBRATED = ["--calibration-tokens", "256", "--sensitivity-tokens", "32,64"]
-TARGETED = [*CALIBRATED, "--group-size", "32"]  # a target has levels of its own
-MORE = {
-    "quantize": [*CALIBRATED, "--levels", "2,3,4", "--group-size", "16"],
-    "sparsify": CALIBRATED,
-    "drop": [],
-    "sweep": [*CALIBRATED, "--levels", "2,3,4", "--group-size", "16", "--start", "knapsack"],
-}
-MODELS, TEXTS = {"MODEL", "demo"}, {"wikitext2", "c4", "fineweb_edu", "demo"}
-
-
-def blocks(page: Path) -> list[tuple[int, str, str]]:
-    """Blocks that are to be run: number of the first line, language and content."""
-    text = page.read_text(encoding="utf-8")
-    found = [match for match in FENCE.finditer(text) if match["kind"] in ("python", "sh") and not match["skip"]]
-    return [(text.count("\n", 0, match.start("body")) + 1, match["kind"], match["body"]) for match in found]
+TASK = """\
+task: stand-in
+dataset_path: json
+dataset_kwargs: {data_files: {train: tasks-of-the-tests/one.jsonl, test: tasks-of-the-tests/one.jsonl}}
+fewshot_split: train
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: "{{answer}}"
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
 
 
 @pytest.fixture(scope="module")
 def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pico model, the texts and a finished run, made once."""
+    """The pico model, the texts, a task, copies of scripts and pages, and a finished run, made once."""
     from evopress.testing import pico_model
 
     path = tmp_path_factory.mktemp("things")
     for part in (pico_model("llama", width=64, vocabulary=97), merging_tokenizer()):
         part.save_pretrained(path / "my-model")
-    lines = (f"{n} times {n} is {n * n}, and {n} times that is {n**3}." for n in range(300))
+    lines = [f"{n} times {n} is {n * n}, and {n} times that is {n**3}." for n in range(300)]
     (path / "my-text.txt").write_text("\n\n".join(lines))
+    (path / "prose.txt").write_text("\n\n".join(" ".join(lines[n : n + 5]) for n in range(100, 300)))
     (path / "other-text.txt").write_text("\n".join(f"{n} and {n} are {n + n}." for n in range(60)))
+    (path / "tasks-of-the-tests").mkdir()
+    (path / "tasks-of-the-tests" / "one.yaml").write_text(TASK)
+    questions = ({"question": f"{n} is", "choices": [str(n), str(n + 1)], "answer": 0} for n in range(8))
+    (path / "tasks-of-the-tests" / "one.jsonl").write_text("".join(json.dumps(one) + "\n" for one in questions))
+    for page in ROOT.glob("*.md"):
+        shutil.copy(page, path)
+    for folder in ("benchmarks", "scripts", "docs"):  # what they write goes beside them
+        shutil.copytree(ROOT / folder, path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.jsonl"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         started(shlex.split("evopress quantize my-model --bits 3 --data my-text.txt -o finished"))
@@ -87,110 +82,78 @@ def desk(things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of one page."""
     shutil.copytree(things, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))  # of tasks' data
+    if datasets := sys.modules.get("datasets"):
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def run(page: Path, example: Example, namespace: dict[str, Any]) -> None:
+    """One block of a page; AssertionError names the command that does not work."""
+    if example.kind == "python":
+        lines = "\n" * (example.line - 1) + example.body  # line numbers in errors are the page's
+        exec(compile(lines, page, "exec", dont_inherit=True), namespace)
+        return
+    for number, words in commands(example.body):
+        problem = problem_of(words)
+        assert not problem, f"{page.name}, line {example.line + number}: {shlex.join(words)}: {problem}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python", "sh")], ids=lambda page: page.name)
 def test_blocks_run(page: Path, desk: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "example"}
-    for line, kind, body in blocks(page):
-        if kind == "python":
-            lines = "\n" * (line - 1) + body  # line numbers in errors are the page's
-            exec(compile(lines, page, "exec", dont_inherit=True), namespace)
-            continue
-        for number, command in enumerate(body.replace("\\\n", " ").splitlines(), start=line):
-            if words := shlex.split(command, comments=True):
-                where = f"{page.name}, line {number}: {command}"
-                handler = HANDLERS.get(words[0])
-                assert handler or words[0] in NOT_OURS, f"{where}: mark it '<!-- not run: why -->'"
-                if handler:
-                    problem = handler(words)
-                    assert not problem, f"{where}: {problem}"
+    for example in blocks(page, "python", "sh"):
+        run(page, example, namespace)
 
 
-def started(words: list[str]) -> str:
-    """What is wrong with an evopress command, after it ran."""
-    try:
-        main(small(words))
-    except SystemExit as exit_:
-        return f"exit code {exit_.code}" if exit_.code else ""
-    return ""
+MENTIONED = {example.body.strip(): (page, example) for page in PAGES for example in mentioned(page)}
 
 
-def small(words: list[str]) -> list[str]:
-    """The arguments with a pico model, a short text and little work."""
-    _, command, *rest = words
-    if command == "demo":
-        command, rest = "quantize", ["my-model", *(rest if "-o" in rest else [*rest, "-o", "runs/demo"]), "--bits", "3"]
-    if command in MORE:
-        rest[0] = "my-model" if rest[0] in MODELS else rest[0]
-        rest = rest if "--data" in rest else [*rest, "--data", "my-text.txt"]
-        rest += SMALL + (TARGETED if "--target" in rest and command == "quantize" else MORE[command])
-        if not {"-o", "--out"} & set(rest):
-            rest += ["-o", f"runs/{command}"]
-    elif rest and not Path(rest[0]).exists():
-        shutil.copytree("finished", rest[0])
-    for at, word in enumerate(rest):
-        if rest[at - 1] == "--data" and (word in TEXTS or word.startswith("hub:")):
-            rest[at] = "other-text.txt" if command in ("evaluate", "compare") else "my-text.txt"
-        if rest[at - 1] == "--sequence-length":
-            rest[at] = str(min(64, int(word)))
-    return [command, *rest]
+@pytest.mark.parametrize("command", MENTIONED)
+def test_commands_in_running_text_run(command: str, desk: Path) -> None:
+    page, example = MENTIONED[command]
+    run(page, example, {})
 
 
-def made(words: list[str]) -> str:
-    """Whether the Makefile has these targets."""
-    text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    missing = [word for word in words[1:] if "=" not in word and not re.search(rf"^{re.escape(word)}:", text, re.M)]
-    return f"no target {missing[0]}" if missing else ""
-
-
-def installed(words: list[str]) -> str:
-    """Whether the extras of evopress that pip is asked for exist."""
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    asked = re.findall(r"(?:evopress|\.)\[([\w,-]+)\]", " ".join(words))
-    missing = [name for names in asked for name in names.split(",") if not re.search(rf"^{name} = \[", project, re.M)]
-    return f"no extra {missing[0]}" if missing else ""
-
-
-def scripted(words: list[str]) -> str:
-    """Whether a script is there and knows the flags."""
-    script = next((ROOT / word for word in words if word.endswith(".py")), None)
-    if script is None:
-        return "" if words[1] == "-m" else "no script"
-    if not script.is_file():
-        return f"no {script}"
-    flags = [word.partition("=")[0] for word in words[2:] if word.startswith("--")]
-    text = script.read_text(encoding="utf-8")
-    return "".join(f"no flag {flag}" for flag in flags if f'"{flag}"' not in text)
-
-
-HANDLERS: dict[str, Callable[[list[str]], str]] = {
-    "evopress": started,
-    "make": made,
-    "pip": installed,
-    "python": scripted,
-}
+def test_every_block_is_of_a_kind_that_runs_or_is_no_command() -> None:
+    programs = r"^(\$ )?(\S*/)?(evopress|make|python\S*|pip|lm_eval|vllm|llama-\w+) (?!.*\[OPTIONS\])"
+    for page in PAGES:
+        for example in blocks(page, "", "text", "bibtex", "toml", "json", "bash", "shell", "console"):
+            assert not re.search(programs, example.body, re.M), f"{page.name}, line {example.line}: call it sh"
 
 
 def test_the_pages_with_examples_have_them() -> None:
-    kinds = {page.name: {kind for _, kind, _ in blocks(page)} for page in PAGES}
+    kinds = {page.name: {example.kind for example in blocks(page, "python", "sh")} for page in PAGES}
     for name in ("README.md", "api.md", "extending.md", "tutorial.md", "evaluation.md"):
         assert "python" in kinds[name]
-    for name in ("README.md", "quickstart.md", "tutorial.md", "evaluation.md", "howto-data.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "quickstart.md", "tutorial.md", "evaluation.md", "howto-data.md"):
         assert "sh" in kinds[name]
+    assert len(MENTIONED) > 20
 
 
 @pytest.mark.parametrize(
     ("command", "problem"),
     [
         ("evopress quantize my-model --colour red", "exit code 2"),
-        ("make coffee", "no target coffee"),
+        ("evopress evaluate finished --tasks arc_coffee", "the harness has no task arc_coffee"),
+        ("make coffee", "No rule to make target"),
         ("pip install 'evopress[coffee]'", "no extra coffee"),
+        ("pip install 'gguf>=99'", "is not gguf>=99"),
+        ("pip install coffee", "not in constraints.txt"),
+        ("pip install --coffee gguf", "does not take"),
         ("python benchmarks/coffee.py", "no "),
-        ("python benchmarks/evaluation.py runs/demo --coffee", "no flag --coffee"),
+        ("python benchmarks/theorem_3_1.py --coffee", "exit code 2"),
+        ("python benchmarks/tables.py runs/tables --set coffee=1", "how small coffee should be"),
+        (".venv/bin/python -m pytest -m coffee", "does not know coffee"),
+        (".venv/bin/python -m pytest --coffee", "does not know --coffee"),
+        ("lm_eval run --model hf --tasks arc_easy,coffee", "no task coffee"),
+        ("tensorboard --coffee", "does not take"),
+        ("tensorboard --logdir my-model", "no events"),
+        ("vllm serve runs/coffee", "no runs/coffee"),
+        ("vllm brew runs/coffee", "vllm brew is not on the list"),
+        ("llama-cli -m finished/config.toml", "no finished/config.toml"),
+        ("coffee --black", "nothing is known of coffee"),
     ],
 )
 def test_what_does_not_work_is_noticed(command: str, problem: str, desk: Path) -> None:
-    words = shlex.split(command)
-    assert problem in HANDLERS[words[0]](words)
+    assert problem in problem_of(shlex.split(command))

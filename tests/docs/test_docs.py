@@ -12,12 +12,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.docs.examples import PAGES, ROOT, blocks, prose
 
 from evopress.search.presets import PRESETS, ApplicationName
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
-FENCE = re.compile(r"(?:^(?P<skip><!-- not run: [^\n]+ -->)\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 TEST = re.compile(r"`(tests/[\w/]+\.py)?::(\w+)`")
 
@@ -33,18 +31,6 @@ def script(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def prose(page: Path) -> str:
-    """A page without its code blocks."""
-    return FENCE.sub("", page.read_text(encoding="utf-8"))
-
-
-def blocks(page: Path, *kinds: str) -> list[tuple[int, str]]:
-    """Code blocks that are to be run, each with the number of its first line."""
-    text = page.read_text(encoding="utf-8")
-    found = [match for match in FENCE.finditer(text) if match["kind"] in kinds and not match["skip"]]
-    return [(text.count("\n", 0, match.start("body")), match["body"]) for match in found]
 
 
 def anchors(page: Path) -> set[str]:
@@ -83,8 +69,8 @@ def test_tests_that_a_page_names_exist(page: Path) -> None:
 @every_page
 def test_commands_in_examples_have_these_flags(page: Path) -> None:
     made = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for _, body in blocks(page, "sh", ""):
-        for line in body.splitlines():
+    for example in blocks(page, "sh", ""):
+        for line in example.body.splitlines():
             words = shlex.split(line, comments=True) if line.startswith(("make ", "evopress ")) else []
             if words[:1] == ["make"]:
                 assert re.search(rf"^{words[1]}:", made, re.M), line
