@@ -22,7 +22,7 @@ SMALL = [
     *("--sequence-length", "32", "--search-tokens", "512", "--heldout-tokens", "256", "--generations", "2"),
     *("--offspring", "4", "--survivors", "2,1", "--tokens-per-stage", "32,64", "--start-tokens", "32"),
 ]
-CALIBRATED = ["--calibration-tokens", "256", "--sensitivity-tokens", "64"]
+CALIBRATED = ["--calibration-tokens", "256", "--sensitivity-tokens", "32,64"]
 TARGETED = [*CALIBRATED, "--group-size", "32"]  # a target has levels of its own
 MORE = {
     "quantize": [*CALIBRATED, "--levels", "2,3,4", "--group-size", "16"],
@@ -30,6 +30,8 @@ MORE = {
     "drop": [],
     "sweep": [*CALIBRATED, "--levels", "2,3,4", "--group-size", "16", "--start", "knapsack"],
 }
+SIZES = {"quantize": "150kB", "drop": "170kB"}
+"""Budgets in bytes that the pico model can meet."""
 MODELS, TEXTS = {"MODEL", "demo"}, {"wikitext2", "c4", "fineweb_edu", "demo"}
 
 SETTINGS = {
@@ -44,8 +46,7 @@ SETTINGS = {
     "start_tokens": "32",
     "start_candidates": "2",
     "calibration_tokens": "256",
-    "sensitivity_tokens": "64",
-    "sensitivity_rounds": "1",
+    "sensitivity_tokens": "[64]",
     "levels": "[2,3,4]",
     "group_size": "16",
 }
@@ -118,6 +119,8 @@ def small(words: list[str]) -> list[str]:
     for at, word in enumerate(rest):
         if rest[at - 1] == "--data" and (word in TEXTS or word.startswith("hub:")):
             rest[at] = "other-text.txt" if command in ("evaluate", "compare") else "my-text.txt"
+        if rest[at - 1] == "--size":
+            rest[at] = SIZES[command]
         if rest[at - 1] == "--sequence-length":
             rest[at] = str(min(64, int(word)))
     return [command, *rest]
