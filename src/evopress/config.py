@@ -282,6 +282,9 @@ def from_toml(text: str, where: str) -> Config:
     compression = data.get("compression", {})
     if compression.get("method") in ("gptq", "rtn"):
         compression.setdefault("group_size", None)
+    search = data.get("search", {})
+    if isinstance(tokens := search.get("sensitivity_tokens"), int):  # a number that all rounds share, as it was written
+        search["sensitivity_tokens"] = [tokens] * search.pop("sensitivity_rounds", 1)
     return _validated(data)
 
 
