@@ -12,9 +12,11 @@ from transformers import AutoModelForCausalLM
 
 import evopress
 from evopress import pipeline
+from evopress.analysis import profile_that_drops
 from evopress.analyze import Sizes, analyze
 from evopress.compare import compare, draw
 from evopress.errors import ConfigError
+from evopress.fitness.divergence import Perplexity
 from evopress.models import describe, dropped, find_sublayers
 from evopress.observer import Observer
 from evopress.run import read_run
@@ -181,5 +183,11 @@ def test_analyses_of_every_kind_of_run(where: dict[str, Any], command: str, budg
         assert json.loads((run.directory.path / "analysis" / f"{name}.json").read_text())
         assert (run.directory.path / "analysis" / f"{name}.svg").read_text().startswith("<?xml")
     assert found["monotonicity"].tables[0].rows
+    if command == "drop":
+        pair = found["monotonicity"].found.heldout.pairs[0]
+        profiles = [profile_that_drops(workspace.space, names) for names in (pair.fewer, pair.more)]
+        with workspace.evaluator(workspace.splits.heldout, (Perplexity(),), 2) as evaluator:
+            assert evaluator(profiles, 64) == [pair.fewer_score, pair.more_score]
+        assert pair not in found["monotonicity"].found.search.pairs
     with pytest.raises(ConfigError, match="unknown analysis 'noises'; use monotonicity"):
         analyze(workspace, ("noises",))

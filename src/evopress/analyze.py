@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from evopress.analysis import (
+    Supersets,
     Table,
     agreement_table,
     correlate_errors,
@@ -31,13 +32,14 @@ from evopress.analysis import (
     neighbour_table,
     piece_scores,
     random_profiles,
+    rescore,
     stage_table,
     superset_table,
     worst,
 )
 from evopress.errors import ConfigError
 from evopress.files import write_text
-from evopress.fitness.divergence import make_measure
+from evopress.fitness.divergence import Perplexity, make_measure
 from evopress.fitness.evaluator import Evaluator
 from evopress.fitness.tokens import Piece
 from evopress.profile import Profile
@@ -65,6 +67,14 @@ class Analysis:
     found: Any
     tables: tuple[Table, ...]
     draw: Callable[[Any, Path], None]
+
+
+@dataclass(frozen=True)
+class DropSets:
+    """Drop sets inside one another as the search text scores them, and the same pairs' perplexity on held-out text."""
+
+    search: Supersets
+    heldout: Supersets
 
 
 def analyze(
@@ -111,7 +121,11 @@ def _monotonicity(workspace: Workspace, evaluator: Evaluator, profile: Profile, 
         token_limit=60 * sizes.tokens,
         tokens=sizes.tokens,
     )
-    return Analysis(supersets, (superset_table(supersets),), draw_supersets)
+    heldout = workspace.splits.heldout
+    other = replace(evaluator, text=heldout, measures=(Perplexity(),), calls=0)
+    found = DropSets(supersets, rescore(space, supersets, other, min(sizes.tokens, heldout.total)))
+    tables = superset_table(found.search), superset_table(found.heldout, "held-out perplexity")
+    return Analysis(found, tables, lambda found, path: draw_supersets(found.search, path))
 
 
 def _landscape(workspace: Workspace, evaluator: Evaluator, profile: Profile, sizes: Sizes) -> Analysis:

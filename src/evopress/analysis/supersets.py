@@ -128,8 +128,8 @@ def profile_that_drops(space: SearchSpace, names: Collection[str]) -> Profile:
     return space.decode([DROPPED if unit.name in names else len(unit.levels) - 1 for unit in space.units])
 
 
-def superset_table(found: Supersets) -> Table:
-    """A row for each pair."""
+def superset_table(found: Supersets, score: str = "score") -> Table:
+    """A row for each pair; `score` says what was scored."""
     rows = tuple(
         (
             f"{len(pair.fewer)}",
@@ -142,7 +142,7 @@ def superset_table(found: Supersets) -> Table:
         for pair in found.pairs
     )
     title = f"drop sets inside one another: the best {len(rows)} of {found.nested} pairs, {found.tokens} tokens"
-    return Table(title, ("drops", "drops more", "score", "score with more", "better", "dropped in addition"), rows)
+    return Table(title, ("drops", "drops more", score, f"{score} with more", "better", "dropped in addition"), rows)
 
 
 @dataclass(frozen=True)
