@@ -5,7 +5,7 @@
 LIBRARIES is a directory with a prebuilt libllama (see scripts/libllama.py), the run one with `--target llamacpp`. The
 searched model is the run's own, assembled from its database in fp32; it is compared in another process than the search
 was, on the run's held-out text. With `--control` files that are wrong as an error in the export would make them (see
-scripts/damaged_gguf.py) go through the same check, and each must fail it. With `--mixes` llama.cpp's quantizer also
+scripts/gguf_variants.py) go through the same check, and each must fail it. With `--mixes` llama.cpp's quantizer also
 makes its mixes of the run's model, if that is a GGUF file, and types and bytes are held against ours.
 
 llama.cpp multiplies quantized weights with activations that it rounds to 8 bits in blocks of 32, and keeps keys and

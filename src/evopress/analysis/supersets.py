@@ -8,7 +8,8 @@ all profiles are scored once more, on one fresh minibatch, and every two that ar
 
 What is worth starting from: bad drops (`evopress.analysis.populations.worst`). On SmolLM2-135M the worst of 32 random
 drops of 8 sub-layers got from a KL of 11.7 to 7.8 by 4 drops more (2,048 tokens of Wikipedia), while a searched drop,
-random ones that happened to harm little, and the sets found around them were monotone.
+random ones that happened to harm little, and the sets found around them were mostly monotone. What was found since, by
+`evopress analyze`, is in benchmarks/results/supersets_2-core-cpu_2026-11.md.
 """
 
 from __future__ import annotations
