@@ -6,10 +6,8 @@ worst one that drops as many fewer than that, and again from there. Noise aside,
 all profiles are scored once more, on one fresh minibatch, and every two that are nested make a pair. It costs what
 `token_limit` says.
 
-What is worth starting from: bad drops (`evopress.analysis.populations.worst`). On SmolLM2-135M the worst of 32 random
-drops of 8 sub-layers got from a KL of 11.7 to 7.8 by 4 drops more (2,048 tokens of Wikipedia), while a searched drop,
-random ones that happened to harm little, and the sets found around them were mostly monotone. What was found since, by
-`evopress analyze`, is in benchmarks/results/supersets_2-core-cpu_2026-11.md.
+What is worth starting from: bad drops (`evopress.analysis.populations.worst`). Around good ones sets are mostly
+monotone (SmolLM2: benchmarks/results/supersets_2-core-cpu_2026-11.md).
 """
 
 from __future__ import annotations
