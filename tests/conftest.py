@@ -43,6 +43,7 @@ SMALL: dict[str, Any] = {
     "survivors": (2, 1),
     "tokens_per_stage": (32, 64),
     "start_tokens": 32,
+    "sensitivity_tokens": (64, 128),
 }
 """Settings with which a whole run on a pico model takes a fraction of a second."""
 

@@ -33,6 +33,7 @@ SMALL: dict[str, Any] = {
     "survivors": (2, 1),
     "tokens_per_stage": (32, 64),
     "start_tokens": 32,
+    "sensitivity_tokens": (64, 128),
     "start_candidates": 3,
     "dtype": "float32",
 }

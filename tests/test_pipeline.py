@@ -186,7 +186,7 @@ class Phases(Observer):
 
 def test_measured_starts_compete_and_their_tokens_count(small: dict[str, Any], tmp_path: Path) -> None:
     seen = Phases()
-    run = evopress.quantize(out=tmp_path / "run", observer=seen, **{**small, "sensitivity_tokens": (32, 64)})
+    run = evopress.quantize(out=tmp_path / "run", observer=seen, **small | {"sensitivity_tokens": (32, 64)})
     assert seen.phases == ["build", "measure", "evaluate", "export"]
     starts = seen.batches[0].batch
     assert starts.generation == 0
@@ -244,7 +244,7 @@ def test_sensitivities_of_other_things_are_measured_again(small: dict[str, Any],
 
 def test_more_sensitivity_tokens_than_search_tokens(small: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ScheduleError, match="sensitivity-tokens 1024 exceed the 512 search tokens"):
-        evopress.quantize(out=tmp_path / "run", sensitivity_tokens=(64, 1024), **small)
+        evopress.quantize(out=tmp_path / "run", **small | {"sensitivity_tokens": (64, 1024)})
 
 
 def test_final_scores_are_those_of_the_winner_not_of_the_last_candidate(small: dict[str, Any], tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evopress.compress.grid import Grid
 
 
-SENSITIVITY_TOKENS = (512, 4096)
+SENSITIVITY_TOKENS = (512, 4096, 4096)
 """16 sequences: with fewer the knapsack follows noise (docs/log.md)."""
 
 
@@ -223,7 +223,7 @@ class SearchSection(Section):
     @classmethod
     def _measurable(cls, tokens: tuple[int, ...]) -> tuple[int, ...]:
         if min(tokens) < 2:
-            raise ValueError(f"the tokens of a measurement are {min(tokens)}; give 2 or more, such as 512,4096")
+            raise ValueError(f"the tokens of a measurement are {min(tokens)}; give 2 or more, such as 512,4096,4096")
         return tokens
 
     @property
