@@ -32,6 +32,8 @@ MORE = {
 }
 SIZES = {"quantize": "150kB", "drop": "170kB"}
 """Budgets in bytes that the pico model can meet."""
+LEAST = 0.25
+"""The smallest round fraction of its depth that drops anything."""
 MODELS, TEXTS = {"MODEL", "demo"}, {"wikitext2", "c4", "fineweb_edu", "demo"}
 
 SETTINGS = {
@@ -121,6 +123,8 @@ def small(words: list[str]) -> list[str]:
             rest[at] = "other-text.txt" if command in ("evaluate", "compare") else "my-text.txt"
         if rest[at - 1] == "--size":
             rest[at] = SIZES[command]
+        if rest[at - 1] == "--fraction":  # of three blocks
+            rest[at] = word if float(word) >= LEAST else str(LEAST)
         if rest[at - 1] == "--sequence-length":
             rest[at] = str(min(64, int(word)))
     return [command, *rest]
