@@ -13,7 +13,7 @@ import transformers
 from evopress.testing import pico_tokenizer, random_model
 
 BUILD = """
-import sys, threading, time
+import sys
 from pathlib import Path
 
 import torch
@@ -28,19 +28,17 @@ def anonymous():
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
 
 def peak(folder, database):
-    peaks, done = [], threading.Event()
-
-    def watch():
-        while not done.wait(0.005):
-            peaks.append(anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    peaks = []
     model = load_model(folder, dtype=torch.bfloat16, device="cpu").model
     method = Quantization(grids={"4": Grid(4, 64, False)}, propagate="4")
-    build_database(Path(database), Runner(model, describe(model)), method, [torch.arange(1, 65)] * 4, {})
-    done.set()
-    watcher.join()
+    build_database(
+        Path(database),
+        Runner(model, describe(model)),
+        method,
+        [torch.arange(1, 65)] * 4,
+        {},
+        progress=lambda *_: peaks.append(anonymous()),  # at every step, so that it is the same steps each time
+    )
     return max(peaks)
 
 torch.set_num_threads(1)
