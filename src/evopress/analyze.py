@@ -54,7 +54,7 @@ ANALYSES = ("monotonicity", "landscape", "noise")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is scored: `profiles` profiles or offspring, on `tokens` tokens each."""
+    """How much is scored: `profiles` profiles or offspring, on `tokens` tokens each, on all if there are fewer."""
 
     profiles: int = 32
     tokens: int = 1024
@@ -86,6 +86,7 @@ def analyze(
     directory = workspace.run.path / "analysis"
     measure = make_measure(workspace.fitness or workspace.config.search.fitness)
     profile, results = read_profile(workspace.run.profile), {}
+    sizes = replace(sizes, tokens=min(sizes.tokens, workspace.splits.search.total))
     candidates = max(sizes.profiles, 4) * 8
     with workspace.evaluator(workspace.splits.search, (measure,), candidates) as evaluator:
         for done, name in enumerate(names):

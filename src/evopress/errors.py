@@ -16,7 +16,7 @@
     |   `-- JournalError         15   its journal is damaged before the last line
     +-- DatabaseError            16   the database is incomplete
     |   `-- ChecksumError        17   a database file does not match its checksum
-    +-- ResourceError            18   not enough disk or memory for the plan
+    +-- ResourceError            18   not enough disk or memory for the plan, or no access to a file
     +-- ProfileError             19   a profile does not fit the model or the database
     +-- MissingExtra             20   an optional dependency is not installed
     +-- VerificationError        21   an export is not the searched model, or not of the predicted size
@@ -124,7 +124,7 @@ class ChecksumError(DatabaseError):
 
 
 class ResourceError(EvopressError):
-    """Not enough disk or memory for the plan."""
+    """Not enough disk or memory for the plan, or no access to a file."""
 
     exit_code = 18
 

@@ -236,6 +236,16 @@ def test_steps_on_no_run(call: Call, tmp_path: Path, step: str) -> None:
     check(call(step, tmp_path), errors.RunError, "no run in", "evopress quantize")
 
 
+def test_a_file_where_a_directory_should_be(quantize: Call, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    check(quantize(tmp_path / "file" / "run"), errors.ResourceError, f"cannot use {tmp_path / 'file'}")
+    quantize(tmp_path / "run")
+    for command in ("report", "export"):
+        result = call(command, tmp_path / "run", "-o", tmp_path / "file" / "out.html")
+        check(result, errors.ResourceError, f"cannot use {tmp_path / 'file'}")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_steps_out_of_order(quantize: Call, call: Call, tmp_path: Path) -> None:
     quantize(tmp_path / "run")
     (tmp_path / "run" / "profile.json").unlink()

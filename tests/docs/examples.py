@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
 FENCE = re.compile(r"^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
-PROGRAMS = ("evopress", "make", "python", "pip", "lm_eval", "vllm", "llama-cli", "tensorboard")
+PROGRAMS = ("evopress", "make", "python", "pip", "lm_eval", "vllm", "llama-completion", "tensorboard")
 SPAN = re.compile(rf"`(?P<body>(?:[A-Z_]+=\S+ )*(?:{'|'.join(PROGRAMS)}) [^`]+)`")
 
 
@@ -44,7 +44,7 @@ def commands(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def mentioned(page: Path) -> list[Example]:
-    """Whole commands in running text: what has a placeholder (DIR, ...) or no argument only names a command."""
+    """Whole commands in running text: what has no argument, or only flags, names a command."""
     text = page.read_text(encoding="utf-8")
     text = FENCE.sub(lambda match: "\n" * match[0].count("\n"), text)
     found = [
@@ -55,11 +55,9 @@ def mentioned(page: Path) -> list[Example]:
 
 
 def is_whole(words: list[str]) -> bool:
-    """Whether a command could be typed as it stands.
+    """Whether a command could be typed as it stands, with something in the place of its placeholders.
 
     >>> [is_whole(text.split()) for text in ("evopress demo", "evopress export DIR", "evopress evaluate --tasks")]
-    [True, False, False]
+    [True, True, False]
     """
-    if any((word.isupper() and word.isalpha()) or "..." in word for word in words):
-        return False
     return words[0] != "evopress" or words[1] == "demo" or (len(words) > 2 and not words[2].startswith("-"))

@@ -7,12 +7,13 @@
 | pip | its own parser; what it is asked for is pinned, and what of it is installed satisfies the requirement |
 | pytest | its own parser, and the markers |
 | lm_eval, evaluate --tasks | run; tasks whose data lies on the hub are looked up, and a local one takes their place |
-| tensorboard | its own parser; the directory has events |
-| vllm, llama-cli | not installed: flags from a list, see `RECORDED`; the checkpoint is there |
+| tensorboard | its server starts and has the events |
+| vllm, llama-completion | run where they are installed, else flags from a list; the checkpoint is there: `runtimes` |
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ import tomllib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,18 +33,13 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from tests.docs.examples import ROOT
+from tests.docs.runtimes import fetched, runtime
 from tests.docs.small import ran, started
 
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 BROUGHT = {"ruff": "ruff", "mypy": "mypy", "mkdocs": "mkdocs-material"}
 """Programs of the Makefile, and the package that brings each."""
-
-RECORDED = {
-    "vllm": {"serve"},  # `vllm serve [model_tag] [options]`: vllm/entrypoints/cli/serve.py
-    "llama-cli": {"-m", "-p"},  # "-m", "--model" and "-p", "--prompt": llama.cpp's common/arg.cpp
-}
-"""Subcommands and flags of programs that are not installed here, as their sources have them."""
 
 
 def problem_of(words: list[str]) -> str:
@@ -191,42 +188,29 @@ def known_task(name: str) -> bool:
 
 
 def dashboard(words: list[str]) -> str:
-    """Whether TensorBoard takes the arguments, and finds something."""
+    """Whether TensorBoard takes the arguments, and its page shows something."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what comes with it
         from tensorboard import program
 
         board = program.TensorBoard()
         try:
-            board.configure(argv=["tensorboard", *words])
+            board.configure(argv=["tensorboard", *words, "--port", "0", "--load_fast", "false"])
         except SystemExit:
             return f"tensorboard does not take {' '.join(words)}"
-    return "" if list(Path(board.flags.logdir).rglob("events.out.tfevents.*")) else f"no events in {board.flags.logdir}"
-
-
-def recorded(program: str, words: list[str]) -> str:
-    """Whether flags are on the list, and files that commands before should have made are there."""
-    known = RECORDED[program]
-    if unknown := [word for at, word in enumerate(words) if (at == 0 or word.startswith("-")) and word not in known]:
-        return f"{program} {unknown[0]} is not on the list of tests/docs/programs.py"
-    made = [Path(word) for word in words if "/" in word]
-    return "".join(f"no {path}" for path in made if not path.exists() or not (path.is_dir() or is_gguf(path)))
-
-
-def is_gguf(file: Path) -> bool:
-    """Whether a file begins like one of llama.cpp's."""
-    return file.read_bytes()[:4] == b"GGUF"
+        runs = json.loads(fetched(f"{board.launch()}data/runs"))
+    return "" if runs else f"no events in {board.flags.logdir}"
 
 
 HANDLERS: dict[str, Callable[[list[str]], str]] = {
     "evopress": evopress,
     "lm_eval": harness,
-    "llama-cli": lambda words: recorded("llama-cli", words),
+    "llama-completion": partial(runtime, "llama-completion"),
     "make": dry_run,
     "pip": installed,
     "pytest": collected,
     "python": interpreted,
     "python3.11": interpreted,
     "tensorboard": dashboard,
-    "vllm": lambda words: recorded("vllm", words),
+    "vllm": partial(runtime, "vllm"),
 }

@@ -30,10 +30,12 @@ MORE = {
     "drop": [],
     "sweep": [*CALIBRATED, "--levels", "2,3,4", "--group-size", "16", "--start", "knapsack"],
 }
-SIZES = {"quantize": "150kB", "drop": "170kB"}
+SIZES = {"quantize": "400kB", "drop": "490kB"}
 """Budgets in bytes that the pico model can meet."""
 LEAST = 0.25
 """The smallest round fraction of its depth that drops anything."""
+PLACES = {"--profile": "finished/profile.txt", "--data": "my-text.txt", "--format": "hf"}
+"""What a flag gets for FILE or NAME. Directories may have the name of their placeholder."""
 MODELS, TEXTS = {"MODEL", "demo"}, {"wikitext2", "c4", "fineweb_edu", "demo"}
 
 SETTINGS = {
@@ -107,7 +109,7 @@ def started(words: list[str]) -> str:
 
 def small(words: list[str]) -> list[str]:
     """The arguments with a pico model, a short text and little work."""
-    _, command, *rest = words
+    _, command, *rest = (word.removesuffix("...") for word in words)
     if command == "demo":
         command, rest = "quantize", ["my-model", *(rest if "-o" in rest else [*rest, "-o", "runs/demo"]), "--bits", "3"]
     if command in MORE:
@@ -118,16 +120,23 @@ def small(words: list[str]) -> list[str]:
             rest += ["-o", f"runs/{command}"]
     elif rest:
         provide(rest[0])
-    for at, word in enumerate(rest):
-        if rest[at - 1] == "--data" and (word in TEXTS or word.startswith("hub:")):
-            rest[at] = "other-text.txt" if command in ("evaluate", "compare") else "my-text.txt"
-        if rest[at - 1] == "--size":
-            rest[at] = SIZES[command]
-        if rest[at - 1] == "--fraction":  # of three blocks
-            rest[at] = word if float(word) >= LEAST else str(LEAST)
-        if rest[at - 1] == "--sequence-length":
-            rest[at] = str(min(64, int(word)))
-    return [command, *rest]
+    flags = [command, *rest]
+    return [command, *(value(command, flag, word) for flag, word in zip(flags, rest, strict=False))]
+
+
+def value(command: str, flag: str, word: str) -> str:
+    """What comes after a flag instead of `word`."""
+    if word in ("FILE", "NAME"):
+        return PLACES.get(flag, word)
+    if flag == "--data" and (word in TEXTS or word.startswith("hub:")):
+        return "other-text.txt" if command in ("evaluate", "compare") else "my-text.txt"
+    if flag == "--size":
+        return SIZES[command]
+    if flag == "--fraction":  # of three blocks
+        return word if float(word) >= LEAST else str(LEAST)
+    if flag == "--sequence-length":
+        return str(min(64, int(word)))
+    return word
 
 
 def provide(run: str) -> None:

@@ -3,7 +3,8 @@
 So does every whole command in running text. What is not as on the page: `my-model`, `MODEL` and `demo` are a pico
 model; `my-text.txt`, `other-text.txt`, `demo` and datasets of the hub are a short text made here. Commands that
 compress get flags behind their own that make them a matter of a second (`small`); windows are at most 64 tokens. A run
-directory that no command of the page made is a finished run. `programs` says what is done with programs of others.
+directory that no command of the page made (`DIR`, `RUN`) is a finished run. `programs` says what is done with programs
+of others.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 @pytest.fixture(scope="module")
 def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pico model, the texts, a task, copies of scripts and pages, and a finished run, made once."""
-    from evopress.testing import pico_model
+    from evopress.testing import merging_tokenizer, pico_model
 
     path = tmp_path_factory.mktemp("things")
-    for part in (pico_model("llama", width=64, vocabulary=97), merging_tokenizer()):
+    for part in (pico_model("llama", width=128, vocabulary=300), merging_tokenizer()):
         part.save_pretrained(path / "my-model")
     lines = [f"{n} times {n} is {n * n}, and {n} times that is {n**3}." for n in range(300)]
     (path / "my-text.txt").write_text("\n\n".join(lines))
@@ -59,22 +60,6 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(path)
         started(shlex.split("evopress quantize my-model --bits 3 --data my-text.txt -o finished"))
     return path
-
-
-def merging_tokenizer() -> Any:
-    """The pico models' with one merge, without which GGUF has no tokenizer; and 32 divides the model's widths."""
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    from evopress.testing import pico_tokenizer
-
-    plain = pico_tokenizer()
-    data = json.loads(plain.backend_tokenizer.to_str())
-    data["model"]["vocab"]["he"], data["model"]["merges"] = len(plain), [["h", "e"]]
-    merging = Tokenizer.from_str(json.dumps(data))
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=merging, unk_token="<unk>", eos_token="<unk>", pad_token="<unk>", model_max_length=256
-    )
 
 
 @pytest.fixture
@@ -151,7 +136,7 @@ def test_the_pages_with_examples_have_them() -> None:
         ("tensorboard --logdir my-model", "no events"),
         ("vllm serve runs/coffee", "no runs/coffee"),
         ("vllm brew runs/coffee", "vllm brew is not on the list"),
-        ("llama-cli -m finished/config.toml", "no finished/config.toml"),
+        ("llama-completion -m finished/config.toml", "no finished/config.toml"),
         ("coffee --black", "nothing is known of coffee"),
     ],
 )

@@ -15,7 +15,7 @@ import typer
 from evopress.cli.options import Debug, Given, Json, Out, Track, names, parsed, refuse, trackers, with_settings
 from evopress.cli.show import Screen
 from evopress.config import resolve
-from evopress.errors import EvopressError
+from evopress.errors import EvopressError, ResourceError
 from evopress.run import locked, read_run
 from evopress.search.presets import ApplicationName
 
@@ -158,7 +158,7 @@ def analyze(
     directory: Directory,
     what: Annotated[str, typer.Option(help="which, with commas between")] = "monotonicity,landscape,noise",
     profiles: Annotated[int, typer.Option(min=4, help="how many profiles each analysis looks at")] = 32,
-    tokens: Annotated[int, typer.Option(min=64, help="on how many tokens each is scored")] = 1024,
+    tokens: Annotated[int, typer.Option(min=64, help="on how many tokens each is scored, if there are so many")] = 1024,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -223,6 +223,9 @@ def main(arguments: list[str] | None = None) -> None:
         code = app(given, standalone_mode=False)
     except EvopressError as error:
         _fail(str(error), error.exit_code, given)
+    except OSError as error:  # a file where a directory should be, no permission, ...
+        problem = f"cannot use {error.filename}: {error.strerror}" if error.filename else str(error)
+        _fail(problem, ResourceError.exit_code, given)
     except Exception as error:  # the last resort: no traceback for users who did not ask for one
         if hasattr(error, "format_message"):
             _fail(error.format_message(), 2, given)
