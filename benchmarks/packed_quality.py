@@ -10,24 +10,18 @@ plain transformers: its logits must be the searched model's, bit for bit, and it
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from run_settings import add_settings
 
 from evopress.config import Config, resolve
 from evopress.export.formats import FORMATS
-from evopress.export.shards import weight_bytes
-from evopress.export.verification import logits
 from evopress.observer import Observer
 from evopress.pipeline import build, run_all
-from evopress.profile import Profile
-from evopress.records import read_profile
 from evopress.run import read_run, start_run
 from evopress.workspace import Workspace
 
@@ -42,7 +36,7 @@ SHORT: dict[str, Any] = {
 }
 """Less than the quick preset's, so that both searches together take minutes."""
 RESULT = Path(__file__).parent / "results" / "packed_quality_2-core-cpu_2026-11.md"
-SCRIPT = Path(__file__).parents[1] / "scripts" / "stock_perplexity.py"
+CHECK = Path(__file__).parents[1] / "scripts" / "check_transformers.py"
 
 
 def config(options: argparse.Namespace, **budget: Any) -> Config:
@@ -64,22 +58,7 @@ def search(options: argparse.Namespace) -> None:
     for bits in UNIFORM:
         out = options.directory / f"at-{bits}-bits"
         run_all(config(options, size=uniform_size(first, bits)), out, Observer())
-        reload(Workspace(read_run(out), Observer()))
-
-
-def reload(workspace: Workspace) -> None:
-    """Have another process load the export, and write what it found beside it."""
-    run, sequences = workspace.run, [sequence.tolist() for sequence in workspace.splits.heldout.sequences]
-    tokens, answer = run.path / "tokens.json", run.path / "stock.json"
-    tokens.write_text(json.dumps(sequences), encoding="utf-8")
-    subprocess.run([sys.executable, SCRIPT, run.export, tokens, "--out", answer], check=True, capture_output=True)
-    profile: Profile = read_profile(run.profile)
-    with workspace.assembled(profile) as model:
-        expected = logits(model, torch.tensor(sequences[0])[None])[0].contiguous()
-    found = json.loads(answer.read_text(encoding="utf-8"))
-    found["equal"] = found["logits"] == hashlib.sha256(expected.numpy().tobytes()).hexdigest()
-    found["bytes"] = weight_bytes(run.export)
-    answer.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        subprocess.run([sys.executable, CHECK, out], check=True)
 
 
 def table(directory: Path) -> str:
@@ -105,7 +84,7 @@ def table(directory: Path) -> str:
             if name != "dense" or bits == UNIFORM[0]:
                 label = {"uniform": f"uniform {bits} bits", "dp": "knapsack on layer errors"}.get(name, name)
                 lines.append(f"| {label} | {row['bytes']:,} | {row['perplexity']:.2f} | {row['kl']:.4f} |")
-        searched = rows["searched"]["perplexity"]
+        searched = stock["searched"]
         checks.append(
             f"At the size of {bits} bits, transformers {stock['transformers']} in another process: logits of a "
             f"sequence {'equal' if stock['equal'] else 'NOT equal'} bit for bit, perplexity {stock['perplexity']:.4f} "

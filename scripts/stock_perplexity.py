@@ -19,8 +19,9 @@ import transformers
 
 
 def measure(directory: Path, sequences: list[list[int]]) -> dict[str, Any]:
-    """Load the checkpoint in its own dtype and run it on each sequence by itself."""
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
+    """Load the checkpoint in its own dtype, a GGUF file in float32, and run it on each sequence by itself."""
+    options = {"gguf_file": file.name} if (file := next(directory.glob("*.gguf"), None)) else {"dtype": "auto"}
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, **options).eval()
     total, count, checksum = 0.0, 0, ""
     for sequence in sequences:
         ids = torch.tensor(sequence)[None]
