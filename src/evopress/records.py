@@ -62,7 +62,8 @@ def write_space(workspace: Workspace) -> None:
     """Write space.json: what could be chosen, with what each level of each unit costs and stores, and its layer error.
 
     `bits` is all that is stored of a level, `codes` the part without scales and masks. Depth has no layer errors.
-    `units` are what profiles name; the indices in each of `ties` are of those that must share a level.
+    `units` are what profiles name; the indices in each of `ties` are of those that must share a level, those in each of
+    `rungs` of the levels that together count as uniform, where units call them differently.
     """
     space, levels = workspace.space, _level_records(workspace)
     units = [
@@ -85,6 +86,9 @@ def write_space(workspace: Workspace) -> None:
         "groups": [[place for unit in group for place in own[unit]] for group in space.groups],
         "split": space.split,
         "ties": [tied for tied in own if len(tied) > 1],
+        "rungs": [
+            [index for whole, index in zip(space.units, rung, strict=True) for _ in whole.parts] for rung in space.rungs
+        ],
     }
     write_text(workspace.run.space, json.dumps(data) + "\n")
 

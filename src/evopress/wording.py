@@ -70,7 +70,7 @@ def verdict(evaluation: Mapping[str, Any]) -> str:
             change = 1 - rows["searched"]["kl"] / rows[name]["kl"]
             label = REFERENCES.get(name, name)
             amount = f"{abs(change):.0%}" if abs(change) >= 0.005 else "less than 1%"
-            parts.append(f"{amount} {'below' if change >= 0 else 'ABOVE'} {label}")
+            parts.append(f"{amount} {'below' if change > 0 else 'ABOVE'} {label}" if change else f"that of {label}")
     return f"The searched profile's KL is {' and '.join(parts) or format(rows['searched']['kl'], '.4f')}."
 
 

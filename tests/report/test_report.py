@@ -11,15 +11,20 @@ from typing import Any
 import pytest
 from tests.report.conftest import Page
 
+import evopress
 from evopress.cli import main
 from evopress.config import resolve, to_toml
 from evopress.errors import JournalError, RunError, RunMismatch
+from evopress.observer import Observer
 from evopress.report import read_all, read_data, write_report
-from evopress.report.allocation import bytes_of
+from evopress.report.allocation import bytes_of, cells
 from evopress.report.commands import reproduce
 from evopress.report.data import read_journal
 from evopress.report.page import render
+from evopress.run import read_run
+from evopress.testing import gguf_config, merging_tokenizer, random_model
 from evopress.wording import verdict
+from evopress.workspace import Workspace
 
 HOSTILE = "<script>alert('x')</script>\"'&{{7*7}}"
 
@@ -133,6 +138,24 @@ def test_a_killed_run_says_so_and_shows_what_there_is(runs: dict[str, Path], tmp
     assert "Make this run again" in page.text
     assert "Serve the checkpoint" not in page.text
     assert f"After generation {read_data(run).batches[-2]['generation']} of 3" in page.text
+
+
+def test_uniform_where_units_call_their_levels_differently(text: Path, tmp_path: Path, small: dict[str, Any]) -> None:
+    config = gguf_config("llama", width=64, blocks=2, intermediate_size=256)  # 256 divides one matrix of seven
+    random_model(config).save_pretrained(tmp_path / "model")
+    merging_tokenizer().save_pretrained(tmp_path / "model")
+    rest = {name: value for name, value in small.items() if name not in ("model", "bits", "levels", "group_size")}
+    evopress.quantize(str(tmp_path / "model"), bits=5, target="llamacpp", out=tmp_path / "run", **rest)
+    data = read_data(tmp_path / "run")
+    assert data.uniform == dict(Workspace(read_run(tmp_path / "run"), Observer()).space.uniform().items())
+    assert len(set(data.uniform.values())) > 1
+    assert any(cell.step for cell in cells(data))
+    assert "Blue has more than the uniform profile" in page_of(tmp_path / "run").text
+
+
+def test_the_verdict_on_equal_scores() -> None:
+    rows = {"dense": {"kl": 0.0}, "shortgpt": {"kl": 0.5}, "searched": {"kl": 0.5}}
+    assert verdict({"profiles": rows}) == "The searched profile's KL is that of shortgpt."
 
 
 def test_a_difference_that_rounds_to_nothing_is_said_to_be_small() -> None:

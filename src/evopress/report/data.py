@@ -62,8 +62,9 @@ class RunData:
             )
             for unit in self.space["units"]
         )
-        split = self.space["split"]
-        return SearchSpace(units, self.space["budget"], tuple(map(tuple, self.space["groups"])), split and tuple(split))
+        split, groups = self.space["split"], tuple(map(tuple, self.space["groups"]))
+        rungs = tuple(map(tuple, self.space.get("rungs", ())))
+        return SearchSpace(units, self.space["budget"], groups, split and tuple(split), rungs)
 
     @cached_property
     def levels(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
