@@ -2,8 +2,9 @@
 
 Weights are random, inputs correlated, levels 2, 3, 4, 5, 6 and 8 bits with group size 64. The loop is the usual one:
 weights as (rows, columns), rank-1 updates inside blocks of 128 columns, a matrix product beyond. It factors each
-layer's Hessian once, not once per level, and returns plain codes; the stacked side also packs its codes and measures
-its errors. Both must agree, up to rare ties of rounding, before anything is timed.
+layer's Hessian once, not once per level. Both give what a database holds: packed codes, scales, zeros, and the relative
+error of the layer's output, which the loop gets as it is defined and the stacked sweep from the columns' errors. Both
+must agree, up to rare ties of rounding, before anything is timed.
 
     python benchmarks/bench_sweep.py --threads 2
 """
@@ -14,16 +15,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from evopress.compress import Compressed, Grid, Hessian, Quantized, quantize_gptq
+from evopress.compress.hessian import output_energy, relative_error
 
 WIDTH, HIDDEN, KEYS = 576, 1536, 192
 BLOCK, GROUP, DAMPING = 128, 64, 0.01
 GRIDS = [Grid(bits, GROUP) for bits in (2, 3, 4, 5, 6, 8)]
 MAX_TIES = 2e-3  # share of codes that may differ: a tie that falls the other way changes the columns after it
+MAX_APART = 1e-2  # relative difference of two errors, of the same cause
 
 
 @dataclass(frozen=True)
@@ -50,22 +54,28 @@ def make_block(seed: int) -> list[InputGroup]:
     return groups
 
 
-def textbook(group: InputGroup) -> list[list[Tensor]]:
-    """GPTQ codes [weight][grid], one layer and one level at a time."""
+def textbook(group: InputGroup) -> list[list[Compressed[Quantized]]]:
+    """GPTQ [weight][grid], one layer and one level at a time."""
     answer = []
     for weight in group.weights:
         hessian = group.hessian.clone()
         hessian.diagonal().add_(DAMPING * hessian.diagonal().mean())
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
         factor = torch.linalg.cholesky(inverse, upper=True)
-        answer.append([textbook_layer(weight.clone(), factor, grid) for grid in GRIDS])
+        energy = output_energy(weight, group.hessian)
+        answer.append([])
+        for grid in GRIDS:
+            tensor = textbook_layer(weight.clone(), factor, grid)
+            error = output_energy(weight - tensor.dequantize(), group.hessian)
+            answer[-1].append(Compressed(tensor, relative_error(error, energy), DAMPING))
     return answer
 
 
-def textbook_layer(weight: Tensor, factor: Tensor, grid: Grid) -> Tensor:
-    """GPTQ of one layer at one level; overwrites `weight`, returns codes (rows, columns)."""
-    columns = weight.shape[1]
+def textbook_layer(weight: Tensor, factor: Tensor, grid: Grid) -> Quantized:
+    """GPTQ of one layer at one level; overwrites `weight`."""
+    rows, columns = weight.shape
     codes = torch.empty_like(weight)
+    scales, zeros = weight.new_empty(2, rows, columns // GROUP)
     top = 2**grid.bits - 1
     for start in range(0, columns, BLOCK):
         stop = min(start + BLOCK, columns)
@@ -77,6 +87,8 @@ def textbook_layer(weight: Tensor, factor: Tensor, grid: Grid) -> Tensor:
                 high = part[:, i : i + GROUP].amax(1).clamp(min=0)
                 scale = ((high - low) / top).half().float()
                 zero = torch.round(-low / scale).clamp(0, top)
+                at = (start + i) // GROUP
+                scales[:, at], zeros[:, at] = scale, zero
             column = part[:, i]
             code = torch.clamp(torch.round(column / scale) + zero, 0, top)
             error = (column - (code - zero) * scale) / inner[i, i]
@@ -84,7 +96,7 @@ def textbook_layer(weight: Tensor, factor: Tensor, grid: Grid) -> Tensor:
             errors[:, i] = error
             codes[:, start + i] = code
         weight[:, stop:] -= errors @ factor[start:stop, stop:]
-    return codes.to(torch.uint8)
+    return Quantized.from_codes(codes.to(torch.uint8), scales, zeros.to(torch.uint8), grid)
 
 
 def stacked(group: InputGroup) -> list[list[Compressed[Quantized]]]:
@@ -93,13 +105,13 @@ def stacked(group: InputGroup) -> list[list[Compressed[Quantized]]]:
 
 
 def share_of_ties(group: InputGroup) -> float:
-    """Share of codes in which the two disagree."""
-    pairs = [
-        (new.tensor.unpacked_codes(), old)
-        for news, olds in zip(stacked(group), textbook(group), strict=True)
-        for new, old in zip(news, olds, strict=True)
-    ]
-    return sum(int((new != old).sum()) for new, old in pairs) / sum(old.numel() for _, old in pairs)
+    """Share of codes in which the two disagree; AssertionError where a layer's error is another one."""
+    differ = total = 0
+    for new, old in zip(chain(*stacked(group)), chain(*textbook(group)), strict=True):
+        assert math.isclose(new.error, old.error, rel_tol=MAX_APART), f"{group.name}: {new.error}, {old.error}"
+        codes = new.tensor.unpacked_codes()
+        differ, total = differ + int((codes != old.tensor.unpacked_codes()).sum()), total + codes.numel()
+    return differ / total
 
 
 def best_seconds(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:

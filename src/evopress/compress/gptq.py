@@ -107,7 +107,8 @@ class GridRounder:
 
     def round(self, column: int, weights: Tensor, error: Tensor) -> None:
         """Replace `weights` by signed codes and tell the `error` of what they stand for."""
-        self._use(self.order[column])
+        if not self.starts or column in self.starts:
+            self._use(self.order[column])
         torch.div(weights, self._scale, out=self._codes)
         torch.clamp(self._codes.round_(), self._low, self._high, out=self._codes)
         torch.addcmul(weights, self._codes, self._scale, value=-1, out=error)
