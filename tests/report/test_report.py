@@ -67,6 +67,16 @@ def test_bytes_add_up_to_the_size_of_the_model(runs: dict[str, Path]) -> None:
             assert abs(total - rows[name]["bytes"]) < 8
 
 
+def test_bytes_of_the_dense_model_hold_no_zeros_of_the_searched_one(tmp_path: Path, small: dict[str, Any]) -> None:
+    rest = {name: value for name, value in small.items() if name not in ("bits", "levels", "group_size")}
+    evopress.drop(fraction=0.34, target="transformers", out=tmp_path / "run", **rest)
+    rows = load(tmp_path / "run" / "evaluation.json")["profiles"]
+    found = {part.name: part.total for part in bytes_of(read_data(tmp_path / "run"))}
+    kept = sum(level == "keep" for level in load(tmp_path / "run" / "profile.json")["profile"].values())
+    assert kept == 4  # one attention and one MLP are dropped
+    assert {name: abs(total - rows[name]["bytes"]) < 8 for name, total in found.items()} == dict.fromkeys(found, True)
+
+
 def test_the_page_needs_nothing_and_forbids_everything_else(runs: dict[str, Path]) -> None:
     page = page_of(*runs.values())
     for _, attributes in page.tags:

@@ -150,7 +150,7 @@ def _parts(name: str, run: RunData, stored: Mapping[str, Mapping[str, Any]]) -> 
         place = unit.role.split(".")[0] if in_block(unit) else ENDS
         parts[place] = parts.get(place, 0) + stored[unit_name]["codes"]
     overhead = sum(level["bits"] - level["codes"] for level in stored.values())
-    rest = _rest(run)
+    rest = _rest(run, name)
     whole = parts | ({OVERHEAD: overhead} if overhead else {}) | ({REST: 8 * rest} if rest else {})
     return Parts(name, {part: bits // 8 for part, bits in whole.items()})
 
@@ -159,13 +159,18 @@ OVERHEAD = "scales, zeros and masks"
 REST = "not compressed"
 
 
-def _rest(run: RunData) -> int:
-    """Bytes of what no unit covers; 0 while nothing has recorded the size of the whole model."""
-    sizes = run.profile or {}
-    if "bytes" not in sizes:
-        return 0
-    own = sum(run.levels[unit][level]["bits"] for unit, level in run.choice.items())
-    return int(max(0, sizes["bytes"] - own // 8))
+def _rest(run: RunData, name: str) -> int:
+    """Bytes of what no unit covers; 0 while nothing has recorded the size of the whole model.
+
+    The dense model has its own: the searched one's may hold zeros of dropped halves, or a file's metadata.
+    """
+    if name == "dense" and run.evaluation is not None:
+        whole = run.evaluation["profiles"]["dense"]["bytes"]
+        own = sum(DENSE_BITS * unit.size for _, unit in _units(run))
+    else:
+        whole = (run.profile or {}).get("bytes", 0)
+        own = sum(run.levels[unit][level]["bits"] for unit, level in run.choice.items())
+    return int(max(0, whole - own // 8))
 
 
 def _units(run: RunData) -> list[tuple[str, Unit]]:
