@@ -56,6 +56,7 @@ def test_the_page_holds_the_values_of_the_files(runs: dict[str, Path], name: str
         if level["error"] is not None:
             assert f"layer error {level['error']:.5f}" in hover
     assert "not finished" not in page.text
+    assert ("Packed, it takes" in page.text) == (name != "depth")  # the checkpoint itself is dense
     assert str(run) in page.text
 
 

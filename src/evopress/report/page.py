@@ -129,10 +129,11 @@ def came(run: RunData, course: Sequence[history.Generation]) -> str:
     """What came out, in a sentence."""
     if run.evaluation is not None:
         row, dense = run.evaluation["profiles"]["searched"], run.evaluation["profiles"]["dense"]
-        saved = f"{size(row['bytes'])}, {row['bytes'] / dense['bytes']:.0%} of the dense model's size, "
+        dense_files = run.config.export.target is None and run.config.compression.method != "drop"
+        taken = f"takes {size(row['bytes'])}, {row['bytes'] / dense['bytes']:.0%} of the dense model's size"
         return (
-            f"{wording.verdict(run.evaluation)} It takes {saved}and its perplexity on held-out text is "
-            f"{row['perplexity']:.2f}, where the dense model's is {dense['perplexity']:.2f}."
+            f"{wording.verdict(run.evaluation)} {'Packed, it' if dense_files else 'It'} {taken}, and its perplexity on "
+            f"held-out text is {row['perplexity']:.2f}, where the dense model's is {dense['perplexity']:.2f}."
         )
     if run.profile is not None:
         return "The search is finished; its result has not been scored on held-out text yet."
