@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,14 +66,16 @@ def write_space(workspace: Workspace) -> None:
     `units` are what profiles name; the indices in each of `ties` are of those that must share a level, those in each of
     `rungs` of the levels that together count as uniform, where units call them differently.
     """
-    space, levels = workspace.space, _level_records(workspace)
+    space, levels = workspace.space, workspace.application.stored()
     units = [
         {
             "name": unit.name,
             "block": unit.block,
             "role": unit.role,
             "size": unit.size,
-            "levels": [{"name": own.name, "cost": own.cost, **levels[unit.name][own.name]} for own in unit.levels],
+            "levels": [
+                {"name": own.name, "cost": own.cost, **asdict(levels[unit.name][own.name])} for own in unit.levels
+            ],
         }
         for whole in space.units
         for unit in whole.parts
@@ -91,29 +94,6 @@ def write_space(workspace: Workspace) -> None:
         ],
     }
     write_text(workspace.run.space, json.dumps(data) + "\n")
-
-
-def _level_records(workspace: Workspace) -> dict[str, dict[str, dict[str, Any]]]:
-    """unit -> level -> bits, codes and error, from the database; without one, what half precision takes if kept."""
-    from evopress.applications import WeightApplication  # here, so that reading other records loads no torch
-
-    application = workspace.application
-    if isinstance(application, WeightApplication):
-        return {
-            name: {
-                own.name: {"bits": own.storage_bits, "codes": own.code_bits, "error": own.error}
-                for own in application.levels(entry)
-            }
-            for name, entry in workspace.database.manifest.units.items()
-        }
-    return {
-        unit.name: {
-            own.name: {"bits": bits, "codes": bits, "error": None}
-            for own in unit.levels
-            for bits in [16 * unit.size if own.cost else 0]
-        }
-        for unit in workspace.space.units
-    }
 
 
 def read_fitting(workspace: Workspace, path: Path) -> Profile:

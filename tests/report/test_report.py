@@ -22,7 +22,7 @@ from evopress.report.commands import reproduce
 from evopress.report.data import read_journal
 from evopress.report.page import render
 from evopress.run import read_run
-from evopress.testing import gguf_config, merging_tokenizer, random_model
+from evopress.testing import gguf_config, merging_tokenizer, pico_model, random_model
 from evopress.wording import verdict
 from evopress.workspace import Workspace
 
@@ -76,6 +76,20 @@ def test_bytes_of_the_dense_model_hold_no_zeros_of_the_searched_one(tmp_path: Pa
     kept = sum(level == "keep" for level in load(tmp_path / "run" / "profile.json")["profile"].values())
     assert kept == 4  # one attention and one MLP are dropped
     assert {name: abs(total - rows[name]["bytes"]) < 8 for name, total in found.items()} == dict.fromkeys(found, True)
+
+
+def test_bytes_of_a_file_of_packed_weights_are_those_of_the_file(tmp_path: Path, small: dict[str, Any]) -> None:
+    for part in (pico_model("llama", width=128, vocabulary=300), merging_tokenizer()):
+        part.save_pretrained(tmp_path / "model")
+    rest = {name: value for name, value in small.items() if name not in ("bits", "levels", "group_size")}
+    rest["model"] = str(tmp_path / "model")
+    packed = evopress.quantize(bits=5, target="llamacpp", out=tmp_path / "packed", **rest).directory.export
+    whole = rest | {"model": str(packed / "model.gguf")}
+    evopress.drop(fraction=0.34, target="llamacpp", out=tmp_path / "run", **whole)
+    searched = load(tmp_path / "run" / "evaluation.json")["profiles"]["searched"]["bytes"]
+    parts = {part.name: part for part in bytes_of(read_data(tmp_path / "run"))}["searched"]
+    assert abs(parts.total - searched) < 8
+    assert parts.parts["attn"] + parts.parts["mlp"] < searched  # the embedding is not in them
 
 
 def test_the_page_needs_nothing_and_forbids_everything_else(runs: dict[str, Path]) -> None:

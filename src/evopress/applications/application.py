@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
@@ -16,6 +17,15 @@ from evopress.space import SearchSpace
 
 Tensors = Mapping[str, Callable[[torch.dtype], torch.Tensor]]
 """Parameter name -> what makes its compressed tensor in a dtype."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A level in the files: all its bits, those without scales and masks, and its layer error, if it has one."""
+
+    bits: int
+    codes: int
+    error: float | None = None
 
 
 class Application(Protocol):
@@ -49,6 +59,9 @@ class Application(Protocol):
 
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
         """What a profile (None: the dense model) amounts to, `bytes` among it."""
+
+    def stored(self) -> dict[str, dict[str, Stored]]:
+        """What each level of each unit, by their names, takes in the files."""
 
     def left_out(self, profile: Profile) -> tuple[int, ...]:
         """The blocks that a checkpoint lacks; those behind them move up."""

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from evopress.applications.application import Tensors
+from evopress.applications.application import Stored, Tensors
 from evopress.assemble import Load, Slots
 from evopress.depth import depth_units, format_drop_config, parse_drop_config, sublayer_levels, unit_levels
-from evopress.errors import BudgetError
+from evopress.errors import BudgetError, ConfigError
 from evopress.export.format import Format, require_size
 from evopress.export.formats import find_format
 from evopress.models import SubLayer, bypass_slots
-from evopress.models.bypass import DROP
+from evopress.models.bypass import DROP, KEEP
 from evopress.models.shorten import whole_blocks, why_not_shorten
 from evopress.profile import Level, Profile, Unit
 from evopress.search import (
@@ -165,6 +165,15 @@ class Drop:
             "parameters": whole - left - sum(sub.parameters for sub in gone if sub.block not in blocks),
             "bytes": model.dtype.itemsize * (whole - left) if stored is None else stored,
         }
+
+    def stored(self) -> dict[str, dict[str, Stored]]:
+        """What the target's files hold, or half precision where they keep what is dropped as zeros."""
+        if self._workspace.config.target is not None:
+            with suppress(ConfigError):
+                levels = self._format.costs(self._workspace).levels
+                return {unit: {name: Stored(8 * n, 8 * n) for name, n in own.items()} for unit, own in levels.items()}
+        bits = {unit.name: 16 * unit.size for unit in self.space.units}
+        return {name: {DROP: Stored(0, 0), KEEP: Stored(kept, kept)} for name, kept in bits.items()}
 
     def tensors(self, profile: Profile) -> Tensors:
         """Zeros for what writes a dropped sub-layer's output, in blocks that stay: exact everywhere, but no faster."""

@@ -12,7 +12,7 @@ from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING
 
-from evopress.applications.application import Tensors
+from evopress.applications.application import Stored, Tensors
 from evopress.assemble import Load, Slots, weight_slots
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Method
@@ -111,6 +111,13 @@ class WeightApplication(ABC):
             levels = [found[choice] for choice in profile.items()]
             stored = sum(level.storage_bits for level in levels)
         return self.figures(levels) | {"bytes": (stored + DENSE_BITS * others + 7) // 8}
+
+    def stored(self) -> dict[str, dict[str, Stored]]:
+        """The database's entries."""
+        return {
+            name: {own.name: Stored(own.storage_bits, own.code_bits, own.error) for own in self.levels(entry)}
+            for name, entry in self._workspace.database.manifest.units.items()
+        }
 
     def left_out(self, profile: Profile) -> tuple[int, ...]:
         """None: all blocks stay."""
