@@ -21,9 +21,10 @@ FLAGS = (
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
 
 
-def opened(page: Path, folder: Path) -> tuple[Page, list[str]]:
-    """The document after everything in it has run, and what the browser's console says."""
-    command = [str(CHROMIUM), *FLAGS.split(), f"--user-data-dir={folder / 'profile'}", page.as_uri()]
+def opened(page: Path, folder: Path, width: int = 1280) -> tuple[Page, list[str]]:
+    """The document after everything in it has run in a window so wide, and what the browser's console says."""
+    where = [f"--user-data-dir={folder / 'profile'}", f"--window-size={width},900"]
+    command = [str(CHROMIUM), *FLAGS.split(), *where, page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return Page(done.stdout), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
@@ -42,15 +43,40 @@ def test_the_browser_shows_the_values_of_the_files(runs: dict[str, Path], tmp_pa
     assert len(page.named("svg")) == 2 + 3 * 2 + 2  # fronts, courses, blocks of bits and of sparsity
 
 
-def test_pointing_at_a_cell_says_what_it_is(runs: dict[str, Path], tmp_path: Path) -> None:
-    text = (runs["bits"] / "report.html").read_text()
+def with_script(run: Path, script: str, folder: Path) -> None:
+    """A run's report with a script of the test's, which its policy would not let run."""
+    text = (run / "report.html").read_text()
     policy = text[text.index('<meta http-equiv="Content-Security-Policy"') :].partition("\n")[0]
-    click = "<script>document.querySelector('[data-unit]').click()</script>"
-    (tmp_path / "report.html").write_text(text.replace(policy, "").replace("</body>", click + "</body>"))
+    text = text.replace(policy, "").replace("</body>", f"<script>{script}</script></body>")
+    (folder / "report.html").write_text(text)
+
+
+def test_pointing_at_a_cell_says_what_it_is(runs: dict[str, Path], tmp_path: Path) -> None:
+    with_script(runs["bits"], "document.querySelector('[data-unit]').click()", tmp_path)
     page, console = opened(tmp_path / "report.html", tmp_path)
     assert console == []
     first = next(iter(page.cells.values()))["title"]
     assert first in page.text
+
+
+OVERLAPS = """
+let overlaps = 0, charts = document.querySelectorAll("svg.chart");
+for (const chart of charts) {
+  const label = chart.querySelector("text[transform]").getBoundingClientRect();
+  for (const tick of chart.querySelectorAll(".axis text[text-anchor=end]")) {
+    tick.textContent = "0.8055";
+    overlaps += tick.getBoundingClientRect().left < label.right;
+  }
+}
+document.body.dataset.found = [charts.length > 0, overlaps].join();
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_numbers_of_an_axis_leave_its_label_alone(runs: dict[str, Path], tmp_path: Path, width: int) -> None:
+    with_script(runs["sparsity"], OVERLAPS, tmp_path)
+    page, _ = opened(tmp_path / "report.html", tmp_path, width)
+    assert page.named("body")[0]["data-found"] == "true,0"
 
 
 def test_the_page_runs_no_script_but_its_own(runs: dict[str, Path], tmp_path: Path) -> None:
