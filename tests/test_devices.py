@@ -9,24 +9,30 @@ import pytest
 
 import evopress
 
+OF_BITS = {"bits", "levels", "group_size"}
+OF_DATABASES = {"calibration_tokens", "sensitivity_tokens"}
+
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize(
-    ("application", "budget"), [("quantize", "bits"), ("sparsify", "sparsity"), ("drop", "fraction")]
+    ("application", "own", "foreign"),
+    [
+        ("quantize", {"bits": 3}, set[str]()),
+        ("sparsify", {"sparsity": 0.5}, OF_BITS),
+        ("drop", {"fraction": 0.34}, OF_BITS | OF_DATABASES),
+    ],
 )
 def test_a_run_scores_what_it_scores_on_the_processor(
-    small: dict[str, Any], tmp_path: Path, application: str, budget: str, device: str
+    small: dict[str, Any], tmp_path: Path, application: str, own: dict[str, Any], foreign: set[str], device: str
 ) -> None:
-    own = {"bits": {"bits": 3}, "sparsity": {"sparsity": 0.5}, "fraction": {"fraction": 0.34}}[budget]
-    unknown = {"levels", "group_size"} if budget != "bits" else set()
-    unknown |= {"calibration_tokens", "sensitivity_tokens"} if budget == "fraction" else set()
-    settings = {name: value for name, value in small.items() if name not in {"bits", *unknown}} | own
-    runs = [
-        getattr(evopress, application)(out=tmp_path / each, device=each, dtype="float32", start="uniform", **settings)
-        for each in ("cpu", device)
-    ]
-    ours, theirs = (run.evaluation["profiles"] for run in runs)
+    settings = {name: value for name, value in small.items() if name not in foreign} | own
+    ours, theirs = (
+        getattr(evopress, application)(
+            out=tmp_path / str(number), device=each, dtype="float32", start="uniform", **settings
+        ).evaluation["profiles"]
+        for number, each in enumerate(("cpu", device))
+    )
     assert ours.keys() == theirs.keys()
     for name in ours.keys() - {"searched"}:  # rounding may choose another child
-        assert ours[name]["perplexity"] == pytest.approx(theirs[name]["perplexity"], rel=1e-3)
-        assert ours[name]["kl"] == pytest.approx(theirs[name]["kl"], rel=0.02, abs=1e-5)
+        assert theirs[name]["perplexity"] == pytest.approx(ours[name]["perplexity"], rel=1e-3)
+        assert theirs[name]["kl"] == pytest.approx(ours[name]["kl"], rel=0.02, abs=1e-5)
