@@ -19,7 +19,11 @@ from evopress.errors import ConfigError
 from evopress.fitness.divergence import Perplexity
 from evopress.models import describe, dropped, find_sublayers
 from evopress.observer import Observer
+from evopress.profile import Profile
 from evopress.run import read_run
+from evopress.search.knapsack import Errors
+from evopress.search.sensitivity import GAMMAS, sensitivity_starts
+from evopress.space import SearchSpace
 from evopress.testing import write_pico_checkpoint
 from evopress.workspace import Workspace
 
@@ -114,6 +118,19 @@ def test_sparsify_has_the_exact_number_of_zeros(where: dict[str, Any], method: s
     weights = [model.get_parameter(linear.view.parameter) for linear in describe(model.eval()).linears]
     zeros = sum(int((weight == 0).sum()) for weight in weights)
     assert zeros == sum(weight.numel() for weight in weights) // 2
+
+
+def test_sparse_starts_distrust_sensitivities_more(where: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty small steps a weight: the knapsack of a small gamma goes to their ends (docs/log.md)."""
+    seen = []
+
+    def spy(space: SearchSpace, slope: Errors, curvature: Errors, gammas: tuple[float, ...]) -> tuple[Profile, ...]:
+        seen.append(gammas)
+        return sensitivity_starts(space, slope, curvature, gammas)
+
+    monkeypatch.setattr("evopress.strategies.sensitivity_starts", spy)
+    evopress.sparsify(sparsity=0.5, **where | {"generations": 0})
+    assert {min(gammas) for gammas in seen} == {max(GAMMAS)}
 
 
 def test_patterns(where: dict[str, Any]) -> None:

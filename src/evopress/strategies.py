@@ -124,7 +124,7 @@ def _candidates(workspace: Workspace, found: Sensitivity) -> tuple[Profile, ...]
     """What cheap scores propose, the profile that a round was measured at, if it fits, and what the round proposes."""
     space = workspace.space
     own = (found.profile,) if space.fits(found.profile) else ()
-    proposed = sensitivity_starts(space, found.slope, found.curvature)
+    proposed = sensitivity_starts(space, found.slope, found.curvature, workspace.application.gammas)
     return tuple(dict.fromkeys((*workspace.application.starts.values(), *own, *proposed)))
 
 

@@ -51,6 +51,10 @@ class Application(Protocol):
     def start_tokens(self) -> int:
         """What finding `starts` takes, in tokens through a whole model; what the database took is not counted."""
 
+    @property
+    def gammas(self) -> tuple[float, ...]:
+        """How much starts from sensitivities distrust them, each a candidate; see `evopress.search.sensitivity`."""
+
     def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
         """Every other method that applies, by name; `brute`: also all profiles, one by one."""
 

@@ -34,6 +34,7 @@ from evopress.search import (
     Strategy,
     WeightSubcloning,
 )
+from evopress.search.sensitivity import GAMMAS
 from evopress.sections import DropSection
 from evopress.space import SearchSpace, exchange_groups
 
@@ -45,6 +46,7 @@ class Drop:
     """Implements `Application`."""
 
     method = None
+    gammas = GAMMAS
 
     def __init__(self, workspace: Workspace, section: DropSection) -> None:
         self._workspace, self._section = workspace, section

@@ -30,6 +30,8 @@ class Sparsify(WeightApplication):
     target's sparsity, "2" two steps sparser, "-2" two steps denser. Those of a pattern are called "1:4", "2:4", ...
     """
 
+    gammas = (3.0, 5.0, 8.0, 12.0, 20.0)  # many small steps: what trusts the sums more goes to the ends of the levels
+
     def __init__(self, workspace: Workspace, section: SparsifySection) -> None:
         super().__init__(workspace)
         self._section = section

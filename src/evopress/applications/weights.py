@@ -18,6 +18,7 @@ from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Method
 from evopress.profile import DENSE, Level, Profile, Unit
 from evopress.search import BestOf, BruteForce, Knapsack, Strategy, Uniform, knapsack
+from evopress.search.sensitivity import GAMMAS
 from evopress.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def dense_level(size: int) -> LevelEntry:
 
 class WeightApplication(ABC):
     """Implements `Application` but for `method`, `space` and the figures of a profile."""
+
+    gammas = GAMMAS
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace

@@ -3,7 +3,8 @@
 The knapsack takes the level with the least slope + gamma * curvature, summed over units. The sums overstate what a
 change gains: the numbers are noisy, the best sum is the luckiest one, and units harm each other. A larger gamma trusts
 them less and stays closer to the profile of the expansion. No gamma is best for every budget, so several profiles are
-made and the real score chooses. The cost is one knapsack for each gamma.
+made and the real score chooses; which ones are worth a score depends on how finely levels divide a weight. The cost is
+one knapsack for each gamma.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from evopress.profile import Profile
 from evopress.search.knapsack import Errors, knapsack
 from evopress.space import SearchSpace
 
-GAMMAS = (1.0, 1.4, 2.0, 3.0)
+GAMMAS: tuple[float, ...] = (1.0, 1.4, 2.0, 3.0)
 
 
 def expansion_point(space: SearchSpace) -> Profile:
