@@ -55,8 +55,9 @@ SETTINGS = {
     "group_size": "16",
 }
 """What `--set` gives the benchmarks."""
-UNCALIBRATED = {"calibration_tokens", "levels", "group_size"}
-"""What depth has no use for."""
+OF_BITS = {"levels", "group_size"}
+FOREIGN = {"depth": OF_BITS | {"calibration_tokens"}, "sparsity": OF_BITS}
+"""What other applications have no use for."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Small:
 SCRIPTS = {
     "bench_depth.py": Small(
         "--model my-model --fraction 0.34 --offspring 4 --share 64",
-        without=frozenset(UNCALIBRATED | {"search_tokens"}),
+        without=frozenset(FOREIGN["depth"] | {"search_tokens"}),
     ),
     "bench_score.py": Small("--vocabulary 512"),
     "efficiency.py": Small(
@@ -157,7 +158,7 @@ def ran(words: Sequence[str]) -> str:
         return f"say in tests/docs/small.py how small {', '.join(sorted(unknown))} should be"
     given = [*how.default.split(), *given, *how.flags.split()]
     if how.without is not None:
-        without = how.without | (UNCALIBRATED if any(word.startswith("depth") for word in given) else set())
+        without = how.without.union(*(own for name, own in FOREIGN.items() if any(w.startswith(name) for w in given)))
         settings = (f"{name}={value}" for name, value in SETTINGS.items() if name in asked or name not in without)
         given += ["--set", *settings, *how.more.split()]
     if script.name in ("evaluation.py", "record_demo.py"):
