@@ -8,6 +8,7 @@ process has is left to it, OMP_NUM_THREADS=1 for each).
     python benchmarks/efficiency.py runs/efficiency --plan             # what is missing and what it will take
     python benchmarks/efficiency.py runs/efficiency --only bits-3      # jobs whose name contains this
     python benchmarks/efficiency.py runs/efficiency --ablation         # each part alone and left out
+    python benchmarks/efficiency.py runs/efficiency --schedule paper   # a published schedule, and auto on a fifth of it
     python benchmarks/efficiency.py runs/efficiency --only-table [--figure docs/figures/efficiency.svg]
 
 Tokens are those that went through a whole model, everything counted: candidates, the warm start with its backward
@@ -20,17 +21,17 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import operator
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from efficiency_tables import draw, report
-from run_settings import add_settings
+from run_settings import add_settings, machine
 
 from evopress.config import Config, resolve
 from evopress.errors import RunLocked
@@ -41,6 +42,7 @@ from evopress.pipeline import build, search
 from evopress.profile import Profile
 from evopress.run import locked, start_run
 from evopress.search.automatic import automatic
+from evopress.search.presets import PRESETS, ApplicationName
 from evopress.search.types import BatchResult
 from evopress.space import SearchSpace
 from evopress.strategies import warm_up
@@ -75,8 +77,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "without race": {"race": False},
 }
 """What differs from the quick preset, which is `auto` in everything."""
-MARKS = tuple(round(30_000 * 1.25**step) for step in range(15))
-"""Tokens at which a curve has a point, 0.03 to 0.68 million, beside its start and its end."""
+MARKS = tuple(round(30_000 * 1.25**step) for step in range(40))
+"""Tokens at which a curve has a point, 0.03 to 180 million, beside its start and its end."""
+SCHEDULE = " preset"
+"""What the method of a job with a published schedule is called after the preset's name."""
+MOST_DEPTH_GENERATIONS = 120
+"""More than k (n - k) / 1.5 for any k of 26 units or for a quarter of SmolLM2's 30: limits the tokens of depth."""
 DATA = {"calibration_tokens": 32768, "search_tokens": 65536, "heldout_tokens": 8192}
 
 
@@ -95,19 +101,27 @@ class Job:
         return f"{self.task} {self.method} {self.seed} {self.tokens}".replace(" ", "-")
 
     @property
-    def application(self) -> str:
+    def application(self) -> ApplicationName:
         """bits, sparsity or depth."""
-        return self.task.partition("-")[0]
+        return next(name for name in PRESETS if name == self.task.partition("-")[0])
 
     def config(self, model: str, database: Path, options: dict[str, Any]) -> Config:
         """Its configuration; `options` are for all jobs and come last."""
-        given = METHODS[self.method]
+        given = METHODS[self.method] if self.method in METHODS else published(self.method, self.application)
         exchange = {"exchange": EXCHANGE[self.application]} if "offspring" in given else {}
         shared = {} if self.application == "depth" else {"database": str(database)}
         settings = DATA | exchange | shared | given | {"token_limit": self.tokens, "seed": self.seed} | options
         if self.application == "depth":
             settings.pop("calibration_tokens", None)
         return resolve(model, **TASKS[self.task], **settings)
+
+
+def published(method: str, application: ApplicationName) -> dict[str, Any]:
+    """Algorithm 1 with the schedule of a preset, which the method is called after."""
+    preset = PRESETS[application][method.removesuffix(SCHEDULE)]
+    own = {name: getattr(preset, name) for name in ("generations", "offspring", "survivors", "start_candidates")}
+    start = {"start_tokens": preset.start_tokens} if preset.start_tokens else {}
+    return ALGORITHM_1 | own | start | {"tokens_per_stage": preset.tokens}
 
 
 def jobs(paper_tokens: int, our_tokens: int, ablation: str | None, seeds: int) -> Iterator[Job]:
@@ -121,6 +135,21 @@ def jobs(paper_tokens: int, our_tokens: int, ablation: str | None, seeds: int) -
         for task in (task for task in TASKS if seed in SEEDS[task]):
             yield Job(task, "auto", seed, our_tokens)
             yield Job(task, "paper", seed, paper_tokens)
+
+
+def scheduled(preset: str) -> Iterator[Job]:
+    """The first seed of each task with all generations of a published schedule, and `auto` with a fifth of its tokens.
+
+    Depth drops k of the n blocks' attentions and MLPs in k (n - k) / 1.5 generations, at most n^2 / 6.
+    """
+    for task in TASKS:
+        job = Job(task, preset + SCHEDULE, 0, 0)
+        schedule = PRESETS[job.application][preset]
+        candidates = (schedule.offspring, *schedule.survivors)
+        generation = sum(map(operator.mul, candidates, schedule.tokens)) + schedule.tokens[-1]
+        tokens = generation * (schedule.generations or MOST_DEPTH_GENERATIONS)
+        yield replace(job, tokens=tokens)
+        yield Job(task, "auto", 0, tokens // 5)
 
 
 class Course(Observer):
@@ -172,7 +201,7 @@ def run(folder: Path, job: Job, model: str, options: dict[str, Any], rows: Path)
     directory = start_run(folder / job.name, job.config(model, database, options))
     workspace = Workspace(directory, course := Course())
     course.workspace = workspace
-    with waited(folder / "build.lock"):
+    with waited(folder / f"build-{job.application}.lock"):
         build(workspace)
     started, cpu = time.monotonic(), time.process_time()
     course.before = before_the_start(workspace)
@@ -185,11 +214,10 @@ def run(folder: Path, job: Job, model: str, options: dict[str, Any], rows: Path)
         "total": course.points[-1][0],
         "seconds": round(seconds),  # of the last part, where the run was interrupted
         "cpu_seconds": round(cpu),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
         "model": model,
         "search": workspace.config.search.model_dump(mode="json"),
     }
+    row |= machine(workspace.device)
     with waited(rows), rows.open("a") as file:
         if job not in finished(rows):
             file.write(json.dumps(row) + "\n")
@@ -252,6 +280,7 @@ def main() -> None:
     parser.add_argument("--paper-tokens", type=int, default=800_000, help="search tokens of Algorithm 1")
     parser.add_argument("--our-tokens", type=int, default=400_000, help="search tokens of all else")
     parser.add_argument("--ablation", nargs="?", const="bits-3", choices=list(TASKS), help="each part on this task")
+    parser.add_argument("--schedule", choices=["paper", "super-fast"], help="a published schedule, in full")
     parser.add_argument("--seeds", type=int, default=3, help="at most so many of a task's seeds")
     parser.add_argument("--only", default="", help="only jobs whose name contains this")
     add_settings(parser)
@@ -262,6 +291,8 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=ROWS, help="the file of finished runs")
     options = parser.parse_args()
     wanted = jobs(options.paper_tokens, options.our_tokens, options.ablation, options.seeds)
+    if options.schedule:
+        wanted = scheduled(options.schedule)
     missing = [job for job in wanted if options.only in job.name and job not in finished(options.rows)]
     print(plan(missing, options.speed), flush=True)
     if options.plan:

@@ -13,6 +13,7 @@ from evopress.compress.quantized import storage_bits
 from evopress.files import size
 from evopress.fitness.evaluator import HEAD_BYTES
 from evopress.plan import Shapes, build_memory, search_memory
+from evopress.workspace import BATCH_TOKENS
 
 MODELS = {
     "SmolLM2-135M, fp32": Shapes(134_515_008, 4, 30, 576, 49_152, ((576, 960), (576, 576), (576, 3072), (1536, 576))),
@@ -32,9 +33,10 @@ def main() -> None:
     bits = [storage_bits((1, 128), Grid(level, 128)) / 128 for level in LEVELS]
     builds = {name: build_memory(shapes, CALIBRATION, bits) for name, shapes in MODELS.items()}
     searches = {
-        name: search_memory(shapes, SEARCH, OFFSPRING, 1024 if "fp32" in name else 16384, HEAD_BYTES)
+        name: search_memory(shapes, SEARCH, OFFSPRING, BATCH_TOKENS[device], HEAD_BYTES[device])
         | {"bank, packed": int(sum(bits) * shapes.compressed / 8)}
         for name, shapes in MODELS.items()
+        for device in ("cpu" if "fp32" in name else "cuda",)
     }
     print(f"Levels {LEVELS}, group 128; {CALIBRATION} calibration and {SEARCH} search tokens, {OFFSPRING} offspring.")
     for title, tables in (("Build", builds), ("Search", searches)):

@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+import torch
+
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """`--model MODEL` and `--set NAME=JSON ...`; `options.set` has (name, value) pairs."""
@@ -13,6 +15,12 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", nargs="*", default=[], type=_setting, metavar="NAME=JSON", help="settings of all runs, such as seed=1"
     )
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What a line of results says of where it was made; `device` is a workspace's."""
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": name}
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -27,9 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from long_run import spread
-from run_settings import add_settings
+from run_settings import add_settings, machine
 
 from evopress import pipeline
 from evopress.compare import RANDOM, Found, entries, find, finished
@@ -159,10 +158,8 @@ def run(job: Job, shared: Shared) -> None:
     common = {
         "model": setting.model,
         "texts": [first.text.fingerprint[:12], second.text.fingerprint[:12]],
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
         "job_cpu_seconds": round(time.process_time() - started),
-    }
+    } | machine(workspace.device)
     costs = {name: {"search_tokens": one.tokens, "search_seconds": one.seconds} for name, one in found.items()}
     lines = [
         {"method": name, "first": first.rows[name], "second": second.rows[name]} | costs.get(name, {}) | common

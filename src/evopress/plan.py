@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from evopress.errors import ResourceError
 from evopress.files import size
 
@@ -68,8 +70,14 @@ def sensitivity_memory(shapes: Shapes, tokens: int) -> dict[str, int]:
     }
 
 
-def available_memory() -> int:
-    """Bytes of main memory that a new allocation can have without swapping."""
+def available_memory(device: str = "cpu") -> int:
+    """Bytes that a new allocation can have: of main memory without swapping, or of a CUDA device's own memory.
+
+    What PyTorch holds of a device's memory without using it counts as available.
+    """
+    if device.startswith("cuda"):
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

@@ -144,7 +144,21 @@ class Workspace:
     @property
     def batch_tokens(self) -> int:
         """Tokens in one pass of a block."""
-        return BATCH_TOKENS.get(self.device.partition(":")[0], 1024)
+        return BATCH_TOKENS[self._device_type]
+
+    @property
+    def head_bytes(self) -> int:
+        """Size of a chunk of logits."""
+        return HEAD_BYTES[self._device_type]
+
+    @property
+    def free_memory(self) -> int:
+        """Bytes that are free where the model runs."""
+        return available_memory(self.device)
+
+    @property
+    def _device_type(self) -> str:
+        return self.device.partition(":")[0]
 
     @cached_property
     def database(self) -> Database:
@@ -210,7 +224,7 @@ class Workspace:
         """ResourceError when the build would not fit; the model itself is already loaded."""
         needs = build_memory(self.shapes, self.splits.calibration.total, self._stored_bits(method))
         del needs["model"]
-        require_memory(needs, available_memory(), "the build")
+        require_memory(needs, self.free_memory, "the build")
 
     @contextmanager
     def evaluator(
@@ -223,10 +237,10 @@ class Workspace:
         The model is dense again on exit.
         """
         at_once = min(candidates, AT_ONCE)
-        needs = search_memory(self.shapes, text.total, at_once, self.batch_tokens, HEAD_BYTES) | dict(more or {})
+        needs = search_memory(self.shapes, text.total, at_once, self.batch_tokens, self.head_bytes) | dict(more or {})
         del needs["model"]
-        require_memory(needs, available_memory(), f"scoring {candidates} profiles")
-        free = (available_memory() - sum(needs.values())) // 2
+        require_memory(needs, self.free_memory, f"scoring {candidates} profiles")
+        free = (self.free_memory - sum(needs.values())) // 2
         with Assembly(self.application.slots(self._loader(free))) as assembly:
             yield Evaluator(
                 self.runner,
@@ -235,6 +249,7 @@ class Workspace:
                 measures,
                 seed=self.config.search.seed,
                 batch_tokens=self.batch_tokens,
+                head_bytes=self.head_bytes,
                 at_once=at_once,
             )
 
@@ -242,7 +257,7 @@ class Workspace:
     def assembly(self) -> Iterator[Assembly]:
         """The model, to be given whole profiles and run by its own forward pass; dense again on exit."""
         copy = (self.shapes.compressed + self.shapes.ends) * self.shapes.bytes_per_weight
-        require_memory({"the compressed weights": copy}, available_memory(), "assembling a profile")
+        require_memory({"the compressed weights": copy}, self.free_memory, "assembling a profile")
         with Assembly(self.application.slots(self._loader(0))) as assembly:
             yield assembly
 
@@ -258,7 +273,7 @@ class Workspace:
     @contextmanager
     def assembled(self, profile: Profile) -> Iterator[Any]:
         """The model with the profile's levels in it, which `model(ids)` then computes with; dense again on exit."""
-        with Assembly(self.application.slots(self._loader(available_memory() // 2))) as assembly:
+        with Assembly(self.application.slots(self._loader(self.free_memory // 2))) as assembly:
             for place, choice in enumerate(assembly.choices(profile)):
                 assembly.use(place, choice)
             yield self.loaded.model

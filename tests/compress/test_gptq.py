@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from evopress.compress import Compressed, Grid, Quantized, quantize_gptq, quantize_rtn
-from evopress.compress import gptq as gptq_module
+from evopress.compress.stacking import MAX_STACK
 from evopress.errors import BadWeights, ConfigError, DataError
 
 COLUMNS = 49
@@ -124,7 +124,7 @@ def test_the_same_input_gives_the_same_bytes_and_is_left_alone() -> None:
 def test_slices_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weights, hessian = problem()
     whole = quantize_gptq(weights, hessian, GRIDS)
-    monkeypatch.setattr(gptq_module, "MAX_STACK", COLUMNS * len(GRIDS) * 4)
+    monkeypatch.setitem(MAX_STACK, "cpu", COLUMNS * len(GRIDS) * 4)
     sliced = quantize_gptq(weights, hessian, GRIDS)
     for a, b in zip(whole, sliced, strict=True):
         for c, d in zip(a, b, strict=True):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evopress.compress import Compressed, Pattern, Sparse, Sparsity, prune_magnitude, prune_sparsegpt, prune_wanda
 from evopress.compress import sparsegpt as sparsegpt_module
+from evopress.compress.stacking import MAX_STACK
 from evopress.errors import BadWeights, ConfigError, DataError
 
 COLUMNS, ROWS = 48, (6, 2, 5)
@@ -151,7 +152,7 @@ def test_slices_keep_the_stack_small_and_change_nothing(
 
     one_sweep = sparsegpt_module.sweep
     monkeypatch.setattr(sparsegpt_module, "sweep", sweep)
-    monkeypatch.setattr(sparsegpt_module, "MAX_STACK", stack)
+    monkeypatch.setitem(MAX_STACK, "cpu", stack)
     sliced = prune_sparsegpt(weights, hessian, all_levels(), dtype=torch.float32)
     assert len(sizes) == sweeps
     assert max(sizes) <= max(stack, COLUMNS * max(ROWS))

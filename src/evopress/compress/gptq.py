@@ -20,11 +20,9 @@ from evopress.compress.hessian import (
 )
 from evopress.compress.packed import Compressed
 from evopress.compress.quantized import Quantized
-from evopress.compress.stacking import stack_weights
+from evopress.compress.stacking import max_stack, stack_weights
 from evopress.compress.sweep import Ahead, sweep
 from evopress.errors import ConfigError
-
-MAX_STACK = 2**26  # weights times grids in one sweep: 256 MB in fp32
 
 
 def quantize_gptq(
@@ -54,7 +52,7 @@ def quantize_gptq(
     order = hessian.diagonal().argsort(descending=True, stable=True) if act_order else None
     feedback = make_feedback(hessian if order is None else hessian[order][:, order], damping=damping, dtype=stack.dtype)
     live = ~dead_columns(hessian)
-    slices = torch.split(stack, max(1, MAX_STACK // (stack.shape[1] * max(1, len(grids)))))
+    slices = torch.split(stack, max(1, max_stack(stack.device) // (stack.shape[1] * max(1, len(grids)))))
     parts = [_quantize_rows(rows, live, feedback, grids, order, block) for rows in slices]
     joined = [_concatenate(pieces) for pieces in zip(*parts, strict=True)]
     return _collect(torch.split(stack, [len(weight) for weight in weights]), hessian, grids, joined, feedback.damping)

@@ -24,11 +24,9 @@ from evopress.compress.levels import Pattern, Sparsity, check_levels, spread
 from evopress.compress.masks import keep_largest, ranks
 from evopress.compress.packed import Compressed
 from evopress.compress.sparse import Sparse, stored_dtype
-from evopress.compress.stacking import stack_weights
+from evopress.compress.stacking import max_stack, stack_weights
 from evopress.compress.sweep import Ahead, sweep
 from evopress.errors import ConfigError
-
-MAX_STACK = 2**26  # weights times levels in one sweep: 256 MB in fp32
 
 
 def prune_sparsegpt(
@@ -104,16 +102,17 @@ class _Job:
 
 
 def _slices(group: _Group, levels: Sequence[Sequence[Sparsity]]) -> Iterator[list[_Job]]:
-    """All jobs in stacks of at most MAX_STACK weights, patterns of one width side by side.
+    """All jobs in stacks of at most `max_stack` weights, patterns of one width side by side.
 
     A weight is never cut, since its mask is chosen across all its rows.
     """
+    most = max_stack(group.live.device)
     jobs = [_Job(w, i, sparsity) for w, own in enumerate(levels) for i, sparsity in enumerate(own)]
     some: list[_Job] = []
     size = 0
     for job in sorted(jobs, key=lambda job: job.width):
         count = group.weights[job.weight].numel()
-        if some and size + count > MAX_STACK:
+        if some and size + count > most:
             yield some
             some, size = [], 0
         some.append(job)

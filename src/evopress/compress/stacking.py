@@ -7,6 +7,16 @@ from torch import Tensor
 
 from evopress.errors import BadWeights, ConfigError
 
+MAX_STACK = {"cpu": 2**26, "cuda": 2**30}
+"""Weights times levels in one sweep: 256 MB in fp32 on a CPU. A GPU waits for its next column whatever their length,
+so there the whole of an 8B model's widest input goes at once: 2.3 GB.
+"""
+
+
+def max_stack(device: torch.device) -> int:
+    """How many weights times levels one sweep takes on a device."""
+    return MAX_STACK.get(device.type, MAX_STACK["cpu"])
+
 
 def stack_weights(weights: Sequence[Tensor]) -> Tensor:
     """All rows of `weights` (each (rows, columns)) below each other, in fp32, or in float64 if one of them is.

@@ -27,9 +27,9 @@ from evopress.models.batches import batch_indices
 from evopress.models.runner import Runner
 from evopress.profile import Profile
 
-HEAD_BYTES = 51_000_000
+HEAD_BYTES = {"cpu": 51_000_000, "cuda": 400_000_000}
 """Size of one chunk of fp32 logits. Three are live at once; smaller ones re-read the head's weights too often, larger
-ones are slower too: 256 tokens are the best of 64 to 1024 for 49,152 words on a CPU."""
+ones are slower too on a CPU: 256 tokens are the best of 64 to 1024 for 49,152 words."""
 
 CACHE_BYTES = 800_000
 """Size of the fp32 logits that a core works on at a time: a divergence reads them several times."""
@@ -84,6 +84,7 @@ class Evaluator:
     measures: tuple[Measure, ...]
     seed: int = 0
     batch_tokens: int = 1024
+    head_bytes: int = HEAD_BYTES["cpu"]
     at_once: int = AT_ONCE
     share: bool = True
     calls: int = 0
@@ -135,8 +136,8 @@ class Evaluator:
         return Scores(self.measures, sums, counts)
 
     def head_chunks(self, tokens: int) -> list[slice]:
-        """The tokens 0 .. `tokens` in parts whose logits take at most HEAD_BYTES."""
-        step = max(16, HEAD_BYTES // (4 * self.runner.vocabulary))
+        """The tokens 0 .. `tokens` in parts whose logits take at most `head_bytes`."""
+        step = max(16, self.head_bytes // (4 * self.runner.vocabulary))
         return [slice(start, min(start + step, tokens)) for start in range(0, tokens, step)]
 
     def require_teacher(self, pieces: Sequence[Piece]) -> None:
@@ -216,7 +217,7 @@ class Evaluator:
                 self.assembly.use(HEAD, head)
                 known[key] = self._candidate(shared, self.runner.head(hidden))
             losses.append(known[key])
-        return torch.stack(losses)
+        return torch.stack(losses).cpu()
 
     def _candidate(self, shared: Sequence[tuple[slice, list[object]]], output: Tensor) -> Tensor:
         """Losses (measures, tokens) of a candidate's head output."""
@@ -226,7 +227,7 @@ class Evaluator:
             logits = self.runner.scaled(output[rows])
             for i, (measure, state) in enumerate(zip(self.measures, states, strict=True)):
                 losses[i, rows] = measure.losses(state, logits if i == last else logits.clone())
-        return losses.cpu()
+        return losses
 
     def _row_groups(self, tokens: int) -> list[slice]:
         """The rows of a chunk in parts that measures work through inside a core's cache; all at once on a device."""
