@@ -251,6 +251,7 @@ class Workspace:
                 batch_tokens=self.batch_tokens,
                 head_bytes=self.head_bytes,
                 at_once=at_once,
+                merge=self._device_type != "cpu",
             )
 
     @contextmanager

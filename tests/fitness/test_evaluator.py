@@ -13,6 +13,7 @@ from evopress.assemble import Assembly, WeightSlot, weight_slots
 from evopress.fitness.divergence import KL, Perplexity
 from evopress.fitness.evaluator import Evaluator
 from evopress.fitness.tokens import Piece, Tokens
+from evopress.fitness.tree import Tree
 from evopress.models import Runner, describe
 from evopress.models.ends import with_ends
 from evopress.profile import Profile
@@ -51,7 +52,7 @@ def make() -> Iterator[Make]:
             assembly,
             Tokens.of(sequences, "noise"),
             measures,
-            batch_tokens=36,
+            batch_tokens=options.pop("batch_tokens", 36),
             **options,  # type: ignore[arg-type]
         )
 
@@ -112,6 +113,30 @@ def test_sharing_prefixes_gives_the_same_bits_for_fewer_passes(make: Make, archi
     assert shared.work.passes < alone.work.passes == alone.work.passes_without_sharing
 
 
+@pytest.mark.parametrize("ends", [False, True], ids=["linears", "embedding and head too"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_merged_passes_give_the_same_scores_in_fewer_calls(make: Make, architecture: str, ends: bool) -> None:
+    """At most four copies of the two sequences fit into a pass."""
+    alone = make(architecture, ends=ends)
+    merged = make(architecture, ends=ends, batch_tokens=4 * 24 + 1, merge=True)
+    candidates = profiles(alone, 12)
+    shapes: dict[str, list[int]] = {"alone": [], "merged": []}
+    for name, evaluator in (("alone", alone), ("merged", merged)):
+        block = evaluator.runner.block
+        evaluator.runner.block = lambda i, hidden, contexts, name=name, block=block: (  # type: ignore[method-assign]
+            shapes[name].append(len(hidden)) or block(i, hidden, contexts)
+        )
+        evaluator.require_teacher([Piece(0, 12), Piece(1, 12)])
+    shapes["alone"].clear()
+    shapes["merged"].clear()
+    ours, theirs = (e.evaluate(candidates, [Piece(0, 12), Piece(1, 12)]).sums for e in (merged, alone))
+    assert torch.allclose(ours, theirs, rtol=1e-4)
+    assert merged.work == alone.work
+    assert sum(shapes["merged"]) == sum(shapes["alone"])
+    assert max(shapes["alone"]) == 2 < max(shapes["merged"]) == 8
+    assert len(shapes["merged"]) < len(shapes["alone"])
+
+
 @pytest.mark.parametrize("at_once", [1, 4, 7])
 def test_many_candidates_walk_in_bounded_groups_to_the_same_bits(
     make: Make, at_once: int, monkeypatch: pytest.MonkeyPatch
@@ -120,8 +145,8 @@ def test_many_candidates_walk_in_bounded_groups_to_the_same_bits(
     candidates = [None, *profiles(together, 16), None]
     expected = together.evaluate(candidates, all_pieces(together))
     seen: list[int] = []
-    walk = grouped._students
-    monkeypatch.setattr(grouped, "_students", lambda group, ids: seen.append(len(group)) or walk(group, ids))
+    walk = Tree.walk
+    monkeypatch.setattr(Tree, "walk", lambda tree, group, ids: seen.append(len(group)) or walk(tree, group, ids))
     done: list[tuple[int, int]] = []
     found = grouped.evaluate(candidates, all_pieces(grouped), lambda *step: done.append(step))
     assert torch.equal(found.sums, expected.sums)

@@ -64,7 +64,9 @@ def build_database(
     builder = _Builder(directory, runner, method, manifest)
     steps = runner.map.n_blocks
     builder.embedding()
-    activations = [runner.begin(ids) for ids in batches(sequences, batch_tokens)] if method.needs_text else []
+    activations = (
+        [runner.begin(ids.to(runner.device)) for ids in batches(sequences, batch_tokens)] if method.needs_text else []
+    )
     contexts = [context for _, context in activations]
     hidden = [state for state, _ in activations]
     for block in range(steps):

@@ -1,12 +1,9 @@
-"""Profiles x tokens -> scores, in as few block passes as the candidates' differences allow.
+"""Profiles x tokens -> scores.
 
-Candidates of one call walk through the blocks together as a tree: those that agree on all blocks so far share one
-hidden state, and the tree forks at the first block where they differ. So an offspring starts where it leaves its
-parent, without the evaluator knowing who the parent is, and nothing is kept between calls. Every pass has the shape
-that it would have without sharing, so the scores are the same bits. The head is applied in chunks of tokens; the
-teacher's side of a chunk is computed once for all candidates. Thousands of candidates walk in groups of `at_once`, in
-the order in which they are given. Memory: at_once x batch_tokens hidden states, and a few chunks x vocabulary of
-logits.
+Candidates of one call walk through the blocks together (`evopress.fitness.tree`). The head is applied in chunks of
+tokens; the teacher's side of a chunk is computed once for all candidates. Thousands of candidates walk in groups of
+`at_once`, in the order in which they are given. Memory: at_once x batch_tokens hidden states, and a few
+chunks x vocabulary of logits.
 """
 
 from __future__ import annotations
@@ -18,11 +15,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from evopress.assemble import EMBEDDING, HEAD, Assembly, Choice
+from evopress.assemble import HEAD, Assembly, Choice
 from evopress.fitness import draws
 from evopress.fitness.divergence import Measure
 from evopress.fitness.teacher import Teacher
 from evopress.fitness.tokens import Piece, Tokens
+from evopress.fitness.tree import Student, Tree, Work
 from evopress.models.batches import batch_indices
 from evopress.models.runner import Runner
 from evopress.profile import Profile
@@ -38,9 +36,6 @@ AT_ONCE = 128
 """Candidates that walk together: a few hundred MB of hidden states on small models, and nearly all of the sharing."""
 
 Progress = Callable[[int, int], None]
-
-Student = tuple[Tensor, Choice | None]
-"""A candidate's head inputs (batch, length, hidden), or some of their rows, and the choice of its head."""
 
 
 def _silent(done: int, total: int) -> None:
@@ -62,20 +57,13 @@ class Scores:
 
 
 @dataclass
-class Work:
-    """What an evaluator has done, counted in passes of one block over one batch."""
-
-    passes: int = 0
-    passes_without_sharing: int = 0
-    tokens: int = 0
-
-
-@dataclass
 class Evaluator:
     """Scores profiles on text. Called, it draws a fresh minibatch for each call: the `Evaluate` of a search.
 
     The draw depends on `seed` and on the number of `calls` so far only; a resumed search sets `calls` and goes on.
-    `at_once` bounds the memory; `progress` is told of each call's batches.
+    `at_once` bounds the memory; `progress` is told of each call's batches. With `merge` candidates of equal levels go
+    through a block in one pass of at most `batch_tokens` tokens: what a GPU wants, which takes about as long for a few
+    hundred tokens as for thousands. The last bits of a score then depend on the others of its call.
     """
 
     runner: Runner
@@ -87,6 +75,7 @@ class Evaluator:
     head_bytes: int = HEAD_BYTES["cpu"]
     at_once: int = AT_ONCE
     share: bool = True
+    merge: bool = False
     calls: int = 0
     progress: Progress = _silent
     work: Work = field(default_factory=Work)
@@ -147,6 +136,11 @@ class Evaluator:
             self.assembly.restore()
             self.teacher.compute(positions)
 
+    @property
+    def _tree(self) -> Tree:
+        most = self.batch_tokens if self.merge else 0
+        return Tree(self.runner, self.assembly, self.work, self.share, most)
+
     def _score(self, candidates: Sequence[Sequence[Choice] | None], pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
         """Summed losses (candidates, measures, pieces) and counted tokens (measures, pieces) of one batch."""
         ids = torch.stack([self.text.sequences[piece.sequence][: piece.length] for piece in pieces])
@@ -154,37 +148,9 @@ class Evaluator:
         self.require_teacher(pieces)
         teacher = torch.cat([self.teacher.hidden(piece.sequence, piece.length) for piece in pieces])
         compressed = [candidate for candidate in candidates if candidate is not None]
-        answers = iter(self._students(compressed, ids) if compressed else ())
+        answers = iter(self._tree.walk(compressed, ids) if compressed else ())
         students = [(teacher, None) if candidate is None else next(answers) for candidate in candidates]
         return self._compare(teacher, students, ids)
-
-    def _students(self, candidates: Sequence[Sequence[Choice]], ids: Tensor) -> list[Student]:
-        """Every candidate's answer, by walking the tree of their choices from the embedding to the last block."""
-        embeddings = list(dict.fromkeys(candidate[EMBEDDING] for candidate in candidates))
-        roots = []
-        for choice in embeddings:
-            self.assembly.use(EMBEDDING, choice)
-            roots.append(self.runner.begin(ids))
-        nodes = [hidden for hidden, _ in roots]
-        contexts = [context for _, context in roots]
-        at = [embeddings.index(candidate[EMBEDDING]) for candidate in candidates]
-        for block in range(self.runner.map.n_blocks):
-            edges = [(node, candidate[block]) for node, candidate in zip(at, candidates, strict=True)]
-            keys = list(edges) if self.share else [(i, *edge) for i, edge in enumerate(edges)]
-            first = {key: i for i, key in reversed(list(enumerate(keys)))}
-            order = sorted(first, key=lambda key: _sort_key(edges[first[key]]))
-            number = {key: i for i, key in enumerate(order)}
-            following = []
-            for key in order:
-                node, choice = edges[first[key]]
-                self.assembly.use(block, choice)
-                following.append(self.runner.block(block, nodes[node], contexts[node]))
-            contexts = [contexts[edges[first[key]][0]] for key in order]
-            nodes, at = following, [number[key] for key in keys]
-            self.work.passes += len(nodes)
-            self.work.passes_without_sharing += len(candidates)
-        finished = [self.runner.finish(node) for node in nodes]
-        return [(finished[node], candidate[HEAD]) for node, candidate in zip(at, candidates, strict=True)]
 
     def _compare(self, teacher: Tensor, students: Sequence[Student], ids: Tensor) -> tuple[Tensor, Tensor]:
         """Summed losses (profiles, measures, pieces) and counted tokens (measures, pieces) of one batch."""
@@ -235,9 +201,3 @@ class Evaluator:
         if self.runner.device.type == "cpu":
             step = max(1, CACHE_BYTES * torch.get_num_threads() // (4 * self.runner.vocabulary))
         return [slice(start, min(start + step, tokens)) for start in range(0, tokens, step)]
-
-
-def _sort_key(edge: tuple[int, Choice]) -> tuple[tuple[str, ...], int]:
-    """Edges with equal choices side by side, so that a choice is assembled once."""
-    node, choice = edge
-    return tuple(level or "" for level in choice), node

@@ -137,9 +137,13 @@ def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _pull_back(output: Tensor, inputs: Sequence[GradientEdge], kl: Tensor, nll: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """For each input, the gradients of the two losses, given those with respect to `output`."""
-    first = torch.autograd.grad(output, inputs, kl, retain_graph=True)
-    return list(zip(first, torch.autograd.grad(output, inputs, nll), strict=True))
+    """For each input, the gradients of the two losses, given those with respect to `output`.
+
+    In this thread: autograd's own thread for a GPU warns of a missing context when it multiplies for the first time.
+    """
+    with torch.autograd.set_multithreading_enabled(False):
+        first = torch.autograd.grad(output, inputs, kl, retain_graph=True)
+        return list(zip(first, torch.autograd.grad(output, inputs, nll), strict=True))
 
 
 def _rows(gradient: Tensor) -> Tensor:
