@@ -20,15 +20,13 @@ import argparse
 import json
 import operator
 import pydoc_data.topics
-import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from long_run import spread
 from run_settings import add_settings, machine
+from tables_report import done, report
 
 from evopress import pipeline
 from evopress.compare import RANDOM, Found, entries, find, finished
@@ -124,14 +122,6 @@ def jobs(targets: tuple[str, ...], seeds: int) -> list[Job]:
     numbers = (None, *range(seeds))
     first = [Job(target, seed) for target in targets for seed in numbers[:2]]
     return first + [Job(target, seed) for seed in numbers[2:] for target in targets]
-
-
-def done(rows: Path) -> dict[tuple[str, int | None], list[dict[str, Any]]]:
-    """(target, seed) -> the lines of a finished job."""
-    found: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
-    for line in map(json.loads, rows.read_text().splitlines() if rows.exists() else ()):
-        found.setdefault((line["target"], line["seed"]), []).append(line)
-    return found
 
 
 def missing(setting: Setting, wanted: list[Job]) -> list[Job]:
@@ -236,38 +226,6 @@ def manual(path: Path) -> Path:
     return path
 
 
-def tables(rows: Path) -> Iterator[str]:
-    """A table for each target that has lines."""
-    lines = [line for own in done(rows).values() for line in own]
-    for target in sorted({line["target"] for line in lines}):
-        own = [line for line in lines if line["target"] == target]
-        name, _, value = target.partition("=")
-        seeds = len({line["seed"] for line in own} - {None})
-        yield f"### {name} {value} ({seeds} seed{'' if seeds == 1 else 's'})"
-        yield ""
-        yield "| | KL | perplexity | KL, second text | perplexity, second text | search tokens | seconds |"
-        yield "| --- | --: | --: | --: | --: | --: | --: |"
-        methods: dict[str, list[dict[str, Any]]] = {}
-        for line in own:
-            if "skipped" not in line:
-                methods.setdefault(line["method"], []).append(line)
-        order = sorted(methods, key=lambda method: statistics.mean(line["first"]["kl"] for line in methods[method]))
-        yield from (row(method, methods[method]) for method in order)
-        yield from (f"\n{line['method']} was skipped: {line['skipped']}" for line in own if "skipped" in line)
-        yield ""
-
-
-def row(method: str, lines: list[dict[str, Any]]) -> str:
-    """One line of a table: means, with the standard deviation over seeds where there are several."""
-    cells = [method]
-    for text in ("first", "second"):
-        cells.append(spread([line[text]["kl"] for line in lines], 4))
-        cells.append(spread([line[text]["perplexity"] for line in lines], 2))
-    for cost in ("search_tokens", "search_seconds"):
-        cells.append(f"{statistics.mean(line.get(cost, 0) for line in lines):,.0f}")
-    return "| " + " | ".join(cells) + " |"
-
-
 def main() -> None:
     """Run what is missing, then print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -290,7 +248,7 @@ def main() -> None:
         setting = Setting(options.folder, *common)
         wanted = [job for job in jobs(tuple(options.targets), options.seeds) if options.only in job.name]
         run_all(setting, wanted)
-    text = "\n".join(tables(options.rows))
+    text = report(options.rows)
     print(text)
     if options.table:
         write_text(options.table, text + "\n")

@@ -30,14 +30,11 @@ WORDS = (
     "why",
 )
 
-SMALL: dict[str, Any] = {
-    "bits": 3,
+SMALL_OTHER: dict[str, Any] = {
     "sequence_length": 16,
     "calibration_tokens": 256,
     "search_tokens": 512,
     "heldout_tokens": 256,
-    "levels": (2, 3, 4),
-    "group_size": 16,
     "generations": 3,
     "offspring": 4,
     "survivors": (2, 1),
@@ -45,7 +42,10 @@ SMALL: dict[str, Any] = {
     "start_tokens": 32,
     "sensitivity_tokens": (64, 128),
 }
-"""Settings with which a whole run on a pico model takes a fraction of a second."""
+"""Settings of any application with which a whole run on a pico model takes a fraction of a second."""
+
+SMALL = SMALL_OTHER | {"bits": 3, "levels": (2, 3, 4), "group_size": 16}
+"""The same of bits."""
 
 
 def write_text(path: Path, words: int = 6000, seed: int = 0) -> Path:
@@ -76,3 +76,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(checkpoint: Path, text: Path) -> dict[str, Any]:
     """Arguments for `evopress.quantize` and `evopress.config.resolve`, all but `out`."""
     return {"model": str(checkpoint), "data": str(text), **SMALL}
+
+
+@pytest.fixture
+def small_other(checkpoint: Path, text: Path) -> dict[str, Any]:
+    """Arguments of any application, without a budget."""
+    return {"model": str(checkpoint), "data": str(text), **SMALL_OTHER}

@@ -28,17 +28,16 @@ APPLICATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def run_of(command: str, small: dict[str, Any], out: Path) -> evopress.Run:
-    own = {key: value for key, value in small.items() if key not in ("bits", "levels", "group_size")}
-    run: evopress.Run = getattr(evopress, command)(out=out, **own, **APPLICATIONS[command])
+def run_of(command: str, small_other: dict[str, Any], out: Path) -> evopress.Run:
+    run: evopress.Run = getattr(evopress, command)(out=out, **small_other, **APPLICATIONS[command])
     return run
 
 
 @pytest.mark.parametrize("command", APPLICATIONS)
 def test_a_card_says_what_the_run_found(
-    command: str, small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, small_other: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = run_of(command, small, tmp_path / "run")
+    run = run_of(command, small_other, tmp_path / "run")
     text = (run.directory.export / "README.md").read_text()
     assert ModelCard(text).data.tags[0] == "evopress"
     assert ", so that the model's answers change least under one budget.\n" in text
@@ -61,8 +60,10 @@ def test_a_card_says_what_the_run_found(
     assert differences(asked[0], run.directory.config) == []
 
 
-def test_levels_of_sparsity_are_shares_from_the_sparsest_to_the_densest(small: dict[str, Any], tmp_path: Path) -> None:
-    run = run_of("sparsify", small, tmp_path / "run")
+def test_levels_of_sparsity_are_shares_from_the_sparsest_to_the_densest(
+    small_other: dict[str, Any], tmp_path: Path
+) -> None:
+    run = run_of("sparsify", small_other, tmp_path / "run")
     workspace = Workspace(run.directory, Observer())
     grid = make_grid(workspace, run.profile)
     shares = [float(level.rstrip("%")) for level in grid.order]
@@ -72,17 +73,16 @@ def test_levels_of_sparsity_are_shares_from_the_sparsest_to_the_densest(small: d
     assert grid.rows["mlp.up_proj"][1] == f"{100 * zeros / entry.size:.1f}%"
 
 
-def test_pairs_have_the_numbers_of_both_blocks(small: dict[str, Any], tmp_path: Path) -> None:
-    own = {key: value for key, value in small.items() if key not in ("bits", "levels", "group_size")}
-    run = evopress.drop(out=tmp_path / "run", **own, fraction=0.5, granularity="pair")
+def test_pairs_have_the_numbers_of_both_blocks(small_other: dict[str, Any], tmp_path: Path) -> None:
+    run = evopress.drop(out=tmp_path / "run", **small_other, fraction=0.5, granularity="pair")
     text = (run.directory.export / "README.md").read_text()
     assert re.search(r"\| block \| attn\+mlp \|\n\|---\|---:\|\n\| 0-1 \| (keep|drop) \|\n\| 2 \| (keep|drop) \|", text)
 
 
 def test_another_profile_has_no_scores_of_the_searched_one(
-    small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_other: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = run_of("quantize", small, tmp_path / "run")
+    run = run_of("quantize", small_other, tmp_path / "run")
     workspace = Workspace(read_run(run.directory.path), Observer())
     before = (run.directory.export / "README.md").read_bytes()
     said: list[str] = []

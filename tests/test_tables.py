@@ -23,19 +23,21 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     import tables
 
     yield tables
-    del sys.modules["tables"], sys.modules["long_run"]
+    del sys.modules["tables"], sys.modules["tables_report"], sys.modules["long_run"]
 
 
 @pytest.fixture
-def setting(tables: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: dict[str, Any]) -> Any:
+def setting(tables: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small_other: dict[str, Any]) -> Any:
     """A pico model in place of SmolLM2, with everything small."""
-    options = small | {"start_candidates": 2, "levels": None, "group_size": None, "bits": None}
+    options = small_other | {"start_candidates": 2}
 
     def config(self: Any, job: Any) -> Config:
         return resolve(seed=job.seed or 0, fraction=job.target.split("=")[1], **options)
 
     monkeypatch.setattr(tables.Setting, "config", config)
-    return tables.Setting(tmp_path, small["model"], small["data"], small["data"], "quick", tmp_path / "rows.jsonl", {})
+    return tables.Setting(
+        tmp_path, small_other["model"], small_other["data"], small_other["data"], "quick", tmp_path / "rows.jsonl", {}
+    )
 
 
 def test_finished_jobs_are_not_repeated_when_their_directories_are_gone(tables: ModuleType, setting: Any) -> None:
@@ -51,9 +53,16 @@ def test_finished_jobs_are_not_repeated_when_their_directories_are_gone(tables: 
         shutil.rmtree(setting.folder / job.name)
     tables.run_all(setting, wanted)
     assert len(setting.rows.read_text().splitlines()) == len(lines)
-    text = "\n".join(tables.tables(setting.rows))
+    text = tables.report(setting.rows)
     assert "fraction 0.34 (2 seeds)" in text
     assert "±" in next(line for line in text.splitlines() if line.startswith("| searched"))
+    overview = text.partition("### Depth: KL on the second text")[0].splitlines()
+    cells = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in overview if line.startswith("| ")}
+    kls = {method: float(cell.strip("*").split()[0]) for method, cell in cells.items() if method}
+    assert kls.keys() == (deterministic - {"dense"}) | {"searched", "best-of"}
+    bold = {method for method, cell in cells.items() if cell.startswith("**")}
+    assert bold
+    assert all(kls[method] == min(kls.values()) for method in bold)
 
 
 def test_a_job_of_a_live_process_is_left_to_it(tables: ModuleType, setting: Any) -> None:

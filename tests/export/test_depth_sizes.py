@@ -99,12 +99,11 @@ def test_gguf_files_without_attentions_and_mlps_fit(seed: int, share: float) -> 
 
 
 @pytest.mark.parametrize("target", ["transformers", "vllm", "llamacpp"])
-def test_a_run_with_a_size_ends_within_it(small: dict[str, Any], tmp_path: Path, target: str) -> None:
+def test_a_run_with_a_size_ends_within_it(small_other: dict[str, Any], tmp_path: Path, target: str) -> None:
     random_model(gguf_config("llama", width=64, blocks=4)).save_pretrained(tmp_path / "model")
     merging_tokenizer().save_pretrained(tmp_path / "model")
-    for name in ("bits", "levels", "group_size", "calibration_tokens"):
-        del small[name]
-    about = small | {"model": str(tmp_path / "model"), "target": target, "dtype": "float32"}
+    del small_other["calibration_tokens"]
+    about = small_other | {"model": str(tmp_path / "model"), "target": target, "dtype": "float32"}
     run = evopress.drop(out=tmp_path / "run", size="650kB", **about)
     assert 600_000 < weight_bytes(run.directory.export) <= 650_000
     assert run.evaluation["profiles"]["searched"]["bytes"] == weight_bytes(run.directory.export)

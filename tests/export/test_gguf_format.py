@@ -59,13 +59,10 @@ def write_checkpoint(path: Path, family: str = "llama", width: int = 64, blocks:
 
 
 @pytest.fixture
-def options(small: dict[str, Any]) -> dict[str, Any]:
+def options(small_other: dict[str, Any]) -> dict[str, Any]:
     """Settings of a run for llama.cpp in fp32, all but the model, the budget and the directory."""
-    left = {"model", "bits", "levels", "group_size"}
-    return {name: value for name, value in small.items() if name not in left} | {
-        "target": "llamacpp",
-        "dtype": "float32",
-    }
+    del small_other["model"]
+    return small_other | {"target": "llamacpp", "dtype": "float32"}
 
 
 def built(path: Path, model: Path | str, options: dict[str, Any], **more: Any) -> Workspace:

@@ -68,12 +68,11 @@ class Page(HTMLParser):
 @pytest.fixture(scope="session")
 def runs(checkpoint: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Finished runs by application; read only."""
-    from tests.conftest import SMALL
+    from tests.conftest import SMALL, SMALL_OTHER
 
     folder = tmp_path_factory.mktemp("runs")
-    rest = {name: value for name, value in SMALL.items() if name not in ("bits", "levels", "group_size")}
     model, data = str(checkpoint), str(text)
     evopress.quantize(model, data=data, out=folder / "bits", **SMALL)
-    evopress.sparsify(model, data=data, sparsity=0.5, out=folder / "sparsity", **rest)
-    evopress.drop(model, data=data, fraction=0.34, out=folder / "depth", **rest)
+    evopress.sparsify(model, data=data, sparsity=0.5, out=folder / "sparsity", **SMALL_OTHER)
+    evopress.drop(model, data=data, fraction=0.34, out=folder / "depth", **SMALL_OTHER)
     return {name: folder / name for name in ("bits", "sparsity", "depth")}

@@ -68,9 +68,10 @@ def test_bytes_add_up_to_the_size_of_the_model(runs: dict[str, Path]) -> None:
             assert abs(total - rows[name]["bytes"]) < 8
 
 
-def test_bytes_of_the_dense_model_hold_no_zeros_of_the_searched_one(tmp_path: Path, small: dict[str, Any]) -> None:
-    rest = {name: value for name, value in small.items() if name not in ("bits", "levels", "group_size")}
-    evopress.drop(fraction=0.34, target="transformers", out=tmp_path / "run", **rest)
+def test_bytes_of_the_dense_model_hold_no_zeros_of_the_searched_one(
+    tmp_path: Path, small_other: dict[str, Any]
+) -> None:
+    evopress.drop(fraction=0.34, target="transformers", out=tmp_path / "run", **small_other)
     rows = load(tmp_path / "run" / "evaluation.json")["profiles"]
     found = {part.name: part.total for part in bytes_of(read_data(tmp_path / "run"))}
     kept = sum(level == "keep" for level in load(tmp_path / "run" / "profile.json")["profile"].values())
@@ -78,11 +79,10 @@ def test_bytes_of_the_dense_model_hold_no_zeros_of_the_searched_one(tmp_path: Pa
     assert {name: abs(total - rows[name]["bytes"]) < 8 for name, total in found.items()} == dict.fromkeys(found, True)
 
 
-def test_bytes_of_a_file_of_packed_weights_are_those_of_the_file(tmp_path: Path, small: dict[str, Any]) -> None:
+def test_bytes_of_a_file_of_packed_weights_are_those_of_the_file(tmp_path: Path, small_other: dict[str, Any]) -> None:
     for part in (pico_model("llama", width=128, vocabulary=300), merging_tokenizer()):
         part.save_pretrained(tmp_path / "model")
-    rest = {name: value for name, value in small.items() if name not in ("bits", "levels", "group_size")}
-    rest["model"] = str(tmp_path / "model")
+    rest = small_other | {"model": str(tmp_path / "model")}
     packed = evopress.quantize(bits=5, target="llamacpp", out=tmp_path / "packed", **rest).directory.export
     whole = rest | {"model": str(packed / "model.gguf")}
     evopress.drop(fraction=0.34, target="llamacpp", out=tmp_path / "run", **whole)
@@ -165,12 +165,12 @@ def test_a_killed_run_says_so_and_shows_what_there_is(runs: dict[str, Path], tmp
     assert f"After generation {read_data(run).batches[-2]['generation']} of 3" in page.text
 
 
-def test_uniform_where_units_call_their_levels_differently(text: Path, tmp_path: Path, small: dict[str, Any]) -> None:
+def test_uniform_where_units_call_their_levels_differently(tmp_path: Path, small_other: dict[str, Any]) -> None:
     config = gguf_config("llama", width=64, blocks=2, intermediate_size=256)  # 256 divides one matrix of seven
     random_model(config).save_pretrained(tmp_path / "model")
     merging_tokenizer().save_pretrained(tmp_path / "model")
-    rest = {name: value for name, value in small.items() if name not in ("model", "bits", "levels", "group_size")}
-    evopress.quantize(str(tmp_path / "model"), bits=5, target="llamacpp", out=tmp_path / "run", **rest)
+    own = small_other | {"model": str(tmp_path / "model")}
+    evopress.quantize(bits=5, target="llamacpp", out=tmp_path / "run", **own)
     data = read_data(tmp_path / "run")
     assert data.uniform == dict(Workspace(read_run(tmp_path / "run"), Observer()).space.uniform().items())
     assert len(set(data.uniform.values())) > 1

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from evopress.applications.application import Stored, Tensors
+from evopress.applications.weights import DENSE_BITS
 from evopress.assemble import Load, Slots
 from evopress.depth import depth_units, format_drop_config, parse_drop_config, sublayer_levels, unit_levels
 from evopress.errors import BudgetError, ConfigError
@@ -174,7 +175,7 @@ class Drop:
             with suppress(ConfigError):
                 levels = self._format.costs(self._workspace).levels
                 return {unit: {name: Stored(8 * n, 8 * n) for name, n in own.items()} for unit, own in levels.items()}
-        bits = {unit.name: 16 * unit.size for unit in self.space.units}
+        bits = {unit.name: DENSE_BITS * unit.size for unit in self.space.units}
         return {name: {DROP: Stored(0, 0), KEEP: Stored(kept, kept)} for name, kept in bits.items()}
 
     def tensors(self, profile: Profile) -> Tensors:
