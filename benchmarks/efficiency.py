@@ -76,15 +76,10 @@ class Course(Observer):
         self._drawn |= fresh
         self._teacher += sum(len(text.sequences[i]) for i in fresh)
         if result.accepted is not None:
-            total = tokens + self._teacher + self._warm_teacher(config)
+            total = tokens + self._teacher + len(self.before) * config.start_tokens  # the rounds count their teacher
             self.points.append((total, batch.generation, result.best))
             if not result.replayed:
                 print(f"  generation {batch.generation} {result.score:.4f} {total} tokens", flush=True)
-
-    @staticmethod
-    def _warm_teacher(config: Any) -> int:
-        """The dense model on the minibatches that chose where the later rounds measure; the rounds count their own."""
-        return (len(config.sensitivity_tokens) - 1) * config.start_tokens if config.start == "sensitivity" else 0
 
     def at_marks(self) -> list[tuple[int, int, Profile]]:
         """What came before the start, the start, the last generation before each mark, and the end."""
@@ -140,7 +135,7 @@ def score(workspace: Workspace, profiles: list[Profile]) -> list[float]:
 
 
 def before_the_start(workspace: Workspace) -> tuple[tuple[int, Profile], ...]:
-    """What the warm start came to after each round but the last, with the tokens until then, the dense model's too.
+    """What the warm start came to on the way, with the tokens until then, the dense model's too.
 
     What it measures is kept in the run directory, so the search does not measure it again.
     """

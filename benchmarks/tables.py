@@ -200,9 +200,10 @@ def expected_tokens(setting: Setting, job: Job, blocks: int) -> int:
     """About what a job evaluates, final scores included; a pass without its dropped part counts as a whole one."""
     config = setting.config(job)
     section, application = config.search, config.compression.application
+    depth = application == "depth"
     first, last = section.tokens_per_stage[0], section.tokens_per_stage[-1]
     scores = config.data.heldout_tokens + SECOND_TOKENS
-    if job.seed is None and application == "depth":
+    if job.seed is None and depth:
         units = 2 * blocks
         greedy = sum(units - dropped for dropped in range(round(float(config.budget.target) * units)))
         return greedy * first + (blocks + 5) * last + 8 * scores
@@ -214,7 +215,7 @@ def expected_tokens(setting: Setting, job: Job, blocks: int) -> int:
     start = 2 * section.start_candidates * section.start_tokens
     if section.start == "sensitivity":
         passes = PASSES + LEVELS[application]
-        start += sum(section.sensitivity_tokens) * passes
+        start += sum(section.sensitivity_tokens) * passes + (blocks * section.start_tokens if depth else 0)
     return start + generations * generation + section.start_candidates * last + 4 * scores
 
 

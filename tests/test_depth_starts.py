@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 
 import evopress
+from evopress.fitness.divergence import KL
 from evopress.observer import Observer
+from evopress.run import read_run
+from evopress.search.shortened_llama import ShortenedLlama
 from evopress.search.types import BatchResult
+from evopress.strategies import warm_up
 from evopress.testing import write_pico_checkpoint
+from evopress.workspace import Workspace
 
 BLOCKS = 6
 
@@ -56,6 +61,19 @@ def test_masks_of_scores_and_of_sensitivities_are_the_first_candidates(
     assert between > 0
     assert between % starts.tokens == 0
     assert "auto: start sensitivity, mutation adaptive, preselect 8" in watch.notes
+
+
+def test_shortened_llama_proposes_a_mask_that_is_counted(settings: dict[str, Any], tmp_path: Path) -> None:
+    run = evopress.drop(out=tmp_path / "run", observer=(watch := Batches()), **settings)
+    workspace = Workspace(read_run(run.directory.path), Observer())
+    warmup = warm_up(workspace, 0)
+    strategy = ShortenedLlama(workspace.space, BLOCKS, tokens=32)
+    with workspace.evaluator(workspace.splits.search, (KL(),), BLOCKS) as evaluator:
+        evaluator.calls = -len(settings["sensitivity_tokens"])
+        strategy.tell(evaluator(strategy.ask().profiles, 32))
+    assert warmup.proposed == (strategy.best,)
+    assert warmup.best[0] == (512 + BLOCKS * 32, strategy.best)
+    assert strategy.best in watch.seen[0].batch.profiles
 
 
 def test_a_resumed_search_gives_the_same_bytes(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evopress.fitness.divergence import KL, make_measure
@@ -66,7 +67,7 @@ def _starts(workspace: Workspace, warmup: Warmup, rng: random.Random) -> tuple[P
         return default_starts(space, rng, section.start_candidates)
     proposed = workspace.application.starts
     if warmup.rounds:
-        return _candidates(workspace, warmup.rounds[-1])
+        return _candidates(workspace, warmup)
     if "uniform" in proposed and space.cost(proposed["uniform"]) == space.budget:
         return tuple(proposed.values())
     return tuple(proposed.values()) + random_starts(space, section.start_candidates, rng)
@@ -86,55 +87,68 @@ def _preselect(space: SearchSpace, warmup: Warmup, pool: int) -> Preselect | Non
 class Warmup:
     """What was measured before the search, one round after the other, and the tokens that took.
 
-    `best` is what each round but the last came to, with the tokens until then: a search that had to stop there has it.
+    `proposed` is what scores of the application's own came to. `best` is that and what each round but the last came
+    to, with the tokens until then: a search that had to stop there has it.
     """
 
     rounds: tuple[Sensitivity, ...] = ()
     tokens: int = 0
+    proposed: tuple[Profile, ...] = ()
     best: tuple[tuple[int, Profile], ...] = ()
 
 
 def warm_up(workspace: Workspace, seed: int) -> Warmup:
-    """Measure what the start asks for: nothing, the influence of blocks, or sensitivities in rounds.
+    """Measure what the start asks for: nothing, the influence of blocks, or scores and sensitivities in rounds.
 
     Each round of sensitivities is measured at the best candidate that the one before left. What an interrupted run has
-    measured is read from the run directory.
+    measured is read from the run directory; single scores are made again.
     """
-    section, space = workspace.config.search, workspace.space
+    section = workspace.config.search
     if section.start == "uniform" or section.strategy != "evolution":
         return Warmup()
-    tokens = workspace.application.start_tokens
+    known = Warmup(tokens=workspace.application.start_tokens)
     if section.start != "sensitivity":
-        return Warmup(tokens=tokens)
-    parent = expansion_point(space)
-    rounds: list[Sensitivity] = []
-    best: list[tuple[int, Profile]] = []
+        return known
+    known = _proposed(workspace, known, seed)
+    parent = expansion_point(workspace.space)
     for number in range(len(section.sensitivity_tokens)):
-        if rounds:
-            candidates = _candidates(workspace, rounds[-1])
-            parent = _best(workspace, candidates, number, seed)
-            tokens += len(candidates) * section.start_tokens
-            best.append((tokens, parent))
-        rounds.append(_measured(workspace, parent, number, seed))
-        tokens += rounds[-1].cost
-    return Warmup(tuple(rounds), tokens, tuple(best))
+        if number:
+            candidates = _candidates(workspace, known)
+            parent = candidates[ranked(_scores(workspace, candidates, number, seed))[0]]
+            tokens = known.tokens + len(candidates) * section.start_tokens
+            known = replace(known, tokens=tokens, best=(*known.best, (tokens, parent)))
+        found = _measured(workspace, parent, number, seed)
+        known = replace(known, rounds=(*known.rounds, found), tokens=known.tokens + found.cost)
+    return known
 
 
-def _candidates(workspace: Workspace, found: Sensitivity) -> tuple[Profile, ...]:
-    """What cheap scores propose, the profile that a round was measured at, if it fits, and what the round proposes."""
-    space = workspace.space
+def _proposed(workspace: Workspace, known: Warmup, seed: int) -> Warmup:
+    """With what the application's scored start proposes after its first batch, if it has one."""
+    strategy = workspace.application.scored_start
+    batch = strategy.ask() if strategy else None
+    if strategy is None or batch is None:
+        return known
+    number = len(workspace.config.search.sensitivity_tokens)
+    strategy.tell(_scores(workspace, batch.profiles, number, seed))
+    tokens = known.tokens + len(batch.profiles) * batch.tokens
+    return replace(known, tokens=tokens, proposed=(strategy.best,), best=((tokens, strategy.best),))
+
+
+def _candidates(workspace: Workspace, known: Warmup) -> tuple[Profile, ...]:
+    """What cheap scores propose, the profile that the last round was measured at, if it fits, and what it proposes."""
+    space, found = workspace.space, known.rounds[-1]
     own = (found.profile,) if space.fits(found.profile) else ()
-    proposed = sensitivity_starts(space, found.slope, found.curvature, workspace.application.gammas)
-    return tuple(dict.fromkeys((*workspace.application.starts.values(), *own, *proposed)))
+    measured = sensitivity_starts(space, found.slope, found.curvature, workspace.application.gammas)
+    return tuple(dict.fromkeys((*workspace.application.starts.values(), *known.proposed, *own, *measured)))
 
 
-def _best(workspace: Workspace, candidates: tuple[Profile, ...], number: int, seed: int) -> Profile:
-    """The one with the best score on a minibatch of its own."""
+def _scores(workspace: Workspace, profiles: Sequence[Profile], number: int, seed: int) -> list[float]:
+    """Scores on a minibatch of their own."""
     config = workspace.config.search
     measure = make_measure(workspace.fitness or config.fitness)
-    with workspace.evaluator(workspace.splits.search, (measure,), len(candidates)) as evaluator:
+    with workspace.evaluator(workspace.splits.search, (measure,), len(profiles)) as evaluator:
         evaluator.seed, evaluator.calls = seed, -number  # the search counts its minibatches from 0
-        return candidates[ranked(evaluator(candidates, config.start_tokens))[0]]
+        return evaluator(profiles, config.start_tokens)
 
 
 def _measured(workspace: Workspace, parent: Profile, number: int, seed: int) -> Sensitivity:

@@ -52,6 +52,10 @@ class Application(Protocol):
         """What finding `starts` takes, in tokens through a whole model; what the database took is not counted."""
 
     @property
+    def scored_start(self) -> Strategy | None:
+        """A strategy whose first batch, on `start_tokens` of the search, proposes a start; None where there is none."""
+
+    @property
     def gammas(self) -> tuple[float, ...]:
         """How much starts from sensitivities distrust them, each a candidate; see `evopress.search.sensitivity`."""
 

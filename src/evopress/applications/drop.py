@@ -114,6 +114,13 @@ class Drop:
         """One pass over a part of the search text."""
         return self._workspace.influence_tokens
 
+    @property
+    def scored_start(self) -> Strategy:
+        """Shortened Llama, on as few tokens as other starts."""
+        return ShortenedLlama(
+            self.space, self._workspace.map.n_blocks, tokens=self._workspace.config.search.start_tokens
+        )
+
     def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
         """All that drop whole blocks by a score, greedy, and the best of random masks."""
         space, search = self.space, self._workspace.config.search

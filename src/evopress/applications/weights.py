@@ -88,6 +88,11 @@ class WeightApplication(ABC):
         """Nothing: layer errors come with the database."""
         return 0
 
+    @property
+    def scored_start(self) -> Strategy | None:
+        """None: the knapsack needs no scores."""
+        return None
+
     def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
         """Uniform, knapsack and the best of random profiles."""
         space, search = self.space, self._workspace.config.search
