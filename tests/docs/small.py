@@ -79,6 +79,10 @@ SCRIPTS = {
         without=frozenset(FOREIGN["depth"] | {"search_tokens"}),
     ),
     "bench_score.py": Small("--vocabulary 512"),
+    "big_model.py": Small(
+        "--device cpu --width 128 --blocks 2 --build-blocks 2 --vocabulary 512 --sequence-length 64 "
+        "--calibration-tokens 512 --tokens-per-stage 64 256 512"
+    ),
     "efficiency.py": Small(
         "--model my-model --our-tokens 1200 --seeds 1",
         default="--only bits-3-auto",
