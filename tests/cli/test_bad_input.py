@@ -231,6 +231,16 @@ def test_memory_too_small_for_the_plan(quantize: Call, tmp_path: Path, monkeypat
     check(quantize(tmp_path / "run"), errors.ResourceError, "memory", "20.0 kB")
 
 
+def test_a_device_that_runs_out_of_memory(quantize: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def grow(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evopress.fitness.tree.Tree.walk", grow)
+        check(quantize(tmp_path / "run"), errors.ResourceError, "ran out of memory", "the same command goes on")
+    assert quantize(tmp_path / "run").code == 0
+
+
 @pytest.mark.parametrize("step", ["build", "search", "evaluate", "export", "inspect"])
 def test_steps_on_no_run(call: Call, tmp_path: Path, step: str) -> None:
     check(call(step, tmp_path), errors.RunError, "no run in", "evopress quantize")

@@ -29,6 +29,10 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+OUT_OF_MEMORY = (
+    "the device ran out of memory; nothing is lost, the same command goes on from here once more is free there, "
+    "a new run needs less with fewer --search-tokens or --calibration-tokens"
+)
 
 Model = Annotated[str, typer.Argument(help="directory, hub id, .gguf file, or demo")]
 Directory = Annotated[Path, typer.Argument(help="run directory")]
@@ -229,6 +233,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:  # the last resort: no traceback for users who did not ask for one
         if hasattr(error, "format_message"):
             _fail(error.format_message(), 2, given)
+        if type(error).__name__ == "OutOfMemoryError":  # of torch, which not every command has imported
+            _fail(OUT_OF_MEMORY, ResourceError.exit_code, given)
         _fail(f"unexpected {type(error).__name__}: {error}; run again with --debug and report it", 1, given)
     if code == INTERRUPTED:  # typer turns Ctrl-C into this return value
         _fail("interrupted; nothing is lost, the same command goes on from here", INTERRUPTED, given)
