@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from evopress.observer import Observer
 from evopress.profile import Profile
 from evopress.run import read_run
 from evopress.search.mutation import equal_switches
+from evopress.search.planned import ranked
 from evopress.search.presets import make_mutation
 from evopress.workspace import Workspace
 
@@ -63,16 +64,19 @@ class Stopwatch:
         return timed
 
 
-def generation(evaluator: Evaluator, profiles: list[Profile], config: Any) -> float:
-    """Seconds of one generation's stages with the schedule of `config`; selection by the scores."""
-    started = time.perf_counter()
+def generation(
+    evaluator: Evaluator, profiles: list[Profile], survivors: Sequence[int], tokens: Sequence[int]
+) -> list[float]:
+    """Seconds of each stage of one generation; the first profile is the parent, scores select."""
+    seconds = []
     parent, candidates = profiles[0], profiles[1:]
-    for number, (survivors, tokens) in enumerate(zip(config.survivors, config.tokens_per_stage, strict=True)):
-        if number == len(config.survivors) - 1:
-            candidates = [parent, *candidates]
-        scores = evaluator(candidates, tokens)
-        candidates = [candidates[i] for i in sorted(range(len(scores)), key=scores.__getitem__)[:survivors]]
-    return time.perf_counter() - started
+    for number, (kept, drawn) in enumerate(zip(survivors, tokens, strict=True), start=1):
+        candidates = [parent, *candidates] if number == len(tokens) else candidates
+        started = time.perf_counter()
+        scores = evaluator(candidates, drawn)
+        seconds.append(time.perf_counter() - started)
+        candidates = [candidates[i] for i in ranked(scores)[:kept]]
+    return seconds
 
 
 def passes_of_an_offspring(evaluator: Evaluator, profiles: list[Profile]) -> float:
@@ -101,16 +105,17 @@ def main() -> None:
         assert shared == evaluator(profiles, tokens), "sharing changed a score"
         evaluator.teacher.compute(range(len(text.sequences)))
         share = passes_of_an_offspring(evaluator, offspring(workspace, 128, options.mutation))
-        generation(evaluator, profiles, config)  # every level is resident after this
+        schedule = config.survivors, config.tokens_per_stage
+        generation(evaluator, profiles, *schedule)  # every level is resident after this
         watch = Stopwatch(workspace.runner)
         ours = theirs = forward = 0.0
         evaluator.work.tokens = 0
         for _ in range(options.repeats):  # in turns, because machines change their speed
             evaluator.share, before = True, watch.seconds
-            ours += generation(evaluator, profiles, config)
+            ours += sum(generation(evaluator, profiles, *schedule))
             forward += watch.seconds - before
             evaluator.share = False
-            theirs += generation(evaluator, profiles, config)
+            theirs += sum(generation(evaluator, profiles, *schedule))
     print(f"machine: {torch.get_num_threads()} threads, {workspace.loaded.model.dtype}, torch {torch.__version__}")
     print(f"schedule: {config.offspring} offspring, survivors {config.survivors}, tokens {config.tokens_per_stage}\n")
     print("| measured | value | goal |")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_search import generation
 from run_settings import machine
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -141,25 +142,19 @@ def measure_search(options: argparse.Namespace, device: Device, folder: Path) ->
             at_once=AT_ONCE,
         )
         check_sharing(evaluator, [parent, *children[: SHARED_PROFILES - 1]])
+        evaluator.merge = options.merge
         evaluator(children, stages[0])  # every level is resident after this
         evaluator.teacher.compute(range(len(source.sequences)))
         evaluator.work.passes = evaluator.work.passes_without_sharing = evaluator.work.tokens = 0
         device.peak()
-        stage_seconds = []
-        candidates = children
-        for number, (survivors, tokens) in enumerate(zip(BITS["paper"].survivors, stages, strict=True)):
-            candidates = [parent, *candidates] if number == len(stages) - 1 else candidates
-            before = device.now()
-            scores = evaluator(candidates, tokens)
-            stage_seconds.append(device.now() - before)
-            candidates = [candidates[i] for i in sorted(range(len(scores)), key=scores.__getitem__)[:survivors]]
+        seconds = generation(evaluator, [parent, *children], BITS["paper"].survivors, stages)
         work, peak = evaluator.work, device.peak()
-    ours, plain = work.tokens / sum(stage_seconds), plain_speed(options, device, model)
-    stages_took = " + ".join(f"{seconds:.1f}" for seconds in stage_seconds)
+    ours, plain = work.tokens / sum(seconds), plain_speed(options, device, model)
+    stages_took = " + ".join(f"{stage:.1f}" for stage in seconds)
     shared = work.passes / work.passes_without_sharing
     return [
         f"| levels {', '.join(FEW)} rounded to nearest, packed and written | {built:.0f} s |",
-        f"| one generation, {work.tokens:,} tokens of candidates | {sum(stage_seconds):.1f} s ({stages_took}) |",
+        f"| one generation, {work.tokens:,} tokens of candidates | {sum(seconds):.1f} s ({stages_took}) |",
         f"| tokens of candidates a second | {ours:,.0f} |",
         f"| tokens a second of the plain forward pass, logits included | {plain:,.0f} |",
         f"| ratio | {ours / plain:.2f} |",
@@ -215,6 +210,12 @@ def main() -> None:
     parser.add_argument("--sequence-length", type=int, default=2048)
     parser.add_argument("--calibration-tokens", type=int, default=131_072)
     parser.add_argument("--tokens-per-stage", type=int, nargs=3, default=list(BITS["paper"].tokens))
+    parser.add_argument(
+        "--merge",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="candidates of equal levels go through a block together, as in a run on a GPU",
+    )
     parser.add_argument("--folder", type=Path, help="where the databases go; default: a temporary directory")
     options = parser.parse_args()
     device = Device(options.device)
