@@ -52,6 +52,7 @@ TOKENS_A_SECOND = 450
 """What one core of a small machine evaluates (SmolLM2, bf16); the estimate divides by it."""
 PASSES, LEVELS = 4, {"bits": 6, "sparsity": 9, "depth": 2}
 """What a token costs while sensitivities are measured, in forward passes beside one for each level."""
+TITLE = "Every baseline beside the search (`python benchmarks/tables.py`)"
 PAUSE = 30.0
 """Seconds until jobs that other processes have are looked at again."""
 
@@ -252,7 +253,9 @@ def main() -> None:
     text = report(options.rows)
     print(text)
     if options.table:
-        write_text(options.table, text + "\n")
+        write_text(
+            options.table, f"# {TITLE}\n\nMade from {options.rows.name}, which also says on which device.\n\n{text}\n"
+        )
 
 
 if __name__ == "__main__":
