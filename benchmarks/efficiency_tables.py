@@ -107,7 +107,7 @@ COLORS = ("#1f6f8b", "#c0562b", "#6a8d3f", "#8a5a9c", "#c9a227", "#4d4d4d")
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """The curves of all runs, a panel for each task and a colour for each method; needs matplotlib."""
+    """The curves of all runs, a panel for each task, two in a row, and a colour for each method; needs matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -117,10 +117,14 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     by_task: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_task[row["task"]].append(row)
+    columns = min(2, len(by_task))
+    lines = -(-len(by_task) // columns)
     figure, panels = pyplot.subplots(
-        1, len(by_task), figsize=(4.2 * len(by_task) + 1.5, 3.4), layout="constrained", squeeze=False
+        lines, columns, figsize=(4.2 * columns + 0.6, 3.2 * lines), layout="constrained", squeeze=False
     )
-    for axes, (task, own) in zip(panels[0], by_task.items(), strict=True):
+    for axes in panels.flat[len(by_task) :]:
+        axes.set_visible(False)
+    for axes, (task, own) in zip(panels.flat, by_task.items(), strict=False):
         colors = dict(zip(_unique(own, "method"), COLORS * 2, strict=False))
         for row in own:
             tokens, kl = zip(*((point["tokens"] / 1000, point["kl"]) for point in row["curve"]), strict=True)
