@@ -1,9 +1,10 @@
 """How many tokens a search needs: Algorithm 1 beside what `auto` does, each part alone and left out, on SmolLM2.
 
-Every run is a run directory; runs with the same levels share one database; a finished run becomes a line of a file that
-is kept with the sources, with its whole curve: tokens so far, and the held-out KL of the parent at that moment. So the
-script can be stopped and started again at any time, on several days, and two of it can run at once (a run that another
-process has is left to it, OMP_NUM_THREADS=1 for each).
+Every run is a run directory; runs with the same levels share one database, and those of one seed what was measured
+before the search (its tokens count for each). A finished run becomes a line of a file that is kept with the sources,
+with its whole curve: tokens so far, and the held-out KL of the parent at that moment. So the script can be stopped and
+started again at any time, on several days, and two of it can run at once (a run that another process has is left to
+it, OMP_NUM_THREADS=1 for each).
 
     python benchmarks/efficiency.py runs/efficiency --plan             # what is missing and what it will take
     python benchmarks/efficiency.py runs/efficiency --only bits-3      # jobs whose name contains this
@@ -23,7 +24,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -96,6 +97,7 @@ def run(folder: Path, job: Job, model: str, options: dict[str, Any], rows: Path)
     course.workspace = workspace
     with waited(folder / f"build-{job.application}.lock"):
         build(workspace)
+    share_measurements(sorted(folder.glob(f"{job.task}-*-{job.seed}-*")), directory.path)
     started, cpu = time.monotonic(), time.process_time()
     course.before = before_the_start(workspace)
     search(workspace)
@@ -132,6 +134,13 @@ def score(workspace: Workspace, profiles: list[Profile]) -> list[float]:
     with workspace.evaluator(workspace.splits.heldout, (KL(),), len(different)) as evaluator:
         known = dict(zip(different, evaluator.evaluate_all(different).scores(), strict=True))
     return [known[profile] for profile in profiles]
+
+
+def share_measurements(runs: Iterable[Path], own: Path) -> None:
+    """Take over the sensitivities that other runs have; where they are not of what a search asks for, it measures."""
+    for file in (file for run in runs for file in run.glob("sensitivity-*.json")):
+        if not (own / file.name).exists():
+            os.link(file, own / file.name)
 
 
 def before_the_start(workspace: Workspace) -> tuple[tuple[int, Profile], ...]:

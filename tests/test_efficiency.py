@@ -9,8 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import Mock
 
 import pytest
+
+from evopress.fitness.sensitivity import measure_sensitivity
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SETTINGS = (
@@ -95,6 +98,21 @@ def test_an_interrupted_job_goes_on_to_the_same_line(
     for line in (whole, again):
         del line["seconds"], line["cpu_seconds"]
     assert again == whole
+
+
+def test_runs_of_one_seed_share_what_was_measured_and_count_its_tokens(
+    benchmark: ModuleType, checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    monkeypatch.setattr("evopress.strategies.measure_sensitivity", counted := Mock(wraps=measure_sensitivity))
+    for method in ("auto", "only-start"):
+        ours = [*command(tmp_path, checkpoint, text), "--ablation"]
+        ours[ours.index("bits-3")] = f"bits-3-{method}-0"
+        monkeypatch.setattr(sys, "argv", ours)
+        benchmark.main()
+        assert counted.call_count == 2  # two rounds, measured by the first run only
+    auto, only = (json.loads(line)["curve"][:2] for line in rows.read_text().splitlines())
+    assert only == auto
 
 
 def row(method: str, curve: list[tuple[int, float]]) -> dict[str, object]:
