@@ -28,7 +28,7 @@ TARGET = ROOT / "docs" / "figures" / "demo.svg"
 def record(directory: Path, target: Path) -> None:
     """Write the picture of the run in `directory` to `target`; EvopressError when the run is not finished."""
     run = read_run(directory)
-    levels, evaluation = read_levels(run), read_json(run.evaluation)
+    levels, evaluation = read_levels(run), read_json(run.evaluation, "evaluate")
     drawn = picture(levels)
     width = max(84, *(len(line) for line in drawn.plain.splitlines()))
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, highlight=False)

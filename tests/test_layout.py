@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "assemble": "errors profile models",
     "database": "errors files profile ggml_types compress models assemble",
     "fitness": "errors files profile models database assemble",
-    "export": "errors files plan profile search sections ggml_types compress models depth database assemble",
+    "export": "errors files profile search sections ggml_types compress models depth database assemble",
     "plan": "errors files",
     "sections": "profile space search ggml_types compress",
     "targets": "errors profile search ggml_types sections models",
@@ -56,7 +56,7 @@ MAY_IMPORT = {
     "records": "applications errors files profile space fitness config run workspace",
     "summary": "errors files profile space database export config run workspace records",
     "wording": "files config",
-    "report": "errors files profile space search config run records progress wording",
+    "report": "errors files profile space export search config run records progress wording",
     "harness": "errors",
     "tasks": "errors files profile harness records workspace",
     "scoring": "errors profile fitness workspace",
@@ -69,7 +69,7 @@ MAY_IMPORT = {
     "report strategies progress trackers",
     "sweeps": "errors files config sections observer run pipeline report",
     "cli": "errors files profile space search sections config observer run workspace records summary report pipeline "
-    "compare analyze harness tasks wording sweeps trackers",
+    "analysis compare analyze harness tasks wording sweeps trackers",
 }
 # Packages that are not evopress: what a part may use beyond the standard library; parts not listed may use any.
 MAY_USE = {

@@ -137,7 +137,7 @@ def test_race_preselection_and_adaptive_moves_give_the_same_journal_after_a_resu
 def test_what_ends_a_search_is_recorded(small: dict[str, Any], tmp_path: Path, limit: Any, said: str) -> None:
     options = {key: value for key, value in small.items() if key != "generations"} | {"start": "knapsack"} | limit
     run = evopress.quantize(out=tmp_path / "run", **options)
-    fitness = read_json(run.directory.profile)["fitness"]
+    fitness = read_json(run.directory.profile, "search")["fitness"]
     assert said in fitness["stopped"]
     generations = {json.loads(line)["generation"] for line in run.directory.journal.read_text().splitlines()[1:]}
     assert max(generations) > 1 or "patience" in limit
@@ -196,8 +196,8 @@ def test_measured_starts_compete_and_their_tokens_count(small: dict[str, Any], t
     between = seen.tokens[0] - rounds - len(starts.profiles) * starts.tokens  # the first round's proposals were scored
     assert between % starts.tokens == 0
     assert 3 <= between // starts.tokens <= 7
-    assert [read_json(run.directory.sensitivity(number))["tokens"] for number in (0, 1)] == [32, 64]
-    assert read_json(run.directory.profile)["fitness"]["tokens"] == seen.tokens[-1]
+    assert [read_json(run.directory.sensitivity(number), "search")["tokens"] for number in (0, 1)] == [32, 64]
+    assert read_json(run.directory.profile, "search")["fitness"]["tokens"] == seen.tokens[-1]
 
 
 @pytest.mark.parametrize(

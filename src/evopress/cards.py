@@ -41,7 +41,7 @@ def make_card(workspace: Workspace, format: Format, profile: Profile, directory:
     """
     config, run = workspace.config, workspace.run
     name = Path(DEMO_MODEL if config.model.source == "demo" else config.model.source).name
-    searched = run.profile.exists() and dict(read_json(run.profile)["profile"]) == dict(profile.items())
+    searched = run.profile.exists() and dict(read_json(run.profile, "search")["profile"]) == dict(profile.items())
     about = format.about(workspace, profile)
     return Card(
         title=f"{name}, {budget_text(config)}",
@@ -103,7 +103,7 @@ def _facts(workspace: Workspace, profile: Profile, weights: int, searched: bool)
     config = workspace.config
     sizes = {key: value for key, value in workspace.application.sizes(profile).items() if key != "bytes"}
     reached = ", ".join(f"{COLUMNS[key][0]} {COLUMNS[key][1](value)}" for key, value in sizes.items())
-    data = read_json(workspace.run.profile) if searched else {}
+    data = read_json(workspace.run.profile, "search") if searched else {}
     return {
         "Budget": budget_text(config),
         "Reached": f"{reached}; the weights take {weights:,} bytes ({size(weights)})",
@@ -135,7 +135,7 @@ def _plain(value: Any) -> str:
 
 def _scores(file: Path) -> Table:
     """The rows of evaluation.json and on which text, without sizes: they may be those of other files."""
-    evaluation = read_json(file)
+    evaluation = read_json(file, "evaluate")
     rows = evaluation["profiles"]
     keys = [key for key in COLUMNS if key != "bytes" and any(key in row for row in rows.values())]
     text = f"{evaluation['tokens']:,} tokens of {Path(evaluation['data']['source']).name}"

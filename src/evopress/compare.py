@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from evopress.config import flat
@@ -107,7 +106,7 @@ def find(workspace: Workspace, entry: Entry, speed: float | None = None) -> Foun
     config, text, name = workspace.config, workspace.splits.search, entry.name
     stem = workspace.run.path / "compare" / name.replace("/", "-seed")
     if stem.with_suffix(".json").exists():
-        data = read_json(stem.with_suffix(".json"))
+        data = read_json(stem.with_suffix(".json"), "compare")
         return Found(Profile.of(data["profile"]), data["tokens"], data["seconds"])
     stem.parent.mkdir(exist_ok=True)
     started = time.monotonic()
@@ -133,7 +132,7 @@ def find(workspace: Workspace, entry: Entry, speed: float | None = None) -> Foun
 
 def finished(workspace: Workspace) -> Found:
     """The result of the run's own search, which has ended."""
-    run, tokens = workspace.run, read_json(workspace.run.profile)["fitness"]["tokens"]
+    run, tokens = workspace.run, read_json(workspace.run.profile, "search")["fitness"]["tokens"]
     return Found(read_profile(run.profile), tokens, seconds_of(run.timing, "search"))
 
 
@@ -158,29 +157,3 @@ def _together(rows: list[dict[str, Any]]) -> dict[str, Any]:
         return rows[0]
     mean = {key: statistics.fmean(row[key] for row in rows) for key in rows[0]}
     return mean | {"kl_spread": statistics.stdev(row["kl"] for row in rows), "seeds": len(rows)}
-
-
-def draw(result: dict[str, Any], path: Path) -> None:
-    """A bar for the KL of each profile, best first, with the perplexity beside it; needs matplotlib."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "evopress", "svg.fonttype": "none"})
-    from matplotlib import pyplot
-
-    rows = sorted(
-        ((name, row) for name, row in result["profiles"].items() if name != "dense"), key=lambda r: r[1]["kl"]
-    )
-    figure, axes = pyplot.subplots(figsize=(7, 0.6 + 0.36 * len(rows)), layout="constrained")
-    colors = ["#1f6f8b" if name == "searched" else "#b8c4cc" for name, _ in rows]
-    spread = [row.get("kl_spread", 0.0) for _, row in rows]
-    bars = axes.barh([name for name, _ in rows], [row["kl"] for _, row in rows], xerr=spread, color=colors)
-    axes.bar_label(
-        bars, [f"{row['kl']:.3f}   perplexity {row['perplexity']:.1f}" for _, row in rows], padding=4, size=8
-    )
-    axes.invert_yaxis()
-    axes.margins(x=0.35)
-    axes.set_xlabel(f"KL to the dense model, nats a token ({result['data']['source']}, {result['tokens']} tokens)")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
-    pyplot.close(figure)

@@ -65,7 +65,7 @@ class Run:
     @property
     def evaluation(self) -> dict[str, Any]:
         """The content of evaluation.json."""
-        return read_json(self.directory.evaluation)
+        return read_json(self.directory.evaluation, "evaluate")
 
 
 def quantize(
@@ -153,7 +153,7 @@ def run_all(
     with tracked(observer, track, config, out) as watching, locked(out):
         directory = start_run(out, config)
         workspace = Workspace(directory, watching, fitness)
-        if checkpoint and not directory.export.exists():
+        if checkpoint and not is_whole(directory.export):
             find_format(config.format, config.compression.application).check(workspace)
         if not directory.profile.exists():
             build(workspace)

@@ -70,7 +70,7 @@ def sensitivity_memory(shapes: Shapes, tokens: int) -> dict[str, int]:
     }
 
 
-def available_memory(device: str = "cpu") -> int:
+def available_memory(device: str) -> int:
     """Bytes that a new allocation can have: of main memory without swapping, or of a CUDA device's own memory.
 
     What PyTorch holds of a device's memory without using it counts as available.

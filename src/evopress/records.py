@@ -50,7 +50,7 @@ def read_profile(path: Path, from_text: Callable[[str], Profile] = Profile.from_
             return from_text(path.read_text(encoding="utf-8"))
         except OSError:
             raise RunError(f"no profile in {path}; give a profile.json or a text file in the official format") from None
-    data = read_json(path)
+    data = read_json(path, "search")
     if data.get("schema", SCHEMA) > SCHEMA:
         raise SchemaError(f"{path} has schema {data['schema']}, this evopress reads up to {SCHEMA}; update evopress")
     try:
@@ -115,7 +115,7 @@ def read_sensitivity(path: Path, fingerprint: Mapping[str, Any]) -> Sensitivity 
 
     if not path.exists():
         return None
-    data = read_json(path)
+    data = read_json(path, "search")
     if data.get("fingerprint") != fingerprint:
         return None
     try:
@@ -129,10 +129,8 @@ def write_evaluation(workspace: Workspace, result: dict[str, Any]) -> None:
     write_text(workspace.run.evaluation, json.dumps(result, indent=1) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a run directory; RunError says which step makes a missing file."""
-    steps = {"sensitivity": "search", "space": "search", "profile": "search", "evaluation": "evaluate"}
-    step = steps.get(path.stem.partition("-")[0], "build")
+def read_json(path: Path, step: str) -> dict[str, Any]:
+    """A JSON object from a run directory; RunError says that `step` makes a missing file."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -151,14 +149,14 @@ def timed(path: Path, step: str) -> Iterator[None]:
     try:
         yield
     finally:
-        known = read_json(path) if path.exists() else {}
+        known = read_json(path, step) if path.exists() else {}
         known[step] = round(seconds_of(path, step) + time.monotonic() - started, 1)
         write_text(path, json.dumps(known) + "\n")
 
 
 def seconds_of(path: Path, step: str) -> float:
     """The seconds of `step` in a timing file; 0 when there are none."""
-    return float(read_json(path).get(step, 0.0)) if path.exists() else 0.0
+    return float(read_json(path, step).get(step, 0.0)) if path.exists() else 0.0
 
 
 def versions() -> dict[str, str]:

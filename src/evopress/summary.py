@@ -23,8 +23,8 @@ def summarize(run: RunDirectory) -> dict[str, Any]:
         "config": run.config.model_dump(mode="json"),
         "database": _database(run),
         "search": _search(run),
-        "profile": read_json(run.profile) if run.profile.exists() else None,
-        "evaluation": read_json(run.evaluation) if run.evaluation.exists() else None,
+        "profile": read_json(run.profile, "search") if run.profile.exists() else None,
+        "evaluation": read_json(run.evaluation, "evaluate") if run.evaluation.exists() else None,
         "export": str(run.export) if is_whole(run.export) else None,
     }
 

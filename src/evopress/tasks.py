@@ -56,7 +56,7 @@ def _profiles(workspace: Workspace, given: Path | None) -> dict[str, Profile | N
 
 def _write(path: Path, found: dict[str, Any]) -> None:
     """Add one evaluation to tasks.json, in place of an earlier one of the same tasks with the same settings."""
-    known = read_json(path)["evaluations"] if path.exists() else []
+    known = read_json(path, "evaluate")["evaluations"] if path.exists() else []
     same = ("tasks", "settings")
     others = [one for one in known if any(one[key] != found[key] for key in same)]
     write_text(path, json.dumps({"schema": SCHEMA, "evaluations": [*others, found]}, indent=1) + "\n")

@@ -19,6 +19,7 @@ from evopress.analysis import (
     Pair,
     Supersets,
     cuts,
+    draw_comparison,
     draw_errors,
     draw_landscape,
     draw_noise,
@@ -44,11 +45,21 @@ SUPERSETS = Supersets(64, 640, 3, tuple(Pair(("a",), ("a", "b"), 2.0 + i, 2.5) f
 NEIGHBOURS = tuple(Neighbour("a", "b", change / 10) for change in range(-3, 40))
 DISTANCES = tuple(Distance(2**i, 9, 0.9 - i / 5, 0.9, 0.1, 0.2) for i in range(5))
 LANDSCAPE = Landscape(64, 1.0, 99, 0, NEIGHBOURS, DISTANCES)
+COMPARISON = {
+    "data": {"source": "demo"},
+    "tokens": 8192,
+    "profiles": {
+        "dense": {"kl": 0.0, "perplexity": 20.0},
+        "uniform": {"kl": 0.9, "perplexity": 44.0},
+        "searched": {"kl": 0.7, "perplexity": 36.0, "kl_spread": 0.02, "seeds": 3},
+    },
+}
 DRAWINGS: list[tuple[Draw, Any]] = [
     (draw_errors, ERRORS),
     (draw_supersets, SUPERSETS),
     (draw_landscape, LANDSCAPE),
     (draw_noise, noise([Stage(64, 3), Stage(256, 1)])),
+    (draw_comparison, COMPARISON),
 ]
 LIMITS: list[tuple[Draw, Any]] = [
     (draw_supersets, Supersets(64, 640, 0, ())),

@@ -86,8 +86,8 @@ def test_a_second_model_that_has_no_room_is_not_loaded(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = evopress.quantize(out=tmp_path / "run", **small)
-    monkeypatch.setattr("evopress.export.verification.available_memory", lambda: 1000)
     workspace = Workspace(read_run(run.directory.path), Observer())
+    monkeypatch.setattr(Workspace, "free_memory", 1000)
     result = FORMATS["hf"].verify(workspace, run.profile, run.directory.export)
     assert str(result) == "not verified: a second model needs 143.5 kB of memory but 1.0 kB are free"
     assert not result.failed

@@ -10,7 +10,7 @@ numbers (`dataclasses.asdict` of it is JSON), a `Table` and a figure. Nothing he
 screen; drawing alone needs matplotlib.
 """
 
-from evopress.analysis.figures import draw_errors, draw_landscape, draw_noise, draw_supersets
+from evopress.analysis.figures import draw_comparison, draw_errors, draw_landscape, draw_noise, draw_supersets
 from evopress.analysis.landscape import Distance, Landscape, Neighbour, distance_table, explore, neighbour_table
 from evopress.analysis.monotonicity import ErrorCorrelation, correlate_errors, error_table
 from evopress.analysis.noise import (
@@ -44,6 +44,7 @@ __all__ = [
     "correlate_errors",
     "cuts",
     "distance_table",
+    "draw_comparison",
     "draw_errors",
     "draw_landscape",
     "draw_noise",

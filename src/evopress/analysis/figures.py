@@ -1,11 +1,11 @@
-"""Figures of the analyses. Needs the `plot` extra; matplotlib is imported when something is drawn, never before.
+"""Figures of analyses and comparisons. Needs the `plot` extra; matplotlib is imported when something is drawn.
 
 Each function draws one result into one file, SVG or PNG by its suffix. Equal results give equal SVG bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -65,6 +65,21 @@ def draw_landscape(found: Landscape, path: Path) -> None:
         decay.set(xlabel="switches", ylabel="rank correlation", ylim=(min(0, *decay.get_ylim()) - 0.02, 1.02))
         decay.set_title("What single switches predict")
         decay.legend(frameon=False)
+
+
+def draw_comparison(result: Mapping[str, Any], path: Path) -> None:
+    """A bar for the KL of each profile of a comparison.json, best first, with the perplexity beside it."""
+    rows = [(name, row) for name, row in result["profiles"].items() if name != "dense"]
+    rows.sort(key=lambda named: named[1]["kl"])
+    with _figure(path, height=0.6 + 0.36 * len(rows)) as axes:
+        colors = [BLUE if name == "searched" else GRAY for name, _ in rows]
+        spread = [row.get("kl_spread", 0.0) for _, row in rows]
+        bars = axes.barh([name for name, _ in rows], [row["kl"] for _, row in rows], xerr=spread, color=colors)
+        labels = [f"{row['kl']:.3f}   perplexity {row['perplexity']:.1f}" for _, row in rows]
+        axes.bar_label(bars, labels, padding=4, size=8)
+        axes.invert_yaxis()
+        axes.margins(x=0.35)
+        axes.set_xlabel(f"KL to the dense model, nats a token ({result['data']['source']}, {result['tokens']} tokens)")
 
 
 def draw_noise(found: Noise, path: Path) -> None:

@@ -146,12 +146,13 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Search with every baseline that applies and score all on held-out text: a table, and a figure in the run."""
-    from evopress.compare import compare, draw
+    from evopress.analysis import draw_comparison
+    from evopress.compare import compare
 
     def step(workspace: Any) -> Any:
         result = compare(workspace, seeds=seeds, data=data, tokens=tokens, brute=brute_force)
         if find_spec("matplotlib"):
-            draw(result, directory / "comparison.svg")
+            draw_comparison(result, directory / "comparison.svg")
         return result
 
     _on_run(directory, as_json, step)

@@ -16,7 +16,6 @@ import torch
 from evopress.errors import ModelError
 from evopress.files import size
 from evopress.models import load_model
-from evopress.plan import available_memory
 from evopress.profile import Profile
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def verify_checkpoint(
     dtype = workspace.loaded.model.dtype
     tolerance = TOLERANCE.get(dtype, HALF_TOLERANCE) if tolerance is None else tolerance
     needed = sum(parameter.nbytes for parameter in workspace.loaded.model.parameters())
-    if needed > (free := available_memory()):
+    if needed > (free := workspace.free_memory):
         reason = f"a second model needs {size(needed)} of memory but {size(free)} are free"
         return Verification("transformers", None, tolerance, reason)
     ids = probe(workspace.loaded.model.get_input_embeddings().weight.shape[0])

@@ -15,6 +15,7 @@ from typing import Any
 
 from evopress.config import Config
 from evopress.errors import BudgetError, JournalError, RunMismatch
+from evopress.export.staging import is_whole
 from evopress.profile import Level, Unit
 from evopress.progress import read_progress
 from evopress.records import read_json
@@ -101,14 +102,14 @@ def read_data(path: Path) -> RunData:
         path=path,
         config=run.config,
         model=_model(run, header),
-        space=_optional(run.space),
+        space=_optional(run.space, "search"),
         batches=batches,
         progress=tuple(read_progress(run.progress))[: len(batches)],
-        profile=_optional(run.profile),
-        evaluation=_optional(run.evaluation),
-        comparison=_optional(run.comparison),
-        tasks=_optional(run.tasks),
-        exported=run.export.exists(),
+        profile=_optional(run.profile, "search"),
+        evaluation=_optional(run.evaluation, "evaluate"),
+        comparison=_optional(run.comparison, "compare"),
+        tasks=_optional(run.tasks, "evaluate"),
+        exported=is_whole(run.export),
     )
 
 
@@ -154,5 +155,5 @@ def _source(run: RunData) -> str:
     return run.config.model.source
 
 
-def _optional(path: Path) -> dict[str, Any] | None:
-    return read_json(path) if path.exists() else None
+def _optional(path: Path, step: str) -> dict[str, Any] | None:
+    return read_json(path, step) if path.exists() else None
