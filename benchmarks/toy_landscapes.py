@@ -29,7 +29,6 @@ import numpy.typing as npt
 
 from evopress.profile import Level, Profile, Unit
 from evopress.search import Evolution, Limits, Race, Stage, Stopper, equal_switches, run_search
-from evopress.search.guided import guided
 from evopress.search.moves import AdaptiveMoves, default_moves
 from evopress.search.preselect import Preselect
 from evopress.search.surrogate import Surrogate
@@ -206,12 +205,9 @@ class Method:
     pool: int = 0
     prior: bool = True
     moves: bool = False
-    kappa: float = 0.0
     blind: float = 0.25
     noise_tokens: float = 512.0
     learns: bool = True
-    guided: int = 0
-    tries: int = 6
     race: Race | None = None
 
 
@@ -223,7 +219,6 @@ METHODS = {
     "preselect, prior 0": Method(pool=POOL, prior=False),
     "preselect": Method(pool=POOL),
     "preselect + moves": Method(pool=POOL, moves=True),
-    "preselect + moves + guided": Method(pool=POOL, moves=True, guided=4),
     "race": Method(race=RACE),
     "race, no reuse": Method(race=Race()),
     "start": Method(predicted=True),
@@ -234,7 +229,6 @@ METHODS = {
     "start + preselect": Method(predicted=True, pool=POOL),
     "start + preselect, never taught": Method(predicted=True, pool=POOL, learns=False),
     "start + preselect + moves": Method(predicted=True, pool=POOL, moves=True),
-    "start + preselect + moves + guided": Method(predicted=True, pool=POOL, moves=True, guided=4),
 }
 
 
@@ -271,10 +265,8 @@ def search_of(toy: Toy, method: Method, predicted: Array, seed: int) -> Evolutio
     if method.pool:
         kind = Surrogate if method.learns else Untaught
         model = kind(toy.space, predicted if method.prior else None, noise_tokens=method.noise_tokens)
-        preselect = Preselect(model, pool=method.pool, kappa=method.kappa, blind=method.blind)
+        preselect = Preselect(model, pool=method.pool, blind=method.blind)
     moves = default_moves(equal_switches)
-    if method.guided and preselect:
-        moves["guided"] = guided(preselect.surrogate, switches=method.guided, tries=method.tries)
     return Evolution(
         toy.space,
         Random(seed),

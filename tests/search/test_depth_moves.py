@@ -44,6 +44,16 @@ def test_a_slide_moves_a_drop_to_a_neighbour_of_its_role(drops: Toy) -> None:
         assert abs(moved[0].block - moved[1].block) == 1
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_blocks_drop_as_many_as_before(drops: Toy, k: int) -> None:
+    """Also where the run has more to drop than the others have to give back."""
+    space, rng = drops(blocks=30, k=k, count=True), Random(0)
+    parent = random_start(space, rng)
+    found = [child for child in (blocks(space, parent, rng) for _ in range(400)) if child]
+    assert len(found) > 50
+    assert {space.cost(child) for child in found} == {space.cost(parent)}
+
+
 def test_blocks_move_attention_and_mlp_together(drops: Toy) -> None:
     space, rng = drops(blocks=16, k=4, count=True), Random(0)
     parent = space.encode(space.decode(random_start(space, rng)))

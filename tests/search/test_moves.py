@@ -4,18 +4,15 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evopress.errors import ConfigError
-from evopress.search.guided import guided
 from evopress.search.learner import Evidence
 from evopress.search.moves import AdaptiveMoves, default_moves, several
 from evopress.search.mutation import Indices, equal_switches, free_switches
 from evopress.search.starts import random_start
-from evopress.search.surrogate import Surrogate
 from evopress.space import SearchSpace
 
 Toy = Callable[..., SearchSpace]
@@ -81,40 +78,13 @@ def test_moves_are_drawn_by_their_shares(toy: Toy) -> None:
 @given(data=st.data(), seed=st.integers(0, 10**6))
 def test_every_child_fits_and_differs(spaces: st.SearchStrategy[SearchSpace], data: st.DataObject, seed: int) -> None:
     space, rng = data.draw(spaces), Random(seed)
-    table = np.random.default_rng(seed).normal(size=(len(space.units), max(len(unit.levels) for unit in space.units)))
-    model = Surrogate(space, table)
-    moves = {**default_moves(), "guided": guided(model), "one": guided(model, switches=1, tries=1)}
     parent = random_start(space, rng)
-    for mutate in moves.values():
+    for mutate in default_moves().values():
         child = mutate(space, parent, rng)
         if child is not None:
             assert child != parent
             assert space.fits(child)
             assert all(0 <= level < len(unit.levels) for unit, level in zip(space.units, child, strict=True))
-
-
-def test_guided_switches_keep_a_split_budget(drops: Toy) -> None:
-    space, rng = drops(blocks=8, k=3), Random(0)
-    parent = random_start(space, rng)
-    mutate = guided(Surrogate(space))
-    children = [child for child in (mutate(space, parent, rng) for _ in range(50)) if child]
-    assert children
-    assert all(space.fits(child) for child in children)
-
-
-def test_guided_switches_follow_the_surrogate(toy: Toy) -> None:
-    space, rng = toy(sizes=(1,) * 30), Random(0)
-    weight = np.random.default_rng(0).uniform(0.1, 1, size=30)
-    model = Surrogate(space, -weight[:, None] * np.arange(3))
-    parent = (1,) * 30
-
-    def mean_of(mutate: Callable[..., Indices | None]) -> float:
-        children = [child for child in (mutate(space, parent, rng) for _ in range(200)) if child]
-        return float(model.predict_all(parent, children)[0].mean())
-
-    best, one = mean_of(guided(model, switches=1, tries=8)), mean_of(guided(model, switches=1, tries=1))
-    assert best < -0.5
-    assert one == pytest.approx(0.0, abs=0.1)
 
 
 def test_several_moves_in_a_row(toy: Toy) -> None:
@@ -136,9 +106,3 @@ def test_bad_settings_are_named() -> None:
         AdaptiveMoves({})
     with pytest.raises(ConfigError, match="floor is 2"):
         AdaptiveMoves({"a": free_switches}, floor=2)
-
-
-def test_a_guided_switch_never_undoes_itself(toy: Toy) -> None:
-    space, rng = toy(sizes=(1, 1)), Random(0)
-    mutate = guided(Surrogate(space), switches=1, tries=1)
-    assert all(mutate(space, (1, 1), rng) for _ in range(50))

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from evopress.errors import ConfigError
 from evopress.search import PRESETS, BatchResult, Evaluate, Evolution, Journal, Stage, free_switches, run_search
-from evopress.search.guided import guided
 from evopress.search.moves import AdaptiveMoves, default_moves
 from evopress.search.preselect import Preselect
 from evopress.search.surrogate import Surrogate
@@ -26,9 +25,8 @@ Fitness = Callable[..., Evaluate]
 
 def make(space: SearchSpace, seed: int = 3, generations: int = 5, **options: object) -> tuple[Evolution, Preselect]:
     preselect = Preselect(Surrogate(space), pool=3)
-    moves = default_moves() | {"guided": guided(preselect.surrogate)}
     given = {"generations": generations, "offspring": 4, "stages": (Stage(1, 2), Stage(2, 1)), **options}
-    search = Evolution(space, Random(seed), mutate=AdaptiveMoves(moves), preselect=preselect, **given)  # type: ignore[arg-type]
+    search = Evolution(space, Random(seed), mutate=AdaptiveMoves(default_moves()), preselect=preselect, **given)  # type: ignore[arg-type]
     return search, preselect
 
 
@@ -84,7 +82,6 @@ def test_resume_from_every_line_equals_the_uninterrupted_run(
             path.read_bytes(),
             model.mean.tolist(),
             model.variance.tolist(),
-            model._fit,
             search._mutate.shares(),
         )  # type: ignore[attr-defined]
 
@@ -119,14 +116,6 @@ def test_it_keeps_the_blind_and_the_promising(toy: Toy) -> None:
     none_blind = Preselect(Surrogate(space, effects), blind=0.0)
     assert none_blind.keep(parent, children, 1) == [children[4]]
     assert Preselect(Surrogate(space, effects), blind=1.0).keep(parent, children, 2) == children[:2]
-
-
-def test_kappa_weighs_doubt(toy: Toy) -> None:
-    space, parent = toy(), (1,) * 6
-    small, large = (0, 2, 1, 1, 1, 1), (0, 2, 0, 2, 0, 2)  # equal means, more doubt in the larger move
-    model = Surrogate(space)
-    assert Preselect(model, blind=0, kappa=1.0).keep(parent, [small, large], 1) == [large]
-    assert Preselect(model, blind=0, kappa=-1.0).keep(parent, [small, large], 1) == [small]
 
 
 def test_a_right_surrogate_needs_fewer_generations(toy: Toy, fitness: Fitness) -> None:

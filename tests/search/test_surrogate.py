@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_it_finds_a_linear_truth_and_its_doubt_shrinks(toy: Toy) -> None:
     space, parent = toy(sizes=(1,) * 20), (1,) * 20
     truth = np.random.default_rng(0).uniform(-1, 0, size=(20, 2))
     model, rng = Surrogate(space, noise_tokens=64), Random(0)
-    first = model.predict(parent, children(space, parent, 1)[0])[1] / math.sqrt(model._fit)
+    first = model.predict(parent, children(space, parent, 1)[0])[1]
     for seed in range(60):
         scored = children(space, parent, 8, seed)
         offset = rng.gauss(0, 10)
@@ -121,7 +122,7 @@ def test_it_finds_a_linear_truth_and_its_doubt_shrinks(toy: Toy) -> None:
     true = [float(dense_steps(space, 2, parent, child) @ truth.ravel()) for child in fresh]
     means, deviations = model.predict_all(parent, fresh)
     assert np.corrcoef(means, true)[0, 1] > 0.97
-    assert deviations.mean() / math.sqrt(model._fit) < first / 4
+    assert deviations.mean() < first / 4
 
 
 def test_more_tokens_move_it_further(toy: Toy) -> None:
@@ -143,8 +144,7 @@ def test_what_is_learnt_fades_when_the_parent_moves(toy: Toy) -> None:
     moves.learn(evidence(parent, scored, [0.0, 1.0, 2.0], winner=scored[0]))
     assert moves.mean == pytest.approx(stays.mean / 2)
     prior = Surrogate(space).variance
-    assert (moves.variance >= stays.variance).all()
-    assert (moves.variance <= prior).all()
+    assert moves.variance == pytest.approx(prior + (stays.variance - prior) / 4)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -165,8 +165,31 @@ def test_a_child_that_broke_the_model_does_not_drown_the_others(toy: Toy) -> Non
         model = Surrogate(space)
         model.learn(evidence(parent, scored, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, worst]))
         means.append(model.mean)
-    assert means[0] == pytest.approx(means[1])
-    assert np.abs(means[0]).max() < 10
+    alone = np.flatnonzero(np.abs(means[1]) < 10)  # the steps of the others alone
+    assert len(alone) >= 8
+    assert means[0][alone] == pytest.approx(means[1][alone], abs=0.05)
+
+
+def test_a_step_that_broke_the_model_is_predicted_to_break_it_again(toy: Toy) -> None:
+    """Although sensitivities promised a gain; in a batch of a race as in one of a first stage."""
+    space, parent = toy(sizes=(1,) * 12), (1,) * 12
+    effects = np.zeros((12, 3))
+    effects[0] = 0.25, 0.0, -0.25
+    broken = (2, 0, *parent[2:])
+    for others in (children(space, parent, 12), [parent, (1, 1, 2, 0, *parent[4:])]):
+        sound = [child for child in others if child[0] == 1]
+        model = Surrogate(space, effects)
+        assert model.predict(parent, broken)[0] < -0.2
+        model.learn(evidence(parent, [*sound, broken], [*(0.8 + 0.001 * i for i in range(len(sound))), 2.9]))
+        assert model.predict(parent, broken)[0] > 1
+        assert max(model.predict(parent, child)[0] for child in sound) < 0.1
+
+
+def test_start_candidates_teach_nothing(toy: Toy) -> None:
+    space, parent = toy(), (1,) * 6
+    model = Surrogate(space)
+    model.learn(replace(evidence(parent, children(space, parent, 3), [0.0, 1.0, 2.0]), generation=0))
+    assert not model.mean.any()
 
 
 def test_the_order_of_prior_and_evidence_scales_with_the_scores(toy: Toy) -> None:

@@ -59,5 +59,6 @@ def blocks(space: SearchSpace, parent: Indices, rng: Random) -> Indices | None:
         if not draft.fits:
             return None
         draft.fill(outside, rng)
+        draft.fill(inside, rng)  # where the run holds more than the others have to give back
     child = tuple(draft.levels)
     return child if child != parent else None

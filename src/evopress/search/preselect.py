@@ -14,18 +14,17 @@ from evopress.search.surrogate import Surrogate
 
 
 class Preselect(Learner):
-    """Draw `pool` times the offspring and keep those of the least mean - `kappa` * standard deviation.
+    """Draw `pool` times the offspring and keep those of the least predicted score.
 
-    A positive `kappa` prefers what is uncertain, a negative one what is safe. The part `blind` of the kept offspring,
-    rounded down, are the first of the pool, whatever is predicted for them.
+    The part `blind` of the kept offspring, rounded down, are the first of the pool, whatever is predicted for them.
     """
 
-    def __init__(self, surrogate: Surrogate, *, pool: int = 8, blind: float = 0.25, kappa: float = 0.0) -> None:
+    def __init__(self, surrogate: Surrogate, *, pool: int = 8, blind: float = 0.25) -> None:
         if pool < 1:
             raise ConfigError(f"the pool is {pool} times the offspring; it must be 1 or more")
         if not 0 <= blind <= 1:
             raise ConfigError(f"blind is {blind}; it must be between 0 and 1")
-        self.surrogate, self.pool, self.blind, self.kappa = surrogate, pool, blind, kappa
+        self.surrogate, self.pool, self.blind = surrogate, pool, blind
 
     def keep(self, parent: Indices, children: list[Indices], count: int) -> list[Indices]:
         """At most `count` of the children: blind ones first, then the most promising, best first."""
@@ -33,8 +32,7 @@ class Preselect(Learner):
         if len(children) <= count:
             return children
         others = children[blind:]
-        means, deviations = self.surrogate.predict_all(parent, others)
-        order = (means - self.kappa * deviations).argsort(kind="stable")
+        order = self.surrogate.predict_all(parent, others)[0].argsort(kind="stable")
         return children[:blind] + [others[i] for i in order[: count - blind]]
 
     def learn(self, evidence: Evidence) -> None:
