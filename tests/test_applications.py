@@ -109,6 +109,14 @@ def test_protected_blocks_stay(where: dict[str, Any]) -> None:
     assert list(levels.values()).count("drop") == 4
 
 
+@pytest.mark.parametrize("start", ["sensitivity", "uniform"])
+def test_masks_exist_where_no_whole_blocks_meet_the_budget(where: dict[str, Any], start: str) -> None:
+    protected = tuple(f"model.layers.{unit}" for unit in ("0.attn", "1.attn", "2.mlp", "3.mlp"))
+    run = evopress.drop(fraction=0.5, protected=protected, start=start, **where)
+    assert set(run.evaluation["profiles"]) == {"dense", "searched"}
+    assert list(dict(run.profile.items()).values()).count("drop") == 4
+
+
 @pytest.mark.parametrize("method", ["sparsegpt", "wanda", "magnitude"])
 def test_sparsify_has_the_exact_number_of_zeros(where: dict[str, Any], method: str) -> None:
     run = evopress.sparsify(sparsity=0.5, method=method, **where)

@@ -60,6 +60,13 @@ def test_lines_hold_changes_and_an_interrupted_file_goes_on(tmp_path: Path) -> N
     assert heard == [10, 20, 10, 20, 30, 40]
 
 
+def test_the_seconds_of_a_killed_search_count(tmp_path: Path) -> None:
+    progress = Progress(tmp_path / "progress.jsonl", Observer(), clock=Clock())
+    progress.batch(result(FIRST, None), SPACE, 10)
+    assert Progress(tmp_path / "progress.jsonl", Observer()).before == 10
+    assert Progress(tmp_path / "progress.jsonl", Observer(), seconds=99).before == 99
+
+
 def test_a_damaged_line_hides_what_follows_and_a_missing_file_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "progress.jsonl"
     assert list(read_progress(path)) == []

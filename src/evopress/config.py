@@ -206,7 +206,7 @@ def _resolve_search(
 
 def _last_stage(tokens: Any) -> int:
     """The tokens of the last stage; 0 where they make no sense, which is an error later."""
-    return tokens[-1] if isinstance(tokens, tuple) and tokens and isinstance(tokens[-1], int) else 0
+    return tokens[-1] if isinstance(tokens, (tuple, list)) and tokens and isinstance(tokens[-1], int) else 0
 
 
 def _preset_values(application: ApplicationName, name: str) -> dict[str, dict[str, Any]]:

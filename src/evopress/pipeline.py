@@ -206,10 +206,10 @@ def _search(workspace: Workspace, measure: Measure) -> tuple[Profile, Strategy, 
     config, text, started = workspace.config, workspace.splits.search, time.monotonic()
     warmup = warm_up(workspace, config.search.seed)
     strategy = make_strategy(workspace, warmup, config.search.seed)
-    before = seconds_of(workspace.run.timing, "search") + time.monotonic() - started
-    stopper = Stopper(config.search.limits, tokens=warmup.tokens, seconds=before)
     write_space(workspace)
+    before = seconds_of(workspace.run.timing, "search") + time.monotonic() - started
     observer = Progress(workspace.run.progress, workspace.observer, seconds=before)
+    stopper = Stopper(config.search.limits, tokens=warmup.tokens, seconds=observer.before)
     header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint} | _start(config)
     with (
         Journal(workspace.run.journal, seed=config.search.seed, fingerprint=header) as journal,

@@ -24,7 +24,11 @@ from evopress.space import SearchSpace
 
 
 class Progress(Observer):
-    """Writes the line of every batch that has none. `seconds` is what the search took before; `on` hears the same."""
+    """Writes the line of every batch that has none; `on` hears the same.
+
+    `seconds` is what the search took before, as far as its timing file knows; `before` is that, or what the last line
+    here says: a killed search has written no time but here.
+    """
 
     def __init__(
         self, path: Path, on: Observer, *, seconds: float = 0.0, clock: Callable[[], float] = time.monotonic
@@ -32,7 +36,8 @@ class Progress(Observer):
         self._path, self._on, self._clock = path, on, clock
         kept = list(read_progress(path))
         self._written, self._batches, self._best = len(kept), 0, dict[str, str]()
-        self._started = clock() - max([seconds, *(line["seconds"] or 0.0 for line in kept[-1:])])
+        self.before: float = max([seconds, *(line["seconds"] or 0.0 for line in kept[-1:])])
+        self._started = clock() - self.before
         if kept:  # a kill may have left half a line
             path.write_text("".join(_line(line) for line in kept), encoding="utf-8")
         else:

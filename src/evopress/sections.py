@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from evopress.ggml_types import ggml_type
 from evopress.profile import DENSE
 from evopress.search.presets import ApplicationName, MutationName, StartName
+from evopress.search.racing import STANDARD
 from evopress.search.stopping import Limits
 from evopress.space import Exchange
 
@@ -226,12 +227,22 @@ class SearchSection(Section):
             raise ValueError(f"the tokens of a measurement are {min(tokens)}; give 2 or more, such as 512,4096,4096")
         return tokens
 
+    @model_validator(mode="after")
+    def _raceable(self) -> SearchSection:
+        last = self.tokens_per_stage[-1] if self.tokens_per_stage else 0
+        if self.race and 0 < last < 2 * STANDARD.parts:
+            raise ValueError(
+                f"a race needs {2 * STANDARD.parts} tokens or more in the last stage, which has {last}; give it more, "
+                "or leave the race out (--no-race)"
+            )
+        return self
+
     @property
     def automatic_text(self) -> str:
-        """One line that says what `auto` came to; empty where nothing was left to it."""
+        """One line that says what `auto` came to; empty where nothing was left to it or the strategy has no parts."""
         values = ((name, getattr(self, name)) for name in self.automatic)
         said = (f"{name} {'yes' if value is True else 'no' if value is False else value}" for name, value in values)
-        return f"auto: {', '.join(said)}" if self.automatic else ""
+        return f"auto: {', '.join(said)}" if self.automatic and self.strategy == "evolution" else ""
 
     @property
     def limits(self) -> Limits:

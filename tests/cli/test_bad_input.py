@@ -136,6 +136,11 @@ def test_impossible_schedule(quantize: Call, tmp_path: Path, survivors: str, tok
     check(result, errors.ScheduleError, part)
 
 
+def test_a_race_over_too_few_tokens(quantize: Call, tmp_path: Path) -> None:
+    result = quantize(tmp_path / "run", "--survivors", "1", "--tokens-per-stage", "8", "--race")
+    check(result, errors.ConfigError, "16 tokens or more in the last stage, which has 8", "--no-race")
+
+
 def test_a_list_that_is_no_list(quantize: Call, tmp_path: Path) -> None:
     check(quantize(tmp_path / "run", "--survivors", "a,b"), errors.ConfigError, "--survivors", "8,2,1")
     check(quantize(tmp_path / "run", "--time", "soon"), errors.ConfigError, "soon", "30m")

@@ -51,6 +51,11 @@ def test_the_papers_presets_leave_nothing_to_auto_unless_told() -> None:
 def test_a_short_last_stage_is_no_race() -> None:
     assert not resolve("demo", bits=3, tokens_per_stage=(256, 1024)).search.race
     assert resolve("demo", bits=3, tokens_per_stage=(256, 1024), race=True).search.race
+    assert resolve("demo", bits=3, tokens_per_stage=[512, 4096]).search.race
+
+
+def test_what_has_no_parts_says_nothing_of_auto() -> None:
+    assert resolve("demo", bits=3, strategy="best-of").search.automatic_text == ""
 
 
 def test_a_coarse_start_has_coarse_generations() -> None:

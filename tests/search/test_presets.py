@@ -1,6 +1,7 @@
 """The presets are the paper's numbers, and valid."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from evopress.errors import ConfigError, ScheduleError
 from evopress.profile import Level, Unit
 from evopress.search import PRESETS, Preset, make_mutation
+from evopress.search.moves import AdaptiveMoves
 from evopress.search.presets import depth_generations
 from evopress.space import SearchSpace, make_space
 
@@ -44,6 +46,17 @@ def test_presets_are_valid(preset: Preset, toy: Callable[..., SearchSpace]) -> N
     assert search.ask() is not None
     with pytest.raises(ScheduleError, match="that exist"):
         preset.strategy(toy(), Random(0), available_tokens=preset.tokens[-1] - 1)
+
+
+def test_a_search_has_the_parts_that_its_preset_asks_for(toy: Callable[..., SearchSpace]) -> None:
+    plain = PRESETS["bits"]["super-fast"].strategy(toy(), Random(0))
+    assert (plain._race, plain._preselect) == (None, None)
+    asked = replace(PRESETS["bits"]["quick"], race=True, preselect=4).strategy(toy(), Random(0), application="depth")
+    assert asked._race is not None
+    assert asked._preselect is not None
+    assert asked._preselect.pool == 4
+    assert isinstance(asked._mutate, AdaptiveMoves)
+    assert set(asked._mutate.shares()) == {"switch", "slide", "blocks"}
 
 
 def test_unknown_mutations_list_the_known() -> None:

@@ -258,3 +258,11 @@ def test_a_limit_does_not_end_a_search_in_the_middle_of_a_race(toy: Toy, fitness
 def test_rules_that_make_no_sense(rules: dict[str, int], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Race(**rules)  # type: ignore[arg-type]
+
+
+def test_a_search_ends_where_nothing_is_left_to_score(toy: Toy, fitness: Fitness) -> None:
+    """A stage, a race, and a space so small that all neighbours of the parent are known soon."""
+    space = toy(sizes=(1, 1))
+    small = Evolution(space, Random(0), generations=10**6, offspring=2, stages=(Stage(64, 1),), race=Race(reuse=True))
+    run_search(small, Text(fitness(space)))
+    assert "known to be no better" in small.stopped

@@ -96,16 +96,17 @@ class Drop:
 
     @property
     def references(self) -> dict[str, Profile]:
-        """ShortGPT: the best of the scores that one pass over text gives."""
-        cosine = self._workspace.influence.cosine
-        return {"shortgpt": ShortGPT(self.space, cosine, tokens=1).best}
+        """ShortGPT, the best of the scores that one pass over text gives; none where no whole blocks meet the budget."""
+        with suppress(BudgetError):
+            return {"shortgpt": ShortGPT(self.space, self._workspace.influence.cosine, tokens=1).best}
+        return {}
 
     @cached_property
     def starts(self) -> dict[str, Profile]:
         """The masks of all scores that one pass over text gives: ShortGPT, Weight Subcloning and sliding window."""
-        influence, space = self._workspace.influence, self.space
-        found = self.references | {"weight-subcloning": WeightSubcloning(space, influence.change, tokens=1).best}
-        with suppress(BudgetError):  # no run of blocks meets the budget
+        influence, space, found = self._workspace.influence, self.space, self.references
+        with suppress(BudgetError):  # no whole blocks, or no run of blocks, meet the budget
+            found["weight-subcloning"] = WeightSubcloning(space, influence.change, tokens=1).best
             found["sliding-window"] = SlidingWindow(space, influence.cosine, tokens=1).best
         return found
 
@@ -115,11 +116,12 @@ class Drop:
         return self._workspace.influence_tokens
 
     @property
-    def scored_start(self) -> Strategy:
+    def scored_start(self) -> Strategy | None:
         """Shortened Llama, on as few tokens as other starts."""
-        return ShortenedLlama(
-            self.space, self._workspace.map.n_blocks, tokens=self._workspace.config.search.start_tokens
-        )
+        tokens = self._workspace.config.search.start_tokens
+        with suppress(BudgetError):
+            return ShortenedLlama(self.space, self._workspace.map.n_blocks, tokens=tokens)
+        return None
 
     def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
         """All that drop whole blocks by a score, greedy, and the best of random masks."""

@@ -68,6 +68,7 @@ class Evolution(Planned):
             raise ConfigError("the list of start profiles is empty; give at least one, or none at all for the default")
         for profile in self._starts:
             space.validate(profile)
+        self._unscored = 0  # generations in a row that had nothing to score
         super().__init__(self._starts[0])
 
     def plan(self) -> Plan:
@@ -85,7 +86,11 @@ class Evolution(Planned):
             if not children:
                 self.stopped = f"generation {generation} found no profile besides its parent in {ATTEMPTS} mutations"
                 return
+            self._unscored += 1
             yield from self._select(generation, parent, children)
+            if self._unscored == ATTEMPTS:
+                self.stopped = f"all offspring of {ATTEMPTS} generations in a row are known to be no better"
+                return
 
     def _select(self, generation: int, parent: Indices, children: list[Indices]) -> Plan:
         """Multi-step selection: the parent joins the last stage, by its position in the schedule."""
@@ -98,6 +103,7 @@ class Evolution(Planned):
                     yield from self._run_race(Batch(generation, number, stage.tokens, ()), candidates, self._race)
                     return
             batch = Batch(generation, number, stage.tokens, tuple(profile for _, profile in candidates))
+            self._unscored = 0
             scores = yield batch
             order = ranked(scores)[: stage.survivors]
             scored = [indices for indices, _ in candidates]
@@ -116,6 +122,7 @@ class Evolution(Planned):
             part = self._known.first + step if race.reuse else None
             batch = Batch(stage.generation, stage.stage + step, tokens, unknown, part)
             if unknown:
+                self._unscored = 0
                 known.update(zip(unknown, (yield batch), strict=True))
             scores = [known[profile] for _, profile in runners]
             track.add(scores)

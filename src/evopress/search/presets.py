@@ -14,7 +14,10 @@ from evopress.search.depth_moves import blocks, slide
 from evopress.search.evolution import Evolution
 from evopress.search.moves import AdaptiveMoves, default_moves
 from evopress.search.mutation import Mutation, bands, equal_switches, free_switches, mixed, roles
+from evopress.search.preselect import Preselect
+from evopress.search.racing import Race
 from evopress.search.stages import validate_schedule
+from evopress.search.surrogate import Surrogate
 from evopress.space import Exchange, SearchSpace
 
 ApplicationName = Literal["bits", "sparsity", "depth"]
@@ -59,10 +62,13 @@ class Preset:
         *,
         start: Sequence[Profile] | None = None,
         available_tokens: int | None = None,
+        application: ApplicationName = "bits",
     ) -> Evolution:
         """The search with these settings; ScheduleError when they do not fit together or with the tokens there are.
 
-        `auto` is the moves that it stands for: what else it stands for needs a model.
+        `application` decides between the moves of levels and those of depth. Of what is `auto` only the moves are on,
+        the adaptive ones: the other parts need sensitivities, or an evaluator that reads parts of the text again. A
+        race that is asked for is one on fresh text.
         """
         stages = validate_schedule(
             self.offspring, self.survivors, self.tokens, available_tokens, generations=self.generations or 0
@@ -73,11 +79,13 @@ class Preset:
             generations=depth_generations(space) if self.generations is None else self.generations,
             offspring=self.offspring,
             stages=stages,
-            mutate=make_mutation("adaptive" if self.mutation == AUTO else self.mutation, self.band_share),
+            mutate=make_mutation("adaptive" if self.mutation == AUTO else self.mutation, self.band_share, application),
             coarse_generations=self.coarse_generations,
             start=start,
             start_candidates=self.start_candidates,
             start_tokens=self.start_tokens,
+            preselect=Preselect(Surrogate(space), pool=pool) if (pool := self.preselect or 1) > 1 else None,
+            race=Race() if self.race else None,
         )
 
 

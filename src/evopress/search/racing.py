@@ -3,8 +3,9 @@
 One look at all tokens of the last stage answers "which score is lowest", which noise often decides. Here the tokens
 come in parts. All who still run are scored on the same part, so the difference between a child and its parent is free
 of what the part itself costs, and the spread of these differences over the parts says how far to trust their mean. A
-clear loser stops early, a clear winner ends the race, and at the end a child replaces its parent only on evidence. A
-race takes at most the tokens of the stage, usually fewer.
+clear loser stops early, a clear winner ends the race, and at the end a child replaces its parent only where the
+differences lean its way by more than their own noise usually does: the rules are those that gained most for the same
+tokens (docs/log.md), and well below significance. A race takes at most the tokens of the stage, usually fewer.
 """
 
 from __future__ import annotations
