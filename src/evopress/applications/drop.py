@@ -96,7 +96,7 @@ class Drop:
 
     @property
     def references(self) -> dict[str, Profile]:
-        """ShortGPT, the best of the scores that one pass over text gives; none where no whole blocks meet the budget."""
+        """ShortGPT, the best of the scores that one pass over text gives; none where no whole blocks fit."""
         with suppress(BudgetError):
             return {"shortgpt": ShortGPT(self.space, self._workspace.influence.cosine, tokens=1).best}
         return {}
