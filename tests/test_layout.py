@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "profile": "errors",
     "testing": "errors profile space",
     "space": "errors profile",
-    "search": "errors profile space",
+    "search": "errors files profile space",
     "analysis": "errors profile space search",
     "ggml_types": "errors",
     "compress": "errors ggml_types",

@@ -151,3 +151,12 @@ class TaskError(EvopressError):
     """A task of the LM Evaluation Harness is unknown, its file is wrong, or it cannot be run."""
 
     exit_code = 22
+
+
+def first_line(error: Exception) -> str:
+    r"""The first line of a library's error, or its class where it says nothing.
+
+    >>> first_line(ValueError("no\nsuch thing"))
+    'no'
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from evopress.errors import ConfigError, DataError, MissingExtra, TaskError
+from evopress.errors import ConfigError, DataError, MissingExtra, TaskError, first_line
 
 SEEDS = {"python": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 """Those that the harness's own command line has by default."""
@@ -102,7 +102,7 @@ class Harness:
                     log_samples=False,
                 )
             except Exception as error:  # tasks are templates and code of anybody's, and may raise anything
-                raise TaskError(f"{', '.join(self._tasks)} cannot be run: {_first_line(error)}") from error
+                raise TaskError(f"{', '.join(self._tasks)} cannot be run: {first_line(error)}") from error
         every = {**found["results"], **found.get("groups", {})}
         return {name: _metrics(values) for name, values in every.items()}
 
@@ -133,9 +133,9 @@ def _load(manager: Any, name: str) -> Any:
     try:
         return manager.load([name])
     except (OSError, DatasetsError) as error:
-        raise DataError(f"the data of task {name} cannot be read: {_first_line(error)}") from error
+        raise DataError(f"the data of task {name} cannot be read: {first_line(error)}") from error
     except Exception as error:  # a task file can be wrong in any way
-        raise TaskError(f"task {name} cannot be loaded: {_first_line(error)}") from error
+        raise TaskError(f"task {name} cannot be loaded: {first_line(error)}") from error
 
 
 def _set_fewshot(task: Any, asked: int | None) -> None:
@@ -183,10 +183,6 @@ def _metrics(values: dict[str, Any]) -> dict[str, float]:
         if comma and isinstance(value, int | float):
             found[metric if kind == "none" else f"{metric} ({kind})"] = float(value)
     return found
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 @contextmanager

@@ -15,6 +15,9 @@ from evopress.errors import ProfileError
 DENSE = "16"
 """The level of a weight that stays as it is, where a run has such a level: in half precision it has 16 bits."""
 
+DENSE_BITS = 16
+"""Bits a dense weight counts as, whatever dtype the run computes in: half precision is what models are served in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Level:

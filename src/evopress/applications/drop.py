@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from evopress.applications.application import Stored, Tensors
-from evopress.applications.weights import DENSE_BITS
 from evopress.assemble import Load, Slots
 from evopress.depth import depth_units, format_drop_config, parse_drop_config, sublayer_levels, unit_levels
 from evopress.errors import BudgetError, ConfigError
@@ -24,7 +23,7 @@ from evopress.export.formats import find_format
 from evopress.models import SubLayer, bypass_slots
 from evopress.models.bypass import DROP, KEEP
 from evopress.models.shorten import whole_blocks, why_not_shorten
-from evopress.profile import Level, Profile, Unit
+from evopress.profile import DENSE_BITS, Level, Profile, Unit
 from evopress.search import (
     BestOf,
     BruteForce,

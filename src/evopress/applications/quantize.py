@@ -7,14 +7,14 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from evopress.applications.weights import DENSE_BITS, WeightApplication, dense_level
+from evopress.applications.weights import WeightApplication, dense_level
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Quantization
 from evopress.errors import ConfigError
 from evopress.export.format import FileCosts, Format, require_size
 from evopress.export.formats import find_format
 from evopress.models import ModelMap
-from evopress.profile import DENSE, Profile, Unit, tie
+from evopress.profile import DENSE, DENSE_BITS, Profile, Unit, tie
 from evopress.sections import QuantizeSection
 from evopress.space import SearchSpace, exchange_groups, make_space
 

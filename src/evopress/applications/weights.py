@@ -16,16 +16,13 @@ from evopress.applications.application import Stored, Tensors
 from evopress.assemble import Load, Slots, weight_slots
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Method
-from evopress.profile import DENSE, Level, Profile, Unit
+from evopress.profile import DENSE, DENSE_BITS, Level, Profile, Unit
 from evopress.search import BestOf, BruteForce, Knapsack, Strategy, Uniform, knapsack
 from evopress.search.sensitivity import GAMMAS
 from evopress.space import SearchSpace
 
 if TYPE_CHECKING:
     from evopress.workspace import Workspace
-
-DENSE_BITS = 16
-"""Bits a dense weight counts as, whatever dtype the run computes in: half precision is what models are served in."""
 
 
 def dense_level(size: int) -> LevelEntry:

@@ -71,13 +71,12 @@ class GgufPlan:
     tensors: tuple[StoredTensor, ...]
 
 
-def plan_gguf(loaded: LoadedModel, types: Mapping[str, str], *, cut: str | None = None) -> GgufPlan:
+def plan_gguf(loaded: LoadedModel, types: Mapping[str, str]) -> GgufPlan:
     """Plan the file of a model whose parameters in `types` are stored as those ggml types.
 
     Parameters that are not named keep their numbers: those of the source file if that is GGUF, else in the model's own
-    dtype, norms and biases in fp32. A head tied to the embeddings is left out. `cut` names the pre-tokenizer where it
-    cannot be known (see gguf_tokenizer). ProfileError for names that are no stored parameter; UnsupportedModel for what
-    cannot be written; MissingExtra without the gguf package.
+    dtype, norms and biases in fp32. A head tied to the embeddings is left out. ProfileError for names that are
+    no stored parameter; UnsupportedModel for what cannot be written; MissingExtra without the gguf package.
     """
     config = loaded.model.config
     found = architecture(config)
@@ -100,7 +99,7 @@ def plan_gguf(loaded: LoadedModel, types: Mapping[str, str], *, cut: str | None 
     factors = rope_factors(config)
     if factors is not None and "rope_freqs.weight" not in kept:
         tensors.append(_dense_tensor("rope_freqs.weight", "", factors))
-    metadata = _source_metadata(reader) if reader is not None else _new_metadata(loaded, found, cut)
+    metadata = _source_metadata(reader) if reader is not None else _new_metadata(loaded, found)
     return GgufPlan(found.name, tuple(metadata), tuple(tensors))
 
 
@@ -230,14 +229,14 @@ def _source_metadata(reader: Any) -> Iterator[KeyValue]:
             yield KeyValue(field.name, field.contents(), field.types[0].name, item)
 
 
-def _new_metadata(loaded: LoadedModel, found: Architecture, cut: str | None) -> Iterator[KeyValue]:
+def _new_metadata(loaded: LoadedModel, found: Architecture) -> Iterator[KeyValue]:
     yield KeyValue("general.architecture", found.name, "STRING")
     yield KeyValue("general.type", "model", "STRING")
     name = Path(loaded.source).name or found.name
     # transformers takes a Llama file of exactly the name `mistral` for an architecture that it then cannot read.
     yield KeyValue("general.name", "Mistral" if name == "mistral" else name, "STRING")
     yield from model_metadata(loaded.model.config)
-    yield from tokenizer_metadata(loaded.tokenizer, loaded.model.config.vocab_size, cut=cut)
+    yield from tokenizer_metadata(loaded.tokenizer, loaded.model.config.vocab_size)
     yield KeyValue("general.quantization_version", QUANTIZATION, "UINT32")
 
 

@@ -27,11 +27,10 @@ _CUTS = {
 }
 
 
-def tokenizer_metadata(tokenizer: Any, vocabulary: int, *, cut: str | None = None) -> list[KeyValue]:
+def tokenizer_metadata(tokenizer: Any, vocabulary: int) -> list[KeyValue]:
     """All entries about the tokenizer, with `vocabulary` tokens as the embeddings have; rows nobody uses are padded.
 
-    `cut` is llama.cpp's name of the pre-tokenizer, None to look it up. UnsupportedModel for a tokenizer that is not
-    byte-pair encoding, or whose cut is not in the table.
+    UnsupportedModel for a tokenizer that is not byte-pair encoding, or whose cut is not in the table.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModel(f"{type(tokenizer).__name__} cannot be written as GGUF, only fast tokenizers")
@@ -49,7 +48,7 @@ def tokenizer_metadata(tokenizer: Any, vocabulary: int, *, cut: str | None = Non
         entries = [KeyValue("tokenizer.ggml.model", "llama", "STRING"), *entries]
         entries.append(KeyValue("tokenizer.ggml.scores", _scores(tokens, merges), "ARRAY", "FLOAT32"))
     else:
-        name = KeyValue("tokenizer.ggml.pre", cut or _cut(data["pre_tokenizer"]), "STRING")
+        name = KeyValue("tokenizer.ggml.pre", _cut(data["pre_tokenizer"]), "STRING")
         entries = [KeyValue("tokenizer.ggml.model", "gpt2", "STRING"), name, *entries]
         if merges:
             entries.append(KeyValue("tokenizer.ggml.merges", merges, "ARRAY", "STRING"))

@@ -60,7 +60,7 @@ def intervals(sums: Floats, counts: Floats, *, level: float = LEVEL, seed: int =
     return found
 
 
-def paired(a: Floats, b: Floats, counts: Floats, *, level: float = LEVEL, seed: int = 0) -> Paired:
+def paired(a: Floats, b: Floats, counts: Floats) -> Paired:
     """Compare two profiles by their losses, `a` and `b`, on the same sequences of `counts` tokens.
 
     `p` is that of the two-sided randomisation test (Fisher 1935): were both profiles equally good, the sign of each
@@ -75,10 +75,10 @@ def paired(a: Floats, b: Floats, counts: Floats, *, level: float = LEVEL, seed: 
     mean = float(differences.sum() / counts.sum())
     if not np.isfinite(differences).all():
         return Paired(mean, None, 1.0)
-    [interval] = intervals(differences[None], counts[None], level=level, seed=seed)
+    [interval] = intervals(differences[None], counts[None])
     reached = abs(differences.sum()) * (1 - 1e-12)  # sums of one set in another order
     reaching = total = 0
-    for signs in _signs(len(differences), seed):
+    for signs in _signs(len(differences)):
         reaching += int((np.abs(signs @ differences) >= reached).sum())
         total += len(signs)
     exact = total == 1 << len(differences)
@@ -178,13 +178,13 @@ def _reach(level: float, sequences: int) -> float:
     return math.sqrt(sequences / freedom) * student
 
 
-def _signs(sequences: int, seed: int) -> Iterator[Floats]:
+def _signs(sequences: int) -> Iterator[Floats]:
     """Rows of +-1: all of them where they are fewer than DRAWS, else DRAWS at random."""
     if 1 << sequences <= DRAWS:
         codes = np.arange(1 << sequences)[:, None]
         yield (((codes >> np.arange(sequences)) & 1) * 2 - 1).astype(np.float64)
         return
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     for size in _sizes(DRAWS, sequences):
         yield (rng.integers(0, 2, size=(size, sequences)) * 2 - 1).astype(np.float64)
 

@@ -10,7 +10,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from evopress.errors import MissingExtra, ModelError
+from evopress.errors import MissingExtra, ModelError, first_line
 
 DEMO = "demo"
 _AutoModel: Any = transformers.AutoModelForCausalLM  # their annotations do not describe what they return
@@ -47,11 +47,10 @@ def load_model(
     device: str = "cpu",
     revision: str | None = None,
     trust_remote_code: bool = False,
-    verbose: bool = False,
 ) -> LoadedModel:
     """Load a causal language model from a directory, a .gguf file, a hub id, or the word `demo` (SmolLM2-135M).
 
-    `revision` chooses a commit or branch of a hub id. Progress bars and library messages appear only with `verbose`.
+    `revision` chooses a commit or branch of a hub id. No progress bars or messages of the libraries appear.
     ModelError if nothing is found, if it is no causal language model, if weights are missing or exist as pickle only,
     or if there is no tokenizer; MissingExtra if `demo` is asked for and not installed.
     """
@@ -67,9 +66,7 @@ def load_model(
         place, options["revision"] = source, revision
     else:
         raise _not_found(source)
-    with ExitStack() as stack:
-        if not verbose:
-            stack.enter_context(silence())
+    with silence():
         config = _read_config(place, source, options)
         model = _read_weights(place, source, {**options, "config": config, "dtype": dtype, "use_safetensors": not gguf})
         tokenizer = _read_tokenizer(place, source, options)
@@ -150,7 +147,7 @@ def _read_tokenizer(place: str, source: str, options: dict[str, Any]) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:  # the tokenizers library raises nothing more special
-        raise ModelError(f"cannot read the tokenizer of {source}: {_first_line(error)}") from error
+        raise ModelError(f"cannot read the tokenizer of {source}: {first_line(error)}") from error
 
 
 @contextmanager
@@ -161,11 +158,7 @@ def _one_line(source: str) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if not Path(source).expanduser().exists() and source != DEMO and isinstance(error, OSError):
             raise _not_found(source) from error
-        raise ModelError(f"cannot read the model {source}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"cannot read the model {source}: {first_line(error)}") from error
 
 
 def _forget_gguf(model: Any) -> None:

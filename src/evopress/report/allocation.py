@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evopress.profile import Unit
+from evopress.profile import DENSE_BITS, Unit
 from evopress.report.data import RunData
-
-DENSE_BITS = 16
-"""Bits of a weight that is not compressed, as sizes count it."""
 
 DROPPED = -3
 """What dropping counts in steps: the heat map shows it as plainly as a unit that lost three levels."""
@@ -32,11 +29,6 @@ class Cell:
     step: int
     bytes: int
     error: float | None
-
-    @property
-    def average(self) -> float:
-        """What the level costs for each weight."""
-        return next(level.cost for level in self.unit.levels if level.name == self.level) / self.unit.size
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from evopress.export.staging import is_whole
 from evopress.profile import Level, Unit
 from evopress.progress import read_progress
 from evopress.records import read_json
-from evopress.run import RunDirectory, read_run
+from evopress.run import read_run
 from evopress.space import SearchSpace
 
 
@@ -101,7 +101,7 @@ def read_data(path: Path) -> RunData:
     return RunData(
         path=path,
         config=run.config,
-        model=_model(run, header),
+        model=_model(header),
         space=_optional(run.space, "search"),
         batches=batches,
         progress=tuple(read_progress(run.progress))[: len(batches)],
@@ -145,7 +145,7 @@ BATCH = ("generation", "stage", "tokens", "scores")
 """What a report needs of a journal's line."""
 
 
-def _model(run: RunDirectory, header: Mapping[str, Any]) -> str | None:
+def _model(header: Mapping[str, Any]) -> str | None:
     """The fingerprint of the model's weights; None when nothing has recorded it yet."""
     found = header.get("model")
     return None if found is None else str(found)

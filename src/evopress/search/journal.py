@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from evopress.errors import JournalError, RunError, RunMismatch, SchemaError
+from evopress.files import replacing
 from evopress.search.types import Batch
 
 SCHEMA = 1
@@ -54,7 +55,8 @@ class Journal:
                     raise JournalError(f"line 1 of {self.path} is no journal header; name another file")
                 kept = first
             if kept != found:
-                _replace(self.path, kept)
+                with replacing(self.path) as whole:
+                    whole.write_bytes(kept)
             self._file = self.path.open("ab")
         except OSError as error:
             raise RunError(f"the journal {self.path} cannot be opened: {error.strerror}; check the path") from error
@@ -182,18 +184,3 @@ def _parse(line: bytes) -> dict[str, Any]:
 
 def _dump(body: Mapping[str, Any]) -> str:
     return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a whole file so that after a crash there is either the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -16,11 +16,14 @@ from evopress.search.learner import Evidence, Learner
 from evopress.search.mutation import Indices, Mutation, bands, free_switches, roles
 from evopress.space import SearchSpace
 
+PRIZE = 3.0
+"""Survivors that a generation's winner counts as."""
+
 
 class AdaptiveMoves(Learner):
     """A mutation that draws one of several `moves` by its success; the `floor` is shared by all alike.
 
-    `memory` of a record is left after each generation. A winner counts as `prize` survivors.
+    `memory` of a record is left after each generation. A winner counts as PRIZE survivors.
 
     >>> moves = AdaptiveMoves({"switch": free_switches, "bands": bands}, floor=0.2)
     >>> moves.shares()
@@ -33,7 +36,6 @@ class AdaptiveMoves(Learner):
         *,
         floor: float = 0.2,
         memory: float = 0.9,
-        prize: float = 3.0,
     ) -> None:
         self._moves = dict(default_moves() if moves is None else moves)
         if not self._moves:
@@ -41,7 +43,7 @@ class AdaptiveMoves(Learner):
         for name, value in (("floor", floor), ("memory", memory)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name} is {value}; it must be between 0 and 1")
-        self._floor, self._memory, self._prize = floor, memory, prize
+        self._floor, self._memory = floor, memory
         self._tried, self._won = dict.fromkeys(self._moves, 0.0), dict.fromkeys(self._moves, 0.0)
         self._origin: dict[Indices, str] = {}
 
@@ -70,7 +72,7 @@ class AdaptiveMoves(Learner):
             if not evidence.final:
                 self._count(self._won, evidence.parent, evidence.kept, 1.0)
         if evidence.final:
-            self._count(self._won, evidence.parent, evidence.kept, self._prize)
+            self._count(self._won, evidence.parent, evidence.kept, PRIZE)
             self._origin.clear()
 
     def _count(self, record: dict[str, float], parent: Indices, candidates: tuple[Indices, ...], worth: float) -> None:
