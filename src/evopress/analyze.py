@@ -39,7 +39,7 @@ from evopress.analysis import (
 )
 from evopress.errors import ConfigError
 from evopress.files import write_text
-from evopress.fitness.divergence import Perplexity, make_measure
+from evopress.fitness.divergence import Perplexity
 from evopress.fitness.evaluator import Evaluator
 from evopress.fitness.tokens import Piece
 from evopress.profile import Profile
@@ -84,11 +84,10 @@ def analyze(
     if unknown := sorted(set(names) - set(ANALYSES)):
         raise ConfigError(f"unknown analysis {unknown[0]!r}; use {', '.join(ANALYSES)}")
     directory = workspace.run.path / "analysis"
-    measure = make_measure(workspace.fitness or workspace.config.search.fitness)
     profile, results = read_profile(workspace.run.profile), {}
     sizes = replace(sizes, tokens=min(sizes.tokens, workspace.splits.search.total))
     candidates = max(sizes.profiles, 4) * 8
-    with workspace.evaluator(workspace.splits.search, (measure,), candidates) as evaluator:
+    with workspace.evaluator(workspace.splits.search, (workspace.measure,), candidates) as evaluator:
         for done, name in enumerate(names):
             workspace.observer.progress("analyze", done, len(names), name)
             run = {"monotonicity": _monotonicity, "landscape": _landscape, "noise": _noise}[name]

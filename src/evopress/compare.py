@@ -17,7 +17,6 @@ from typing import Any
 from evopress.config import flat
 from evopress.errors import EvopressError
 from evopress.files import write_text
-from evopress.fitness.divergence import make_measure
 from evopress.profile import Profile
 from evopress.records import read_json, read_profile, seconds_of
 from evopress.scoring import HeldOut, score
@@ -116,10 +115,10 @@ def find(workspace: Workspace, entry: Entry, speed: float | None = None) -> Foun
     stopper = Stopper(limits, tokens=tokens, seconds=time.monotonic() - started)
     workspace.observer.note(f"{name}: {effort.text(speed)}" if effort else name)
     header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint, "strategy": name}
-    measure = make_measure(workspace.fitness or config.search.fitness)
+    measures = (workspace.measure,)
     with (
         Journal(stem.with_suffix(".jsonl"), seed=entry.seed, fingerprint=header) as journal,
-        workspace.evaluator(text, (measure,), effort.profiles if effort else config.search.offspring) as evaluator,
+        workspace.evaluator(text, measures, effort.profiles if effort else config.search.offspring) as evaluator,
     ):
         evaluator.seed, evaluator.calls = entry.seed, journal.batches
         evaluator.progress = lambda done, total: workspace.observer.progress("compare", done, total, name)

@@ -25,7 +25,7 @@ from evopress.export.formats import find_format
 from evopress.export.shards import weight_bytes
 from evopress.export.staging import is_whole, staged, withdraw
 from evopress.files import sha256
-from evopress.fitness.divergence import Measure, make_measure
+from evopress.fitness.divergence import make_measure
 from evopress.observer import Observer
 from evopress.profile import Profile
 from evopress.progress import Progress
@@ -46,9 +46,9 @@ from evopress.search import Journal, Stopper, run_search
 from evopress.search.types import Strategy
 from evopress.strategies import make_strategy, warm_up
 from evopress.trackers import tracked
-from evopress.workspace import Custom, Workspace
+from evopress.workspace import LossFunction, Workspace
 
-Fitness = str | Custom
+Fitness = str | LossFunction
 
 
 class Run:
@@ -140,7 +140,7 @@ def run_all(
     config: Config,
     out: Path,
     observer: Observer,
-    fitness: Custom | None = None,
+    fitness: LossFunction | None = None,
     *,
     checkpoint: bool = True,
     track: Sequence[str] = (),
@@ -191,19 +191,19 @@ def build(workspace: Workspace) -> None:
 
 def search(workspace: Workspace) -> Profile:
     """Search the space, or go on from the journal, and write profile.json."""
-    measure = make_measure(workspace.fitness or workspace.config.search.fitness)
     if text := workspace.config.search.automatic_text:
         workspace.observer.note(text)
     with timed(workspace.run.timing, "search"):
-        profile, strategy, stopper = _search(workspace, measure)
+        profile, strategy, stopper = _search(workspace)
     stopped = stopper.reason or strategy.stopped or "all generations are done"
     workspace.observer.note(f"the search ended: {stopped}")
     write_profile(workspace, profile, strategy.score, stopper.tokens, stopped)
     return profile
 
 
-def _search(workspace: Workspace, measure: Measure) -> tuple[Profile, Strategy, Stopper]:
+def _search(workspace: Workspace) -> tuple[Profile, Strategy, Stopper]:
     config, text, started = workspace.config, workspace.splits.search, time.monotonic()
+    measures = (workspace.measure,)  # an unknown one is an error before any work
     warmup = warm_up(workspace, config.search.seed)
     strategy = make_strategy(workspace, warmup, config.search.seed)
     write_space(workspace)
@@ -213,7 +213,7 @@ def _search(workspace: Workspace, measure: Measure) -> tuple[Profile, Strategy, 
     header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint} | _start(config)
     with (
         Journal(workspace.run.journal, seed=config.search.seed, fingerprint=header) as journal,
-        workspace.evaluator(text, (measure,), config.search.offspring) as evaluator,
+        workspace.evaluator(text, measures, config.search.offspring) as evaluator,
     ):
         evaluator.calls = journal.batches
         profile = run_search(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evopress.fitness.divergence import KL, make_measure
+from evopress.fitness.divergence import KL
 from evopress.fitness.sensitivity import Sensitivity, measure_sensitivity
 from evopress.plan import sensitivity_memory
 from evopress.profile import Profile
@@ -145,8 +145,7 @@ def _candidates(workspace: Workspace, known: Warmup) -> tuple[Profile, ...]:
 def _scores(workspace: Workspace, profiles: Sequence[Profile], number: int, seed: int) -> list[float]:
     """Scores on a minibatch of their own."""
     config = workspace.config.search
-    measure = make_measure(workspace.fitness or config.fitness)
-    with workspace.evaluator(workspace.splits.search, (measure,), len(profiles)) as evaluator:
+    with workspace.evaluator(workspace.splits.search, (workspace.measure,), len(profiles)) as evaluator:
         evaluator.seed, evaluator.calls = seed, -number  # the search counts its minibatches from 0
         return evaluator(profiles, config.start_tokens)
 

@@ -21,7 +21,7 @@ from evopress.database.methods import Method
 from evopress.database.store import Database
 from evopress.errors import ConfigError
 from evopress.fitness.bank import Bank
-from evopress.fitness.divergence import Measure
+from evopress.fitness.divergence import Measure, make_measure
 from evopress.fitness.evaluator import AT_ONCE, HEAD_BYTES, Evaluator
 from evopress.fitness.tokens import Splits, Tokens, load_splits
 from evopress.models import (
@@ -52,13 +52,13 @@ BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 INFLUENCE_TOKENS = 8192
 """Means over tokens of one number a token: a few thousand tell the order of blocks."""
 
-Custom = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Workspace:
     """A run directory with its model, text and database. `fitness` replaces the configured measure by a function."""
 
-    def __init__(self, run: RunDirectory, observer: Observer, fitness: Custom | None = None) -> None:
+    def __init__(self, run: RunDirectory, observer: Observer, fitness: LossFunction | None = None) -> None:
         self.run, self.observer, self.fitness = run, observer, fitness
 
     @property
@@ -150,6 +150,11 @@ class Workspace:
     def head_bytes(self) -> int:
         """Size of a chunk of logits."""
         return HEAD_BYTES[self._device_type]
+
+    @cached_property
+    def measure(self) -> Measure:
+        """What the search minimises: the caller's own loss, or the configured one."""
+        return make_measure(self.fitness or self.config.search.fitness)
 
     @property
     def free_memory(self) -> int:

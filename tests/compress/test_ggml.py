@@ -93,18 +93,6 @@ def test_any_bytes_mean_what_the_gguf_package_says(name: str, data: st.DataObjec
     assert np.array_equal(ours[finite], theirs[finite])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_dequantize_fills_the_buffer_it_is_given(dtype: torch.dtype) -> None:
-    packed = pack_ggml(weights(), "Q4_K")
-    buffer = torch.full((4, 512), torch.nan, dtype=dtype)
-    assert packed.dequantize(out=buffer) is buffer
-    assert torch.equal(buffer, packed.dequantize(dtype))
-    strided = torch.full((512, 4), torch.nan, dtype=dtype).T
-    assert torch.equal(packed.dequantize(out=strided), buffer)
-    with pytest.raises(ConfigError, match=r"buffer has shape \(1, 512\), must be \(4, 512\)"):
-        packed.dequantize(out=torch.empty(1, 512))
-
-
 @pytest.mark.parametrize("name", ["BF16", "F16", "F32"])
 def test_a_dense_type_keeps_its_bytes_to_itself(name: str) -> None:
     packed = pack_ggml(weights(), name)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from evopress.compress import Grid, Quantized, storage_bits
-from evopress.errors import ConfigError, DatabaseError
+from evopress.errors import DatabaseError
 
 GRIDS = [Grid(b, g, s) for b in range(1, 9) for g in (None, 8, 7, 12) for s in (False, True)]
 
@@ -28,21 +28,6 @@ def test_dequantize_is_code_minus_zero_times_scale(grid: Grid) -> None:
     expected = (codes.float() - zero.float()[:, group]) * scale.float()[:, group]
     assert torch.equal(matrix.dequantize(), expected)
     assert torch.equal(matrix.dequantize(torch.bfloat16), expected.bfloat16())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_dequantize_fills_the_buffer_it_is_given(dtype: torch.dtype) -> None:
-    matrix = make(Grid(3, 8))[0]
-    buffer = torch.full((5, 25), torch.nan, dtype=dtype)
-    assert matrix.dequantize(out=buffer) is buffer
-    assert torch.equal(buffer, matrix.dequantize(dtype))
-    strided = torch.full((25, 5), torch.nan, dtype=dtype).T
-    assert torch.equal(matrix.dequantize(out=strided), buffer)
-
-
-def test_a_buffer_of_another_shape_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"buffer has shape \(1, 25\), must be \(5, 25\)"):
-        make(Grid(3, 8))[0].dequantize(out=torch.empty(1, 25))
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)

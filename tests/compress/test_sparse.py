@@ -56,22 +56,6 @@ def test_transposed_views_are_stored_as_they_look(dtype: torch.dtype) -> None:
     assert torch.equal(matrix.unpacked_mask(), kept.T)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_dequantize_fills_the_buffer_it_is_given(dtype: torch.dtype) -> None:
-    matrix = make()
-    buffer = torch.full((5, 25), torch.nan, dtype=dtype)
-    assert matrix.dequantize(out=buffer) is buffer
-    assert torch.equal(buffer, matrix.dequantize(dtype))
-    strided = torch.full((25, 5), torch.nan, dtype=dtype).T
-    assert matrix.dequantize(out=strided) is strided
-    assert torch.equal(strided, buffer)
-
-
-def test_a_buffer_of_another_shape_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"buffer has shape \(1, 25\), must be \(5, 25\)"):
-        make().dequantize(out=torch.empty(1, 25))
-
-
 def test_kept_weights_that_round_to_zero_are_no_zeros() -> None:
     weights = torch.tensor([[1e-30, 1.0, 0.0, 2.0]])
     matrix = Sparse.from_dense(weights, torch.tensor([[1, 1, 1, 0]], dtype=torch.uint8), torch.float16)

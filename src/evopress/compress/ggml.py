@@ -50,15 +50,9 @@ class Ggml:
         """Bits of all that is stored; ggml keeps scales inside its blocks, so there is nothing else."""
         return ggml_storage_bits(self.shape, self.type)
 
-    def dequantize(self, dtype: torch.dtype = torch.float32, out: Tensor | None = None) -> Tensor:
-        """The matrix as ggml unpacks it to fp32, cast to `dtype`, or to the dtype of `out`; always by way of the CPU.
-
-        `out`, if given, is filled and returned; ConfigError when its shape is not (rows, columns).
-        """
-        if out is not None and tuple(out.shape) != tuple(self.shape):
-            raise ConfigError(f"buffer has shape {tuple(out.shape)}, must be {tuple(self.shape)}")
-        values = _unpack(self.data.cpu(), self.type, self.shape[1])
-        return values.to(self.data.device, dtype) if out is None else out.copy_(values)
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The matrix as ggml unpacks it to fp32, cast to `dtype`; always by way of the CPU."""
+        return _unpack(self.data.cpu(), self.type, self.shape[1]).to(self.data.device, dtype)
 
 
 def quantize_ggml(

@@ -24,8 +24,8 @@ class Packed(Protocol):
     def to(self, device: torch.device | str) -> "Packed":
         """The same matrix with its tensors on `device`; copies from pinned memory do not wait."""
 
-    def dequantize(self, dtype: torch.dtype = ..., out: Tensor | None = None) -> Tensor:
-        """The dense matrix in `dtype`, or written to `out` in the dtype of `out`."""
+    def dequantize(self, dtype: torch.dtype = ...) -> Tensor:
+        """The dense matrix in `dtype`."""
 
 
 P = TypeVar("P", bound=Packed, covariant=True)

@@ -1,7 +1,7 @@
 """Quantized matrices as they are stored: packed codes, fp16 scales, packed zeros.
 
-`Quantized.dequantize` runs in the search's inner loop whenever a level is not resident, so it works on whole arrays and
-writes into a caller's buffer. It costs about two passes over the codes and three over the result.
+`Quantized.dequantize` runs in the search's inner loop whenever a level is not resident, so it works on whole arrays,
+in place. It costs about two passes over the codes and three over the result.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evopress.compress.grid import Grid
 from evopress.compress.packing import pack, packed_bytes, unpack
-from evopress.errors import ConfigError, DatabaseError
+from evopress.errors import DatabaseError
 
 
 def storage_bits(shape: tuple[int, int], grid: Grid) -> int:
@@ -100,26 +100,17 @@ class Quantized:
             return torch.full_like(self.scale, 2 ** (self.grid.bits - 1), dtype=torch.uint8)
         return unpack(self.zero, self.grid.bits, self.scale.numel()).view(self.scale.shape)
 
-    def dequantize(self, dtype: torch.dtype = torch.float32, out: Tensor | None = None) -> Tensor:
-        """The matrix ``(code - zero) * scale``, computed in fp32 and cast to `dtype`, or to the dtype of `out`.
-
-        `out`, if given, is filled and returned; ConfigError when its shape is not (rows, columns).
-        """
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The matrix ``(code - zero) * scale``, computed in fp32 and cast to `dtype`."""
         rows, columns = self.shape
-        if out is not None and tuple(out.shape) != tuple(self.shape):
-            raise ConfigError(f"buffer has shape {tuple(out.shape)}, must be {tuple(self.shape)}")
-        direct = out is not None and out.dtype == torch.float32 and out.is_contiguous()
-        values = out if out is not None and direct else self.codes.new_empty(self.shape, dtype=torch.float32)
-        values.copy_(self.unpacked_codes())
+        values = self.unpacked_codes().float()
         scale, zero = self.scale.float(), self.unpacked_zeros().float()
         width = self.grid.width(columns)
         whole = columns // width * width
         _to_values(values[:, :whole].view(rows, -1, width), scale[:, : whole // width], zero[:, : whole // width])
         if whole < columns:
             _to_values(values[:, whole:].unsqueeze(1), scale[:, -1:], zero[:, -1:])
-        if out is None:
-            return values.to(dtype)
-        return out if direct else out.copy_(values)
+        return values.to(dtype)
 
 
 def _to_values(codes: Tensor, scale: Tensor, zero: Tensor) -> None:

@@ -109,17 +109,12 @@ class Sparse:
         rows, columns = self.shape
         return unpack(self.mask, 1, rows * columns).view(rows, columns)
 
-    def dequantize(self, dtype: torch.dtype = torch.float32, out: Tensor | None = None) -> Tensor:
-        """The dense matrix, cast to `dtype`, or to the dtype of `out`.
-
-        `out`, if given, is filled and returned; ConfigError when its shape is not (rows, columns).
-        """
-        if out is not None and tuple(out.shape) != tuple(self.shape):
-            raise ConfigError(f"buffer has shape {tuple(out.shape)}, must be {tuple(self.shape)}")
-        values = self.values.to(dtype if out is None else out.dtype)
-        dense = out if out is not None and out.is_contiguous() else values.new_empty(self.shape)
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The dense matrix, cast to `dtype`."""
+        values = self.values.to(dtype)
+        dense = values.new_empty(self.shape)
         _scatter(torch.cat([values.new_zeros(1), values]), self.unpacked_mask().view(-1), dense.view(-1))
-        return dense if out is None or dense is out else out.copy_(dense)
+        return dense
 
 
 def _gather(dense: Tensor, kept: Tensor, dtype: torch.dtype) -> Tensor:
