@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from evopress.config import resolve
 from evopress.database.build import planned_bits
 from evopress.models.batches import batches
 from evopress.observer import Observer
 from evopress.pipeline import build
+from evopress.resolve import resolve
 from evopress.run import start_run
 from evopress.workspace import Workspace
 

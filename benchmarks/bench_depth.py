@@ -23,11 +23,11 @@ from pathlib import Path
 import torch
 from run_settings import add_settings
 
-from evopress.config import resolve
 from evopress.fitness.divergence import KL
 from evopress.fitness.evaluator import Evaluator
 from evopress.observer import Observer
 from evopress.profile import Profile
+from evopress.resolve import resolve
 from evopress.run import start_run
 from evopress.search.mutation import equal_switches
 from evopress.search.presets import PRESETS

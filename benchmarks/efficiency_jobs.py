@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evopress.config import Config, resolve
+from evopress.config import Config
+from evopress.resolve import resolve
 from evopress.search.automatic import automatic
 from evopress.search.presets import PRESETS, ApplicationName
 

@@ -27,7 +27,7 @@ from run_settings import add_settings
 from evopress.applications import QuantizeGgml
 from evopress.assemble import Assembly, weight_slots
 from evopress.compress.ggml import pack_ggml
-from evopress.config import Config, resolve
+from evopress.config import Config
 from evopress.export.gguf import plan_gguf, predicted_bytes
 from evopress.export.mixes import MIXES
 from evopress.fitness.divergence import KL, Perplexity
@@ -36,6 +36,7 @@ from evopress.models.weights import weight
 from evopress.observer import Observer
 from evopress.pipeline import build, run_all
 from evopress.profile import Profile
+from evopress.resolve import resolve
 from evopress.run import start_run
 from evopress.workspace import Workspace
 

@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from run_settings import add_settings
 
-from evopress.config import Config, resolve
+from evopress.config import Config
 from evopress.observer import Observer
 from evopress.pipeline import build, run_all
+from evopress.resolve import resolve
 from evopress.run import start_run
 from evopress.workspace import Workspace
 

@@ -18,10 +18,11 @@ from typing import Any
 
 from run_settings import add_settings
 
-from evopress.config import Config, resolve
+from evopress.config import Config
 from evopress.export.formats import FORMATS
 from evopress.observer import Observer
 from evopress.pipeline import build, run_all
+from evopress.resolve import resolve
 from evopress.run import read_run, start_run
 from evopress.workspace import Workspace
 

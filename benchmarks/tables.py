@@ -30,10 +30,11 @@ from tables_report import done, report
 
 from evopress import pipeline
 from evopress.compare import RANDOM, Found, entries, find, finished
-from evopress.config import Config, resolve
+from evopress.config import Config
 from evopress.errors import EvopressError, RunLocked
 from evopress.files import write_text
 from evopress.observer import Observer
+from evopress.resolve import resolve
 from evopress.run import locked, start_run
 from evopress.scoring import HeldOut, score
 from evopress.workspace import Workspace

@@ -176,7 +176,9 @@ def answers(workspace: Workspace, tokens: int) -> Answers:
     """The searched model's, assembled in memory."""
     sequences = workspace.splits.heldout.sequences
     prompt = workspace.loaded.tokenizer.encode(PROMPT)
-    with workspace.assembled(read_profile(workspace.run.profile)) as model, torch.no_grad():
+    model = workspace.loaded.model
+    with workspace.assembly() as assembly, torch.no_grad():
+        assembly.apply(read_profile(workspace.run.profile))
         written = greedy(model, prompt)
         return Answers(
             tuple((ids, model(ids[None]).logits[0, :-1]) for ids in sequences[: max(1, tokens // len(sequences[0]))]),

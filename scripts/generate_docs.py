@@ -21,8 +21,9 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from evopress import errors
 from evopress.cli.app import app
-from evopress.config import COMPRESSION, Config, flat, resolve
+from evopress.config import COMPRESSION, Config, flat
 from evopress.depth import Cost
+from evopress.resolve import resolve
 from evopress.search.presets import PRESETS, ApplicationName
 from evopress.testing import ARCHITECTURES
 

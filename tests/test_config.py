@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from evopress.config import from_toml, resolve, to_toml
+from evopress.config import from_toml, to_toml
+from evopress.resolve import resolve
 
 
 def test_rounds_that_share_a_number_of_tokens_are_read() -> None:

@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "sections": "profile space search ggml_types compress",
     "targets": "errors profile search ggml_types sections models",
     "config": "errors files space search sections targets",
+    "resolve": "errors files search sections targets config",
     "applications": "export targets errors profile space search ggml_types compress models assemble database depth "
     "sections",
     "observer": "profile space search",
@@ -56,20 +57,20 @@ MAY_IMPORT = {
     "records": "applications errors files profile space fitness config run workspace",
     "summary": "errors files profile space database export config run workspace records",
     "wording": "files config",
-    "report": "errors files profile space export search config run records progress wording",
+    "report": "errors files profile space export search config resolve run records progress wording",
     "harness": "errors",
     "tasks": "errors files profile harness records workspace",
-    "scoring": "errors profile fitness workspace",
+    "scoring": "errors profile models fitness workspace",
     "strategies": "profile space search fitness plan records workspace",
     "analyze": "errors files profile space search analysis fitness records workspace",
     "compare": "scoring errors files profile search fitness config records strategies workspace",
     "cards": "files profile database export sections config records report wording workspace",
     "pipeline": "cards scoring "
-    "errors files profile space search database fitness export plan config observer run workspace records "
+    "errors files profile space search database fitness export plan config resolve observer run workspace records "
     "report strategies progress trackers",
-    "sweeps": "errors files config sections observer run pipeline report",
-    "cli": "errors files profile space search sections config observer run workspace records summary report pipeline "
-    "analysis compare analyze harness tasks wording sweeps trackers",
+    "sweeps": "errors files config resolve sections observer run pipeline report",
+    "cli": "errors files profile space search sections config resolve observer run workspace records summary report "
+    "pipeline analysis compare analyze harness tasks wording sweeps trackers",
 }
 # Packages that are not evopress: what a part may use beyond the standard library; parts not listed may use any.
 MAY_USE = {

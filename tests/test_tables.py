@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from evopress.config import Config, resolve
+from evopress.config import Config
 from evopress.errors import RunLocked
+from evopress.resolve import resolve
 from evopress.run import locked
 
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 import evopress
 from evopress import pipeline
 from evopress.compare import compare
-from evopress.config import resolve
 from evopress.errors import ConfigError, ProfileError
 from evopress.models import ModelMap, describe
 from evopress.observer import Observer
 from evopress.profile import Level, Profile, Unit, tie
+from evopress.resolve import resolve
 from evopress.run import read_run
 from evopress.search.knapsack import knapsack
 from evopress.search.mutation import bands, equal_switches, free_switches, mixed, roles

@@ -14,9 +14,10 @@ import pytest
 
 import evopress
 from evopress.cli import main
-from evopress.config import flat, resolve
+from evopress.config import flat
 from evopress.errors import ConfigError, MissingExtra
 from evopress.observer import Observer
+from evopress.resolve import resolve
 from evopress.run import read_run
 from evopress.trackers import TRACKERS, tracked
 

@@ -83,6 +83,8 @@ def analyze(
     """Run the named analyses and write them to `analysis/`; ConfigError lists the names that exist."""
     if unknown := sorted(set(names) - set(ANALYSES)):
         raise ConfigError(f"unknown analysis {unknown[0]!r}; use {', '.join(ANALYSES)}")
+    if not names:
+        raise ConfigError(f"no analysis is named; use {', '.join(ANALYSES)}")
     directory = workspace.run.path / "analysis"
     profile, results = read_profile(workspace.run.profile), {}
     sizes = replace(sizes, tokens=min(sizes.tokens, workspace.splits.search.total))

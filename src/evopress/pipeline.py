@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evopress.cards import make_card
-from evopress.config import Config, flat, resolve
+from evopress.config import Config, flat
 from evopress.database.build import build_database
 from evopress.errors import VerificationError
 from evopress.export.card import write_card
@@ -40,6 +40,7 @@ from evopress.records import (
     write_space,
 )
 from evopress.report import write_report
+from evopress.resolve import resolve
 from evopress.run import RunDirectory, locked, require_run_or_empty, start_run
 from evopress.scoring import HeldOut, score
 from evopress.search import Journal, Stopper, run_search

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evopress.errors import RunError, SchemaError
+from evopress.errors import ProfileError, RunError, SchemaError
 from evopress.files import write_text
 from evopress.profile import Profile
 
@@ -48,7 +48,7 @@ def read_profile(path: Path, from_text: Callable[[str], Profile] = Profile.from_
     if path.suffix != ".json":
         try:
             return from_text(path.read_text(encoding="utf-8"))
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             raise RunError(f"no profile in {path}; give a profile.json or a text file in the official format") from None
     data = read_json(path, "search")
     if data.get("schema", SCHEMA) > SCHEMA:
@@ -99,8 +99,18 @@ def write_space(workspace: Workspace) -> None:
 def read_fitting(workspace: Workspace, path: Path) -> Profile:
     """A profile from a file, checked against the model's units and levels; it may be above the budget."""
     profile = read_profile(path, workspace.application.from_text)
-    workspace.space.encode(profile)
+    with naming(path):
+        workspace.space.encode(profile)
     return profile
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What does not fit about a profile is said with its file."""
+    try:
+        yield
+    except ProfileError as error:
+        raise ProfileError(f"{path}: {error}") from None
 
 
 def write_sensitivity(path: Path, sensitivity: Sensitivity, fingerprint: Mapping[str, Any]) -> None:

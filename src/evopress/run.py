@@ -48,8 +48,8 @@ class RunDirectory:
 
     @property
     def begun(self) -> bool:
-        """Whether there is work that another configuration would spoil."""
-        return self.journal.exists() or (self.path / "database" / "manifest.json").exists()
+        """Whether there is work that another configuration would spoil; a database says itself what it is made of."""
+        return self.journal.exists()
 
 
 def read_run(path: Path) -> RunDirectory:

@@ -11,6 +11,7 @@ from evopress.fitness.divergence import KL, Perplexity
 from evopress.fitness.evaluator import Scores
 from evopress.fitness.resampling import uncertainty
 from evopress.fitness.tokens import Tokens, load_heldout
+from evopress.models.load import require_positions
 from evopress.profile import Profile
 from evopress.workspace import Workspace
 
@@ -30,7 +31,8 @@ class HeldOut:
                 if value is not None:
                     raise ConfigError(f"{flag} is {value} but there is no --data; the run's own held-out text is fixed")
             return workspace.splits.heldout
-        length = self.length or workspace.config.data.sequence_length
+        length = workspace.config.data.sequence_length if self.length is None else self.length
+        require_positions(workspace.loaded.model, length)
         return load_heldout(self.data, workspace.loaded.tokenizer, length, self.tokens)
 
 

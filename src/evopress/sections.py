@@ -51,7 +51,7 @@ class DataSection(Section):
     calibration_tokens: int = Field(16384, ge=0, description="tokens for the database's Hessians")
     search_tokens: int = Field(32768, ge=2, description="tokens that the search draws its minibatches from")
     heldout_tokens: int = Field(8192, ge=2, description="tokens for the final scores")
-    text_seed: int = Field(0, description="chooses the calibration and search text")
+    text_seed: int = Field(0, ge=0, lt=2**32, description="chooses the calibration and search text")
 
 
 class QuantizeSection(Section):
@@ -211,7 +211,7 @@ class SearchSection(Section):
     patience: int | None = Field(None, ge=1, description="end it after so many generations in a row without a gain")
     automatic: tuple[str, ...] = Field((), description="settings that were left to `auto`")
     fitness: str = Field("kl", description="kl, topk-kl or perplexity")
-    seed: int = Field(0, description="decides every random choice")
+    seed: int = Field(0, ge=0, lt=2**32, description="decides every random choice")
 
     @field_validator("time")
     @classmethod

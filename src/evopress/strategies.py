@@ -11,7 +11,7 @@ from evopress.fitness.divergence import KL
 from evopress.fitness.sensitivity import Sensitivity, measure_sensitivity
 from evopress.plan import sensitivity_memory
 from evopress.profile import Profile
-from evopress.records import read_profile, read_sensitivity, write_sensitivity
+from evopress.records import naming, read_profile, read_sensitivity, write_sensitivity
 from evopress.search import Evolution
 from evopress.search.best_of import BestOf
 from evopress.search.planned import ranked
@@ -54,7 +54,8 @@ def _given(workspace: Workspace, rng: random.Random) -> tuple[Profile, ...]:
     path = workspace.config.search.start_profile
     if path is None:
         return ()
-    return refit(workspace.space, read_profile(Path(path), workspace.application.from_text), rng)
+    with naming(Path(path)):
+        return refit(workspace.space, read_profile(Path(path), workspace.application.from_text), rng)
 
 
 def _starts(workspace: Workspace, warmup: Warmup, rng: random.Random) -> tuple[Profile, ...]:

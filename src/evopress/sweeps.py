@@ -17,12 +17,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from evopress.config import Config, differences, from_toml, resolve, to_toml
+from evopress.config import Config, differences, from_toml, to_toml
 from evopress.errors import ConfigError, RunError, RunMismatch
 from evopress.files import write_text
 from evopress.observer import Observer
 from evopress.pipeline import Run, run_all
 from evopress.report import dominates, write_front, write_report
+from evopress.resolve import resolve
 from evopress.run import locked
 from evopress.sections import DropSection, SparsifySection
 

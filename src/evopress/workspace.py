@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 
@@ -39,6 +38,7 @@ from evopress.models import (
     measure_influence,
 )
 from evopress.models.ends import with_ends
+from evopress.models.load import require_positions
 from evopress.observer import Observer
 from evopress.plan import Shapes, available_memory, build_memory, require_memory, search_memory
 from evopress.profile import DENSE, Profile
@@ -112,6 +112,7 @@ class Workspace:
     def splits(self) -> Splits:
         """Calibration, search and held-out text."""
         data = self.config.data
+        require_positions(self.loaded.model, data.sequence_length)
         self.observer.note(f"reading {data.source}")
         return load_splits(
             data.source,
@@ -275,14 +276,6 @@ class Workspace:
             for linear in self.map.linears
             if levels[linear.name] != DENSE
         }
-
-    @contextmanager
-    def assembled(self, profile: Profile) -> Iterator[Any]:
-        """The model with the profile's levels in it, which `model(ids)` then computes with; dense again on exit."""
-        with Assembly(self.application.slots(self._loader(self.free_memory // 2))) as assembly:
-            for place, choice in enumerate(assembly.choices(profile)):
-                assembly.use(place, choice)
-            yield self.loaded.model
 
     def _loader(self, memory: int) -> Load:
         """Levels from the database, at most `memory` bytes of them kept; nothing to load without a database."""

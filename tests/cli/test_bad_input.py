@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from evopress import errors
+from evopress import __version__, errors
 from evopress.testing import pico_tokenizer, write_pico_checkpoint
 
 Call = Callable[..., Any]
@@ -134,6 +134,66 @@ def test_bits_that_are_no_budget(quantize: Call, tmp_path: Path, bits: str, erro
 def test_impossible_schedule(quantize: Call, tmp_path: Path, survivors: str, tokens: str, part: str) -> None:
     result = quantize(tmp_path / "run", "--survivors", survivors, "--tokens-per-stage", tokens)
     check(result, errors.ScheduleError, part)
+
+
+def test_settings_that_are_wrong_are_named_as_flags_with_their_value(quantize: Call, tmp_path: Path) -> None:
+    check(quantize(tmp_path / "run", "--group-size", "-1"), errors.ConfigError, "--group-size is -1: ", "1")
+    check(quantize(tmp_path / "run", "--mutation", "foo"), errors.ConfigError, "--mutation is 'foo': ", "'equal'")
+    check(quantize(tmp_path / "run", "--method", "wanda"), errors.ConfigError, "--method is 'wanda'", "gptq, rtn, ggml")
+    check(quantize(tmp_path / "run", "--seed", str(10**20)), errors.ConfigError, f"--seed is {10**20}")
+
+
+def test_levels_by_text_without_text(quantize: Call, tmp_path: Path) -> None:
+    check(quantize(tmp_path / "run", "--calibration-tokens", "0"), errors.ConfigError, "no calibration text")
+    assert quantize(tmp_path / "run", "--calibration-tokens", "0", "--method", "rtn").code == 0
+
+
+def test_windows_longer_than_the_model_s_positions(quantize: Call, tmp_path: Path) -> None:
+    result = quantize(tmp_path / "run", "--sequence-length", "100000")
+    check(result, errors.ConfigError, "--sequence-length is 100000, but the model has ", "positions")
+
+
+def test_a_database_goes_nowhere_but_into_a_directory_of_its_own(quantize: Call, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    result = quantize(tmp_path / "run", "--database", str(tmp_path / "mine"))
+    check(result, errors.DatabaseError, "not empty and holds no database")
+    assert [file.name for file in (tmp_path / "mine").iterdir() if file.suffix != ".lock" and file.name != ".lock"] == [
+        "thesis.tex"
+    ]
+
+
+def test_a_start_profile_that_does_not_fit_is_named(quantize: Call, tmp_path: Path) -> None:
+    (tmp_path / "start.txt").write_text("model.layers.0.mlp.no_proj: 3\n")
+    result = quantize(tmp_path / "run", "--start-profile", str(tmp_path / "start.txt"))
+    check(result, errors.ProfileError, "start.txt: ", "model.layers.0.mlp.no_proj")
+    assert quantize(tmp_path / "run").code == 0  # the run had a database, but nothing that another start would spoil
+    (tmp_path / "start.txt").write_bytes(b"\xff\xfe")
+    result = quantize(tmp_path / "other", "--start-profile", str(tmp_path / "start.txt"))
+    check(result, errors.RunError, "no profile in ", "start.txt")
+
+
+def test_bits_as_stored_that_no_levels_have_are_refused_before_the_build(
+    call: Call, checkpoint: Path, text: Path, tmp_path: Path, sizes: list[str]
+) -> None:
+    given = ["quantize", str(checkpoint), "--data", str(text), "-o", str(tmp_path / "run"), *sizes]
+    result = call(*given, "--levels", "2,3,4", "--group-size", "16", "--bpw", "3")
+    check(result, errors.BudgetError, "--bpw 3 cannot be met; scales and zeros counted the levels have 3.125 to 5.25")
+    assert not (tmp_path / "run" / "database").exists()
+
+
+def test_a_damaged_configuration_is_named(quantize: Call, call: Call, tmp_path: Path) -> None:
+    assert quantize(tmp_path / "run").code == 0
+    (tmp_path / "run" / "config.toml").write_text("")
+    check(call("inspect", str(tmp_path / "run")), errors.RunError, "config.toml")
+
+
+def test_no_arguments_print_the_help_and_version_the_version(call: Call) -> None:
+    result = call()
+    assert result.code == 2
+    assert "quantize" in result.out
+    assert result.err == ""
+    assert call("--version").out == f"evopress {__version__}\n"
 
 
 def test_a_race_over_too_few_tokens(quantize: Call, tmp_path: Path) -> None:

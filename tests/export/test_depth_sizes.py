@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import evopress
-from evopress.config import resolve
 from evopress.errors import BudgetError, ConfigError
 from evopress.export.formats import FORMATS
 from evopress.export.shards import weight_bytes
 from evopress.models import LoadedModel
 from evopress.observer import Observer
+from evopress.resolve import resolve
 from evopress.run import RunDirectory
 from evopress.search.starts import random_start
 from evopress.testing import gguf_config, merging_tokenizer, pico_model, pico_tokenizer, random_model

@@ -16,13 +16,13 @@ import evopress
 from evopress import pipeline
 from evopress.applications import Drop, QuantizeGgml
 from evopress.applications.ggml import fallback_notes
-from evopress.config import resolve
 from evopress.errors import BudgetError, ConfigError, UnsupportedModel
 from evopress.export.formats import FORMATS
 from evopress.export.gguf import gguf_names
 from evopress.export.tensor_types import write_tensor_types
 from evopress.observer import Observer
 from evopress.profile import Profile
+from evopress.resolve import resolve
 from evopress.run import RunDirectory, read_run, start_run
 from evopress.search.starts import random_start
 from evopress.strategies import Warmup, make_strategy

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from evopress.config import resolve
 from evopress.export.formats import FORMATS
 from evopress.export.shards import weight_bytes
 from evopress.models import LoadedModel, describe, dropped, find_sublayers
 from evopress.observer import Observer
 from evopress.profile import Profile
+from evopress.resolve import resolve
 from evopress.run import RunDirectory
 from evopress.testing import ARCHITECTURES, WINDOW, pico_model, pico_tokenizer, random_model
 from evopress.workspace import Workspace

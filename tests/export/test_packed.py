@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM
 import evopress
 from evopress import pipeline
 from evopress.compress.grid import Grid
-from evopress.config import resolve
 from evopress.errors import BudgetError, ConfigError, EvopressError, UnsupportedModel
 from evopress.export.format import Format
 from evopress.export.formats import FORMATS
@@ -30,6 +29,7 @@ from evopress.export.shards import weight_bytes
 from evopress.export.staging import staged
 from evopress.observer import Observer
 from evopress.profile import DENSE, Profile
+from evopress.resolve import resolve
 from evopress.run import read_run, start_run
 from evopress.search.starts import random_start
 from evopress.testing import write_pico_checkpoint

@@ -13,7 +13,7 @@ from tests.report.conftest import Page
 
 import evopress
 from evopress.cli import main
-from evopress.config import resolve, to_toml
+from evopress.config import to_toml
 from evopress.errors import JournalError, RunError, RunMismatch
 from evopress.observer import Observer
 from evopress.report import read_all, read_data, write_report
@@ -21,6 +21,7 @@ from evopress.report.allocation import bytes_of, cells
 from evopress.report.commands import reproduce
 from evopress.report.data import read_journal
 from evopress.report.page import render
+from evopress.resolve import resolve
 from evopress.run import read_run
 from evopress.testing import gguf_config, merging_tokenizer, pico_model, random_model
 from evopress.wording import verdict

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from evopress.config import from_toml, resolve, to_toml
+from evopress.config import from_toml, to_toml
+from evopress.resolve import resolve
 from evopress.search.automatic import AUTO, automatic
 
 BUDGETS: list[dict[str, Any]] = [{"bits": 3}, {"sparsity": 0.5}, {"fraction": 0.25}]

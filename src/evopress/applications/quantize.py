@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from evopress.applications.weights import WeightApplication, dense_level
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Quantization
-from evopress.errors import ConfigError
+from evopress.errors import BudgetError, ConfigError
 from evopress.export.format import FileCosts, Format, require_size
 from evopress.export.formats import find_format
 from evopress.models import ModelMap
@@ -65,9 +65,23 @@ class Quantize(WeightApplication):
         return level.storage_bits if self._workspace.config.budget.counts == "bpw" else level.code_bits
 
     def _require_fit(self) -> None:
-        """ConfigError when the levels do not fit the model."""
+        """ConfigError when the levels do not fit the model, BudgetError when they cannot have so many stored bits."""
+        budget, linears = self._workspace.config.budget, self._workspace.map.linears
         whole = self._workspace.config.target is not None
         _require_group_size(self._workspace.map, self._section.group_size, whole=whole)
+        if budget.counts == "bpw":
+            weights = [linear.view.shape[0] * linear.view.shape[1] for linear in linears]
+            dense = [DENSE_BITS] if DENSE in self._section.levels else []
+            bits = [
+                [*self.method.level_bits(linear.name, linear.view.shape).values(), *(own * count for own in dense)]
+                for linear, count in zip(linears, weights, strict=True)
+            ]
+            low, high = sum(map(min, bits)), sum(map(max, bits))
+            if not low <= Fraction(budget.target) * sum(weights) <= high:
+                allowed = f"{low / sum(weights):.5g} to {high / sum(weights):.5g}"
+                raise BudgetError(
+                    f"--bpw {budget.target} cannot be met; scales and zeros counted the levels have {allowed}"
+                )
 
     @cached_property
     def _files(self) -> FileCosts:

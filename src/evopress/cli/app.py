@@ -14,8 +14,8 @@ import typer
 
 from evopress.cli.options import Debug, Given, Json, Out, Track, names, parsed, refuse, trackers, with_settings
 from evopress.cli.show import Screen
-from evopress.config import resolve
 from evopress.errors import EvopressError, ResourceError
+from evopress.resolve import resolve
 from evopress.run import locked, read_run
 from evopress.search.presets import ApplicationName
 
@@ -29,6 +29,25 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from evopress import __version__
+
+        print(f"evopress {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="print the version and stop")
+    ] = False,
+) -> None:
+    """What every command has."""
+
+
 OUT_OF_MEMORY = (
     "the device ran out of memory; nothing is lost, the same command goes on from here once more is free there, "
     "a new run needs less with fewer --search-tokens or --calibration-tokens"
@@ -109,7 +128,7 @@ def evaluate(
     directory: Directory,
     data: Annotated[str | None, typer.Option(help="another text than the run's held-out one")] = None,
     tokens: Annotated[int | None, typer.Option(help="only the first so many tokens of that text")] = None,
-    sequence_length: Annotated[int | None, typer.Option(help="tokens in a window of that text")] = None,
+    sequence_length: Annotated[int | None, typer.Option(min=2, help="tokens in a window of that text")] = None,
     profile: ProfileFile = None,
     tasks: Annotated[str | None, typer.Option(help="tasks of the LM Evaluation Harness instead, with commas")] = None,
     task_path: Annotated[Path | None, typer.Option(help="directory of own task files (.yaml)")] = None,
@@ -232,6 +251,9 @@ def main(arguments: list[str] | None = None) -> None:
         problem = f"cannot use {error.filename}: {error.strerror}" if error.filename else str(error)
         _fail(problem, ResourceError.exit_code, given)
     except Exception as error:  # the last resort: no traceback for users who did not ask for one
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())  # type: ignore[attr-defined]
+            sys.exit(2)
         if hasattr(error, "format_message"):
             _fail(error.format_message(), 2, given)
         if type(error).__name__ == "OutOfMemoryError":  # of torch, which not every command has imported

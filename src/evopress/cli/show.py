@@ -119,14 +119,15 @@ class Screen(Observer):
         if self._as_json:
             from evopress.summary import summarize
 
-            print(json.dumps(result if isinstance(result, dict) else summarize(run)))
+            own = {"export": str(result)} if isinstance(result, Path) else {}
+            print(json.dumps(result if isinstance(result, dict) else summarize(run) | own))
         elif isinstance(result, dict) and "tasks" in result:
             self._out.print(tasks_table(result))
         elif isinstance(result, dict):
             self._out.print(scores_table(result))
             self._out.print(differences(result), soft_wrap=True)
         else:
-            self._out.print(f"done: {run.path}")
+            self._out.print(f"checkpoint: {result}" if isinstance(result, Path) else f"done: {run.path}")
 
     def front(self, found: dict[str, Any], out: Path) -> None:
         """The end of a sweep: what each target came to."""

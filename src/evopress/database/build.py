@@ -26,8 +26,8 @@ from evopress.database.manifest import (
 )
 from evopress.database.methods import Levels, Method
 from evopress.database.store import Database
-from evopress.errors import DatabaseError
-from evopress.files import replacing, require_disk, sha256
+from evopress.errors import ConfigError, DatabaseError
+from evopress.files import PARTIAL, replacing, require_disk, sha256
 from evopress.models.batches import batches
 from evopress.models.capture import collect_inputs
 from evopress.models.describe import Linear, ModelMap
@@ -56,8 +56,11 @@ def build_database(
     """Build, or go on building, the database in `directory` and return it.
 
     `sequences` are the calibration text, each a 1-D tensor of token ids; RTN takes none. Raises DatabaseError when the
-    directory holds a database of another fingerprint, ResourceError when the disk is too small, BadWeights for NaN.
+    directory holds a database of another fingerprint or something else, ConfigError without the text that the method
+    needs, ResourceError when the disk is too small, BadWeights for NaN.
     """
+    if method.needs_text and not len(sequences):
+        raise ConfigError("no calibration text, by which these levels are made; give --calibration-tokens 256 or more")
     manifest = _open_or_start(directory, runner.map, method, fingerprint)
     if manifest.complete:
         return Database(directory)
@@ -85,6 +88,8 @@ def _open_or_start(directory: Path, model_map: ModelMap, method: Method, fingerp
     except DatabaseError:
         if (directory / "manifest.json").exists():
             raise
+        if any(not entry.name.endswith((".lock", PARTIAL)) for entry in directory.iterdir()):
+            raise DatabaseError(f"{directory} is not empty and holds no database; give a new directory") from None
         require_disk(directory, planned_bits(model_map, method) // 8, "the database")
         manifest = Manifest(dict(fingerprint), names)
         write_manifest(directory, manifest)

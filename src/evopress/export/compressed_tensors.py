@@ -69,8 +69,10 @@ class CompressedTensors(PackedFormat):
         return answer
 
     def about(self, workspace: Workspace, profile: Profile) -> About:
-        """Two runtimes load it."""
-        return About("transformers", (VLLM, TRANSFORMERS), ("transformers needs the package compressed-tensors.",))
+        """transformers loads it all; vLLM has kernels for some levels, those of its target."""
+        target = workspace.config.target
+        serve = (VLLM, TRANSFORMERS) if target and target.name == "vllm" else (TRANSFORMERS,)
+        return About("transformers", serve, ("transformers needs the package compressed-tensors.",))
 
     def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
         """Load it with transformers."""

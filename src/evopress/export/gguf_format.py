@@ -32,6 +32,7 @@ from evopress.export.verification import (
     Verification,
     compare,
     logits,
+    no_room,
     probe,
     searched_logits,
 )
@@ -110,6 +111,8 @@ class Gguf:
             return Verification("transformers", None, 0.0, reason)
         model = workspace.loaded.model
         tolerance = TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE
+        if reason := no_room(workspace):
+            return Verification("transformers", None, tolerance, reason)
         ids = probe(model.get_input_embeddings().weight.shape[0])
         expected = searched_logits(workspace, profile, ids)
         try:

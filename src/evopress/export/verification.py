@@ -65,8 +65,16 @@ def probe(vocabulary: int) -> torch.Tensor:
 
 def searched_logits(workspace: Workspace, profile: Profile, ids: torch.Tensor) -> torch.Tensor:
     """Logits (sequences, tokens, vocabulary), fp32 on the CPU, of the searched model assembled in memory."""
-    with workspace.assembled(profile) as model:
-        return logits(model, ids)
+    with workspace.assembly() as assembly:
+        assembly.apply(profile)
+        return logits(workspace.loaded.model, ids)
+
+
+def no_room(workspace: Workspace) -> str:
+    """Why a second model cannot be loaded to compare with; empty where there is room for it."""
+    needed = sum(parameter.nbytes for parameter in workspace.loaded.model.parameters())
+    free = workspace.free_memory
+    return f"a second model needs {size(needed)} of memory but {size(free)} are free" if needed > free else ""
 
 
 def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -91,9 +99,7 @@ def verify_checkpoint(
     """
     dtype = workspace.loaded.model.dtype
     tolerance = TOLERANCE.get(dtype, HALF_TOLERANCE) if tolerance is None else tolerance
-    needed = sum(parameter.nbytes for parameter in workspace.loaded.model.parameters())
-    if needed > (free := workspace.free_memory):
-        reason = f"a second model needs {size(needed)} of memory but {size(free)} are free"
+    if reason := no_room(workspace):
         return Verification("transformers", None, tolerance, reason)
     ids = probe(workspace.loaded.model.get_input_embeddings().weight.shape[0])
     expected = searched_logits(workspace, profile, ids)

@@ -20,7 +20,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from evopress.errors import MissingExtra, ModelError, first_line
+from evopress.errors import ConfigError, MissingExtra, ModelError, first_line
 
 DEMO = "demo"
 _AutoModel: Any = transformers.AutoModelForCausalLM  # their annotations do not describe what they return
@@ -159,6 +159,13 @@ def _one_line(source: str) -> Iterator[None]:
         if not Path(source).expanduser().exists() and source != DEMO and isinstance(error, OSError):
             raise _not_found(source) from error
         raise ModelError(f"cannot read the model {source}: {first_line(error)}") from error
+
+
+def require_positions(model: Any, length: int) -> None:
+    """ConfigError when sequences of `length` tokens are longer than what the model was made for."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and length > positions:
+        raise ConfigError(f"--sequence-length is {length}, but the model has {positions} positions; give at most that")
 
 
 def _forget_gguf(model: Any) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from evopress.config import Config, flat, resolve
+from evopress.config import Config, flat
 from evopress.report.data import RunData
+from evopress.resolve import resolve
 
 VERBS = {"bits": "quantize", "sparsity": "sparsify", "depth": "drop"}
 """Application -> command."""
