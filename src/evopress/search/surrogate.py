@@ -124,13 +124,14 @@ class Surrogate(Learner):
         design = np.zeros((len(rows), len(touched)))
         for row, (steps, signs) in enumerate(rows):
             design[row, place[steps]] = signs
-        noise = self._noise_tokens / tokens * (design**2 @ self._prior_variance[touched])
-        expected = design**2 @ self.variance[touched] + noise
+        taken = np.abs(design)  # 1 where a candidate has taken a step
+        noise = self._noise_tokens / tokens * (taken @ self._prior_variance[touched])
+        expected = taken @ self.variance[touched] + noise
         if not expected.any():
             return
         surprise = scores - scores.mean() - design @ self.mean[touched]
         surprise -= np.median(surprise)
-        variance = self.variance[touched] * _widening(surprise, expected, design)
+        variance = self.variance[touched] * _widening(surprise, expected, taken)
         gain = design * variance  # rows x touched: the covariance of observations with effects
         scale = float(expected.mean())
         unexplained = np.diag(noise + 1e-8 * scale) + 1e4 * scale  # the offset is unknown: a wide prior on it
@@ -206,11 +207,11 @@ def _array(indices: Indices) -> npt.NDArray[np.integer]:
         return np.array(indices, dtype=np.intp)
 
 
-def _widening(surprise: Array, expected: Array, design: Array) -> Array:
+def _widening(surprise: Array, expected: Array, taken: Array) -> Array:
     """For each step the factor on its variance: 1, or what the most surprising candidate with it asks for."""
     factors = np.ones_like(surprise)
     np.divide(surprise**2, SURPRISE**2 * expected, out=factors, where=expected > 0)
-    widening: Array = (np.abs(design) * np.maximum(factors, 1.0)[:, None]).max(axis=0)
+    widening: Array = (taken * np.maximum(factors, 1.0)[:, None]).max(axis=0)
     return widening
 
 
