@@ -89,7 +89,8 @@ MAY_USE = {
 # The modules that one application has for itself, by what they are to it; everything else serves all three.
 OWN = {
     "bits": {
-        "compressor": "compress.gptq compress.rtn compress.grid compress.quantized",
+        "compressor": "compress.gptq compress.rtn compress.grid compress.quantized compress.scales compress.tables "
+        "compress.refine",
         "space": "applications.quantize applications.ggml",
         "formats": "export.compressed_tensors export.gptq export.packed export.mixes export.tensor_types",
     },

@@ -33,6 +33,9 @@ from evopress.targets import Target, find_target
 
 SCHEMA = 2
 
+FORMER_LEVELS = {"scales": "range", "mismatch": 0.0, "refine": 0}
+"""How levels were made by runs whose files do not say it."""
+
 COMPRESSION: dict[ApplicationName, type[Section]] = {
     "bits": QuantizeSection,
     "sparsity": SparsifySection,
@@ -156,6 +159,8 @@ def from_toml(text: str, where: str) -> Config:
     compression = data.get("compression", {})
     if compression.get("method") in ("gptq", "rtn"):
         compression.setdefault("group_size", None)
+        for key, value in FORMER_LEVELS.items():
+            compression.setdefault(key, value)
     search = data.get("search", {})
     if isinstance(tokens := search.get("sensitivity_tokens"), int):  # a number that all rounds share, as it was written
         search["sensitivity_tokens"] = [tokens] * search.pop("sensitivity_rounds", 1)

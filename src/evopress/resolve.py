@@ -23,6 +23,13 @@ UNLIMITED = 1_000_000
 START_TOKENS = 2048
 """What the paper scores start candidates on."""
 
+PAPER_LEVELS = {
+    "levels": ("2", "3", "4", "5", "6"),
+    "scales": "range",
+    "act_order": False,
+    "mismatch": 0.0,
+    "refine": 0,
+}
 PAPER_DATA = {"sequence_length": 8192, "calibration_tokens": 2**23, "search_tokens": 524_288, "heldout_tokens": 262_144}
 
 
@@ -133,7 +140,7 @@ def _preset_values(application: ApplicationName, name: str) -> dict[str, dict[st
         "start_candidates": preset.start_candidates,
     }
     data = dict(PAPER_DATA) if paper else {}
-    compression = {"levels": ("2", "3", "4", "5", "6")} if paper and application == "bits" else {}
+    compression = dict(PAPER_LEVELS) if paper and application == "bits" else {}
     budget = {"exchange": preset.exchange}
     other: dict[str, dict[str, Any]] = {"model": {}, "export": {}}
     return other | {"data": data, "compression": compression, "budget": budget, "search": search}

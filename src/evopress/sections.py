@@ -67,7 +67,14 @@ class QuantizeSection(Section):
     )
     group_size: int | None = Field(128, ge=1, description="weights that share a scale; 0 on the command line: a row")
     symmetric: bool = Field(False, description="grids without a zero point")
-    act_order: bool = Field(False, description="quantize columns in order of decreasing activation")
+    scales: Literal["searched", "range"] = Field(
+        "searched", description="of least error, or spanning each group's lowest to highest weight"
+    )
+    act_order: bool = Field(True, description="quantize columns in order of decreasing activation")
+    mismatch: float = Field(
+        0.25, ge=0, le=1, description="how much to correct of what compressed blocks change in the inputs of later ones"
+    )
+    refine: int = Field(1, ge=0, description="rounds of coordinate descent on codes and scales after the sweep")
     damping: float = Field(0.01, gt=0, description="added to the Hessian's diagonal, relative to its mean")
     embeddings: bool = Field(False, description="compress the token embedding and the head too")
     database: str | None = Field(None, description="directory of a database to share with other runs")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from evopress.compress import hessian as hessian_module
-from evopress.compress.hessian import MAX_DAMPING, Hessian, make_feedback, relative_error
+from evopress.compress.hessian import MAX_DAMPING, Hessian, make_feedback, relative_error, retarget
 from evopress.errors import ConfigError, DataError
 
 
@@ -89,3 +89,28 @@ def test_nothing_of_nothing_is_no_error() -> None:
     assert relative_error(0.0, 0.0) == 0.0
     assert relative_error(-1e-12, 0.0) == 0.0
     assert relative_error(1.0, 4.0) == 0.25
+
+
+def test_the_mismatch_is_the_mean_of_what_is_missing_times_the_input() -> None:
+    x, u = samples(), samples() ** 2
+    hessian = Hessian(6, dtype=torch.float64)
+    assert hessian.mismatch is None
+    for part, uncompressed in zip(x.split([7, 33]), u.split([7, 33]), strict=True):
+        hessian.add(part, uncompressed)
+    torch.testing.assert_close(hessian.mismatch, (u - x).T @ x / 40)
+    torch.testing.assert_close(hessian.matrix, x.T @ x / 40)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_retargeted_weights_are_the_least_squares_solution(ordered: bool) -> None:
+    x, u = samples(), samples() + 0.3 * samples(columns=6) ** 2
+    weights = samples(3)
+    hessian = x.T @ x / 40
+    order = torch.tensor([3, 0, 5, 1, 2, 4]) if ordered else None
+    own = hessian if order is None else hessian[order][:, order]
+    feedback = make_feedback(own, damping=0.05, dtype=torch.float64)
+    found = retarget(weights, (u - x).T @ x / 40, feedback, order)
+    # ||W u - V x||^2 + ridge ||V - W||^2 as one stacked problem of rows.
+    root = (40 * feedback.ridge) ** 0.5 * torch.eye(6, dtype=torch.float64)
+    expected = torch.linalg.lstsq(torch.cat([x, root]), torch.cat([u @ weights.T, root @ weights.T])).solution.T
+    torch.testing.assert_close(found, expected)

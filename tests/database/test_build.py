@@ -122,9 +122,10 @@ def test_first_block_equals_a_direct_call(tmp_path: Path) -> None:
             assert entry.error == pytest.approx(level.error, rel=1e-2)
 
 
-@pytest.mark.parametrize("propagate", ["dense", "2"])
-def test_later_blocks_see_what_propagate_says(tmp_path: Path, propagate: str) -> None:
-    database = build(tmp_path, propagate=propagate)
+@pytest.mark.parametrize(("propagate", "mismatch"), [("dense", 1.0), ("2", 0.0), ("2", 0.5)])
+def test_later_blocks_see_what_propagate_says(tmp_path: Path, propagate: str, mismatch: float) -> None:
+    database = build(tmp_path, propagate=propagate, mismatch=mismatch)
+    dense = runner()
     ours = runner()
     first = [linear.name for linear in ours.map.linears if linear.block == 0]
     if propagate != "dense":
@@ -134,16 +135,20 @@ def test_later_blocks_see_what_propagate_says(tmp_path: Path, propagate: str) ->
     with torch.no_grad():
         for ids in sequences():
             hidden, contexts = ours.begin(ids[None])
-            hidden = ours.block(0, hidden, contexts)
-            seen.add(ours.model.model.layers[1].input_layernorm(hidden).reshape(-1, 48))
+            both = [model.block(0, hidden, contexts) for model in (ours, dense)]
+            seen.add(*(ours.model.model.layers[1].input_layernorm(one).reshape(-1, 48) for one in both))
     query = next(linear for linear in ours.map.linears if linear.block == 1)
-    expected = quantize_gptq([weight(ours.model, query.view)], seen.matrix, list(GRIDS.values()))[0]
-    entry = database.manifest.units[query.name]
-    assert [level.error for level in entry.levels] == pytest.approx([level.error for level in expected], rel=2e-2)
+    wanted = mismatch * seen.mismatch if mismatch and propagate != "dense" else None
+    expected = quantize_gptq([weight(ours.model, query.view)], seen.matrix, list(GRIDS.values()), mismatch=wanted)[0]
+    for name, level in zip(GRIDS, expected, strict=True):
+        assert database.manifest.units[query.name].level(name).error == pytest.approx(level.error, rel=2e-2)
+        found = database.load(query.name, name).dequantize()
+        assert float((found - level.tensor.dequantize()).norm() / found.norm()) < 0.05
 
 
 def test_interrupted_after_any_unit_it_continues_to_the_same_bytes(tmp_path: Path) -> None:
-    build(tmp_path / "whole")
+    method = {"mismatch": 0.5, "act_order": True, "search": True, "rounds": 1}
+    build(tmp_path / "whole", **method)
     whole = content(tmp_path / "whole")
     names = list(read_manifest(tmp_path / "whole").names)
     for kept in (0, 1, 5, 8, 14, len(names) - 1):
@@ -155,7 +160,7 @@ def test_interrupted_after_any_unit_it_continues_to_the_same_bytes(tmp_path: Pat
         for name in names[kept:]:
             (part / f"{name}.safetensors").unlink()
         (part / f"{names[-1]}.safetensors.partial").write_bytes(b"half")
-        build(part)
+        build(part, **method)
         (part / f"{names[-1]}.safetensors.partial").unlink(missing_ok=True)
         assert content(part) == whole
 

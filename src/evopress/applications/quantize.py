@@ -45,6 +45,9 @@ class Quantize(WeightApplication):
             grids=section.grids(),
             damping=section.damping,
             act_order=section.act_order,
+            search=section.scales == "searched",
+            rounds=section.refine,
+            mismatch=section.mismatch,
             propagate=propagate,
         )
 

@@ -72,9 +72,14 @@ def fit(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         high = torch.maximum(-low, high)
         low = -high
     # Divided one by one, so that the spread of the largest weights does not overflow.
-    scale = high / grid.top - low / grid.top
+    scale = storable(high / grid.top - low / grid.top, grid)
     if grid.symmetric:
-        scale = scale.clamp(MIN_SCALE, MAX_SHORT).to(torch.float16).to(torch.bfloat16).to(low.dtype)
         return scale, torch.full_like(scale, 2 ** (grid.bits - 1))
-    scale = scale.clamp(MIN_SCALE, MAX_SCALE).to(torch.float16).to(low.dtype)
     return scale, (-low / scale).round_().clamp_(0, grid.top)
+
+
+def storable(scale: Tensor, grid: Grid) -> Tensor:
+    """The nearest scales that a grid can store, in the dtype of `scale`: numbers of fp16, if symmetric also of bf16."""
+    if grid.symmetric:
+        return scale.clamp(MIN_SCALE, MAX_SHORT).to(torch.float16).to(torch.bfloat16).to(scale.dtype)
+    return scale.clamp(MIN_SCALE, MAX_SCALE).to(torch.float16).to(scale.dtype)

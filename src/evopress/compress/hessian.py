@@ -22,7 +22,7 @@ STRIP = 192  # rows of X^T X summed by one product: fewer skip more of the lower
 
 
 class Hessian:
-    """Running mean of x x^T over calibration tokens.
+    """Running mean of x x^T over calibration tokens, and how inputs differ from those of the uncompressed model.
 
     >>> hessian = Hessian(columns=2)
     >>> hessian.add(torch.tensor([[1.0, 0.0], [1.0, 2.0]]))
@@ -32,6 +32,7 @@ class Hessian:
 
     def __init__(self, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self._upper = torch.zeros(columns, columns, device=device, dtype=dtype)
+        self._mismatch: Tensor | None = None
         self.tokens = 0
 
     @property
@@ -39,14 +40,27 @@ class Hessian:
         """The mean (columns, columns), symmetric to the bit."""
         return self._upper.triu() + self._upper.triu(1).T
 
-    def add(self, x: Tensor) -> None:
-        """Take in the layer inputs `x` (tokens, columns), of any float dtype; DataError for another shape."""
+    @property
+    def mismatch(self) -> Tensor | None:
+        """The mean (columns, columns) of (u - x) x^T, with u the uncompressed model's inputs; None where none came."""
+        return self._mismatch
+
+    def add(self, x: Tensor, uncompressed: Tensor | None = None) -> None:
+        """Take in the layer inputs `x` (tokens, columns), of any float dtype; DataError for another shape.
+
+        `uncompressed` are the same tokens' inputs in the uncompressed model, given with all or with none.
+        """
         if x.ndim != 2 or x.shape[1] != len(self._upper):
             raise DataError(f"layer inputs have shape {tuple(x.shape)}, must be (tokens, {len(self._upper)})")
         if not len(x):
             return
         x = x.to(self._upper)
         total = self.tokens + len(x)
+        if uncompressed is not None:
+            if self._mismatch is None:
+                self._mismatch = torch.zeros_like(self._upper)
+            moved = uncompressed.to(x) - x
+            self._mismatch.addmm_(moved.T, x, beta=self.tokens / total, alpha=1 / total)
         for first in range(0, x.shape[1], STRIP):
             strip = x[:, first : first + STRIP].T
             self._upper[first : first + STRIP, first:].addmm_(
@@ -113,6 +127,20 @@ def make_feedback(hessian: Tensor, *, damping: float, dtype: torch.dtype = torch
         damping=damping,
         ridge=damping * mean,
     )
+
+
+def retarget(weights: Tensor, mismatch: Tensor, feedback: Feedback, order: Tensor | None = None) -> Tensor:
+    """The `weights` (rows, columns) whose output on compressed inputs x is nearest to W u on the uncompressed ones.
+
+    ||W u - V x||^2 over tokens, damped by ridge ||V - W||^2, is that of (T - V) x and a constant, with
+    ``T = W + W E[(u - x) x^T] D^-1`` and D the damped Hessian: what a sweep does for T, it does for W u. GPTAQ (arXiv
+    2504.02692) corrects for the same mismatch column by column. `order` is that of the columns of `feedback`.
+    """
+    root = feedback.matrix * feedback.cost.rsqrt().unsqueeze(1)  # upper, root^T root = D^-1
+    shift = mismatch.to(root) if order is None else mismatch.to(root)[order][:, order]
+    if order is None:
+        return weights + weights @ shift @ root.T @ root
+    return weights + (weights[:, order] @ shift @ root.T @ root)[:, order.argsort()]
 
 
 def _invert_unit(lower: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from evopress.compress.hessian import (
     make_feedback,
     output_energy,
     relative_error,
+    retarget,
 )
 from evopress.compress.levels import Pattern, Sparsity, check_levels, spread
 from evopress.compress.masks import keep_largest, ranks
@@ -34,6 +35,7 @@ def prune_sparsegpt(
     hessian: Tensor,
     levels: Sequence[Sequence[Sparsity]],
     *,
+    mismatch: Tensor | None = None,
     damping: float = 0.01,
     block: int = 128,
     dtype: torch.dtype | None = None,
@@ -45,7 +47,8 @@ def prune_sparsegpt(
     its mean diagonal over live columns and grows tenfold until the factorisation succeeds. The mask of a number of
     zeros is chosen for `block` columns at a time, over all rows of the weight, by w^2 / d^2 with d the diagonal of the
     inverse Hessian's factor; each block gets its share of the zeros by width. The mask of a pattern is chosen for each
-    of its groups, row by row, when the group starts. Kept weights are stored as `dtype` (see `stored_dtype`). Weights
+    of its groups, row by row, when the group starts. With a `mismatch` (see `Hessian.mismatch`) what is kept is the
+    layer's output on its uncompressed inputs. Kept weights are stored as `dtype` (see `stored_dtype`). Weights
     of dead columns (no input energy) go first; those that are kept are left as they are.
 
     Raises ConfigError for options, levels or shapes that do not fit, BadWeights for NaN or infinity in a weight,
@@ -56,10 +59,13 @@ def prune_sparsegpt(
     check_levels(levels, [(len(weight), stack.shape[1]) for weight in weights])
     if block < 1:
         raise ConfigError(f"block is {block}, must be at least 1 column")
+    feedback = make_feedback(hessian, damping=damping, dtype=stack.dtype)
+    if mismatch is not None:
+        stack = retarget(stack, mismatch, feedback)
     group = _Group(
         weights=torch.split(stack, [len(weight) for weight in weights]),
         live=~dead_columns(hessian),
-        feedback=make_feedback(hessian, damping=damping, dtype=stack.dtype),
+        feedback=feedback,
         block=block,
         dtype=stored_dtype(weights, dtype),
     )

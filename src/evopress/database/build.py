@@ -10,6 +10,7 @@ where they are units, come before and after the blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -67,15 +68,15 @@ def build_database(
     builder = _Builder(directory, runner, method, manifest)
     steps = runner.map.n_blocks
     builder.embedding()
-    activations = (
-        [runner.begin(ids.to(runner.device)) for ids in batches(sequences, batch_tokens)] if method.needs_text else []
+    states = (
+        [_State.of(runner.begin(ids.to(runner.device))) for ids in batches(sequences, batch_tokens)]
+        if method.needs_text
+        else []
     )
-    contexts = [context for _, context in activations]
-    hidden = [state for state, _ in activations]
     for block in range(steps):
         progress(block, steps, f"block {block}")
-        hidden = builder.block(block, hidden, contexts)
-    builder.head(hidden)
+        builder.block(block, states)
+    builder.head(states)
     progress(steps, steps, "done")
     return Database(directory)
 
@@ -102,6 +103,27 @@ def _open_or_start(directory: Path, model_map: ModelMap, method: Method, fingerp
     return Manifest(manifest.fingerprint, names, present)
 
 
+@dataclass
+class _State:
+    """A batch of calibration text on its way through the blocks: inputs of the next one, (batch, length, width).
+
+    `hidden` is what that block sees, `uncompressed` what it would see in the uncompressed model.
+    """
+
+    contexts: Contexts
+    hidden: torch.Tensor
+    uncompressed: torch.Tensor
+
+    @classmethod
+    def of(cls, begun: tuple[torch.Tensor, Contexts]) -> _State:
+        """A batch before the first block."""
+        return cls(begun[1], begun[0], begun[0])
+
+    def streams(self, both: bool) -> list[torch.Tensor]:
+        """The inputs to look at: `hidden`, and the uncompressed ones if `both` are needed."""
+        return [self.hidden, self.uncompressed] if both else [self.hidden]
+
+
 class _Builder:
     """The state of one build: the manifest as it grows."""
 
@@ -120,18 +142,23 @@ class _Builder:
             if unit.name not in self.manifest.units and unit != self._head:
                 self._compress([unit], None)
 
-    def head(self, hidden: list[torch.Tensor]) -> None:
+    def head(self, states: list[_State]) -> None:
         """Make the head from the last block's outputs."""
         unit = self._head
         if unit is None:
             return
         hessian = Hessian(unit.view.shape[1], self.runner.device)
-        for state in hidden:
-            hessian.add(self.runner.finish(state).flatten(0, 1))
-        self._compress([unit], hessian.matrix if self.method.needs_text else None)
+        for state in states:
+            hessian.add(*(self.runner.finish(hidden).flatten(0, 1) for hidden in state.streams(self._corrects)))
+        self._compress([unit], hessian if self.method.needs_text else None)
 
-    def block(self, block: int, hidden: list[torch.Tensor], contexts: list[Contexts]) -> list[torch.Tensor]:
-        """Make the missing units of one block; returns the activations that the next block sees."""
+    @property
+    def _corrects(self) -> bool:
+        """Whether the inputs of the uncompressed model are needed beside those that later blocks see."""
+        return self.method.mismatch > 0 and self.method.propagate != "dense"
+
+    def block(self, block: int, states: list[_State]) -> None:
+        """Make the missing units of one block, and let the `states` pass through it."""
         linears = list(self.runner.map.of_block(block))
         groups: dict[str, list[Linear]] = {}
         for linear in linears:
@@ -144,38 +171,36 @@ class _Builder:
         if not self.method.needs_text:
             for members in wanted.values():
                 self._compress(members, None)
-            return hidden
-        dense_out: list[torch.Tensor] | None = None
-        if wanted:
-            hessians, dense_out = self._measure(block, wanted, hidden, contexts)
+            return
+        dense = self.method.propagate == "dense"
+        if wanted or dense or self._corrects:
+            hessians = self._measure(block, wanted, states)
             for group, members in wanted.items():
                 self._compress(members, hessians.pop(group))
-        if block == self.runner.map.n_blocks - 1 and self._head is None:
-            return []
-        if self.method.propagate == "dense":
-            return dense_out or self._forward(block, hidden, contexts)
-        return self._forward_compressed(block, linears, hidden, contexts)
+        if not dense and (block < self.runner.map.n_blocks - 1 or self._head is not None):
+            self._advance_compressed(block, linears, states)
 
-    def _measure(
-        self, block: int, groups: Mapping[str, list[Linear]], hidden: list[torch.Tensor], contexts: list[Contexts]
-    ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
-        device = self.runner.device
-        hessians = {group: Hessian(members[0].view.shape[1], device) for group, members in groups.items()}
+    def _measure(self, block: int, groups: Mapping[str, list[Linear]], states: list[_State]) -> dict[str, Hessian]:
+        """The Hessians of input groups; the uncompressed streams of the `states` go on to the next block."""
+        hessians = {group: Hessian(members[0].view.shape[1], self.runner.device) for group, members in groups.items()}
+        for state in states:
+            seen: dict[str, list[torch.Tensor]] = {group: [] for group in groups}
 
-        def sink(group: str, inputs: torch.Tensor) -> None:
-            if group in hessians:
-                hessians[group].add(inputs)
+            def sink(group: str, inputs: torch.Tensor, seen: dict[str, list[torch.Tensor]] = seen) -> None:
+                if group in seen:
+                    seen[group].append(inputs)
 
-        with collect_inputs(self.runner.model, self.runner.map, block, sink):
-            outputs = self._forward(block, hidden, contexts)
-        return {group: hessian.matrix for group, hessian in hessians.items()}, outputs
+            with collect_inputs(self.runner.model, self.runner.map, block, sink):
+                outputs = [self.runner.block(block, hidden, state.contexts) for hidden in state.streams(self._corrects)]
+            for group, inputs in seen.items():
+                hessians[group].add(*inputs)
+            state.uncompressed = outputs[-1]
+            if self.method.propagate == "dense":
+                state.hidden = state.uncompressed
+        return hessians
 
-    def _forward(self, block: int, hidden: list[torch.Tensor], contexts: list[Contexts]) -> list[torch.Tensor]:
-        return [self.runner.block(block, state, context) for state, context in zip(hidden, contexts, strict=True)]
-
-    def _forward_compressed(
-        self, block: int, linears: list[Linear], hidden: list[torch.Tensor], contexts: list[Contexts]
-    ) -> list[torch.Tensor]:
+    def _advance_compressed(self, block: int, linears: list[Linear], states: list[_State]) -> None:
+        """Let the `states` pass through the block at the level that later blocks see."""
         database = Database(self.directory)
 
         def load(unit: str, level: str, dtype: torch.dtype) -> torch.Tensor:
@@ -183,12 +208,14 @@ class _Builder:
 
         with Assembly(weight_slots(self.runner.model, self.runner.map, load)) as assembly:
             assembly.use(block, tuple(self.method.propagate for _ in linears))
-            return self._forward(block, hidden, contexts)
+            for state in states:
+                state.hidden = self.runner.block(block, state.hidden, state.contexts)
 
-    def _compress(self, linears: list[Linear], hessian: torch.Tensor | None) -> None:
+    def _compress(self, linears: list[Linear], seen: Hessian | None) -> None:
         """Compress one input group as a whole, as the sweep's bits depend on what is stacked; write what is new."""
         weights = [weight(self.runner.model, linear.view).float() for linear in linears]
-        results = self.method.compress([linear.name for linear in linears], weights, hessian)
+        matrices = (None, None) if seen is None else (seen.matrix, seen.mismatch)
+        results = self.method.compress([linear.name for linear in linears], weights, *matrices)
         for linear, levels in zip(linears, results, strict=True):
             if linear.name not in self.manifest.units:
                 self._write(linear, levels)

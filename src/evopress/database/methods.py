@@ -49,10 +49,21 @@ class Method(Protocol):
     def level_bits(self, name: str, shape: tuple[int, int]) -> dict[str, int]:
         """Level name -> stored bits of the weight called `name`, in the order in which levels are stored."""
 
+    @property
+    def mismatch(self) -> float:
+        """How much of it the method corrects when inputs differ from the uncompressed model's: 0, nothing, to 1."""
+
     def compress(
-        self, names: Sequence[str], weights: Sequence[torch.Tensor], hessian: torch.Tensor | None
+        self,
+        names: Sequence[str],
+        weights: Sequence[torch.Tensor],
+        hessian: torch.Tensor | None,
+        mismatch: torch.Tensor | None = None,
     ) -> list[Levels]:
-        """All levels of weights (rows, columns) that read the input of `hessian`; None where no text is needed."""
+        """All levels of weights (rows, columns) that read the input of `hessian`; None where no text is needed.
+
+        `mismatch` (columns, columns) is that of `Hessian`, given to methods that correct for it.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +74,9 @@ class Quantization:
     grids: Mapping[str, Grid]
     damping: float = 0.01
     act_order: bool = False
+    search: bool = False
+    rounds: int = 0
+    mismatch: float = 0.0
     propagate: str = "dense"
 
     @property
@@ -75,14 +89,27 @@ class Quantization:
         return {level: storage_bits(shape, grid) for level, grid in self.grids.items()}
 
     def compress(
-        self, names: Sequence[str], weights: Sequence[torch.Tensor], hessian: torch.Tensor | None
+        self,
+        names: Sequence[str],
+        weights: Sequence[torch.Tensor],
+        hessian: torch.Tensor | None,
+        mismatch: torch.Tensor | None = None,
     ) -> list[Levels]:
         """One stacked sweep for all weights and grids."""
         grids = list(self.grids.values())
         if hessian is None:
-            results = quantize_rtn(weights, grids)
+            results = quantize_rtn(weights, grids, search=self.search)
         else:
-            results = quantize_gptq(weights, hessian, grids, damping=self.damping, act_order=self.act_order)
+            results = quantize_gptq(
+                weights,
+                hessian,
+                grids,
+                mismatch=None if mismatch is None else self.mismatch * mismatch,
+                damping=self.damping,
+                act_order=self.act_order,
+                search=self.search,
+                rounds=self.rounds,
+            )
         return [dict(zip(self.grids, own, strict=True)) for own in results]
 
 
@@ -94,6 +121,7 @@ class Pruning:
     levels: Mapping[str, Mapping[str, Sparsity]]
     dtype: torch.dtype
     damping: float = 0.01
+    mismatch: float = 0.0
     propagate: str = "dense"
 
     @property
@@ -109,7 +137,11 @@ class Pruning:
         }
 
     def compress(
-        self, names: Sequence[str], weights: Sequence[torch.Tensor], hessian: torch.Tensor | None
+        self,
+        names: Sequence[str],
+        weights: Sequence[torch.Tensor],
+        hessian: torch.Tensor | None,
+        mismatch: torch.Tensor | None = None,
     ) -> list[Levels]:
         """SparseGPT: one stacked sweep for all weights and levels."""
         own = [self.levels[name] for name in names]
@@ -119,7 +151,8 @@ class Pruning:
         elif self.name == "wanda":
             results = prune_wanda(weights, hessian, wanted, dtype=self.dtype)
         else:
-            results = prune_sparsegpt(weights, hessian, wanted, damping=self.damping, dtype=self.dtype)
+            share = None if mismatch is None else self.mismatch * mismatch
+            results = prune_sparsegpt(weights, hessian, wanted, mismatch=share, damping=self.damping, dtype=self.dtype)
         return [dict(zip(levels, done, strict=True)) for levels, done in zip(own, results, strict=True)]
 
 
@@ -134,6 +167,7 @@ class GgmlQuantization:
     name: Literal["ggml"] = "ggml"
     types: tuple[str, ...]
     importance: bool = True
+    mismatch: float = 0.0
     propagate: Literal["dense"] = "dense"
 
     def __post_init__(self) -> None:
@@ -155,7 +189,11 @@ class GgmlQuantization:
         return {level: ggml_storage_bits(shape, level) for level in fitting_types(self.types, shape[1])}
 
     def compress(
-        self, names: Sequence[str], weights: Sequence[torch.Tensor], hessian: torch.Tensor | None
+        self,
+        names: Sequence[str],
+        weights: Sequence[torch.Tensor],
+        hessian: torch.Tensor | None,
+        mismatch: torch.Tensor | None = None,
     ) -> list[Levels]:
         """Each weight by itself: ggml knows no error feedback.
 

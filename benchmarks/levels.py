@@ -1,0 +1,165 @@
+"""What makes levels good: the KL of uniform 2, 3 and 4 bits on held-out text, part by part.
+
+Every job builds a database of these levels in a temporary directory, scores its uniform profiles and becomes a line of
+a file that is kept with the sources; a job that has its line is not repeated. CPU seconds are those of the build, its
+forward passes included; `forward` are those of one pass of the calibration text through all blocks, measured beside it.
+
+    python benchmarks/levels.py                          # each part alone, each left out, all together
+    python benchmarks/levels.py --only all --seeds 3     # another calibration text for each seed
+    python benchmarks/levels.py --jobs tokens            # all parts, on 4k to 262k tokens
+    python benchmarks/levels.py --jobs steadiness        # one and two threads, fp32 and bf16 passes
+    python benchmarks/levels.py --only-table
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from run_settings import add_settings, machine
+
+from evopress import pipeline
+from evopress.models.batches import batches
+from evopress.observer import Observer
+from evopress.profile import Profile
+from evopress.resolve import resolve
+from evopress.run import start_run
+from evopress.scoring import HeldOut, score
+from evopress.workspace import Workspace
+
+ROWS = Path(__file__).parent / "results" / "levels.jsonl"
+BITS = ("2", "3", "4")
+PARTS: dict[str, dict[str, Any]] = {
+    "scales": {"scales": "searched"},
+    "order": {"act_order": True},
+    "mismatch": {"mismatch": 0.25},
+    "refine": {"refine": 1},
+}
+BARE: dict[str, Any] = {"scales": "range", "act_order": False, "mismatch": 0.0, "refine": 0}
+ALL = {name: value for part in PARTS.values() for name, value in part.items()}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One way to make levels, from the calibration text of a seed."""
+
+    name: str
+    seed: int
+    settings: dict[str, Any] = field(compare=False)
+    threads: int | None = None
+
+
+def parts(seeds: int) -> list[Job]:
+    """All together, the paper's levels, each part left out, each alone; and all on dense inputs, and two rounds."""
+    ways = {"all": ALL, "paper's": BARE}
+    ways |= {f"without {name}": ALL | {key: BARE[key] for key in part} for name, part in PARTS.items()}
+    ways |= {f"only {name}": BARE | part for name, part in PARTS.items()}
+    ways |= {"dense inputs": ALL | {"propagate": "dense"}, "two rounds": ALL | {"refine": 2}}
+    return [Job(name, seed, settings) for seed in range(seeds) for name, settings in ways.items()]
+
+
+def tokens(seeds: int) -> list[Job]:
+    """All parts on more and more text."""
+    counts = [4096, 16384, 65536, 262144]
+    return [Job(f"{n} tokens", seed, ALL | {"calibration_tokens": n}) for seed in range(seeds) for n in counts]
+
+
+def steadiness(seeds: int) -> list[Job]:
+    """The same levels by other threads and in another precision of the passes, before and now."""
+    return [
+        Job(f"{name}, {threads} threads, {dtype}", seed, settings | {"dtype": dtype}, threads)
+        for seed in range(seeds)
+        for name, settings in (("all", ALL), ("paper's", BARE))
+        for threads in (1, 2)
+        for dtype in ("bfloat16", "float32")
+    ]
+
+
+def run(job: Job, model: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Build, score, and tell."""
+    torch.set_num_threads(job.threads or torch.get_num_threads())
+    options = {"levels": BITS, "text_seed": job.seed} | job.settings | settings
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(start_run(Path(folder) / "run", resolve(model, bits=3, **options)), Observer())
+        forward = forward_seconds(workspace)
+        started = time.process_time()
+        pipeline.build(workspace)
+        seconds = time.process_time() - started
+        names = [linear.name for linear in workspace.map.linears]
+        profiles = {bits: Profile.of(dict.fromkeys(names, bits)) for bits in BITS}
+        rows = score(workspace, profiles, HeldOut()).rows
+    return {
+        "job": job.name,
+        "seed": job.seed,
+        "kl": {bits: rows[bits]["kl"] for bits in BITS},
+        "perplexity": {bits: rows[bits]["perplexity"] for bits in BITS},
+        "build_cpu_seconds": round(seconds, 1),
+        "forward_cpu_seconds": round(forward, 1),
+        "calibration_tokens": workspace.config.data.calibration_tokens,
+        "heldout_tokens": workspace.config.data.heldout_tokens,
+        "model": model,
+        "dtype": str(workspace.loaded.model.dtype).removeprefix("torch."),
+    } | machine(workspace.device)
+
+
+def forward_seconds(workspace: Workspace) -> float:
+    """CPU seconds of one pass of the calibration text through all blocks, in the batches that the build uses."""
+    runner = workspace.runner
+    sequences = workspace.splits.calibration.sequences
+    started = time.process_time()
+    for ids in batches(sequences, workspace.batch_tokens):
+        hidden, contexts = runner.begin(ids.to(runner.device))
+        for block in range(runner.map.n_blocks):
+            hidden = runner.block(block, hidden, contexts)
+    return time.process_time() - started
+
+
+def report(lines: Sequence[dict[str, Any]]) -> str:
+    """A row for each job, mean and standard deviation over its seeds."""
+    head = "| levels | seeds | " + " | ".join(f"{bits} bits" for bits in BITS) + " | build / one pass |"
+    rows = [head, "|---|--:|" + "---:|" * (len(BITS) + 1)]
+    for name in dict.fromkeys(line["job"] for line in lines):
+        own = [line for line in lines if line["job"] == name]
+        cost = statistics.mean(line["build_cpu_seconds"] / line["forward_cpu_seconds"] for line in own)
+        cells = [_spread([line["kl"][bits] for line in own]) for bits in BITS]
+        rows.append(f"| {name} | {len(own)} | {' | '.join(cells)} | {cost:.1f} |")
+    return "\n".join(rows)
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.3f}"
+
+
+def main() -> None:
+    """Do what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_settings(parser)
+    parser.add_argument("--jobs", choices=("parts", "tokens", "steadiness"), default="parts")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", default="", help="only jobs whose name contains this")
+    parser.add_argument("--only-table", action="store_true")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="the file of finished jobs")
+    options = parser.parse_args()
+    wanted = {"parts": parts, "tokens": tokens, "steadiness": steadiness}[options.jobs](options.seeds)
+    done = [json.loads(line) for line in options.rows.read_text().splitlines()] if options.rows.exists() else []
+    for job in [] if options.only_table else wanted:
+        known = any((line["job"], line["seed"], line["model"]) == (job.name, job.seed, options.model) for line in done)
+        if options.only in job.name and not known:
+            done.append(run(job, options.model, dict(options.set)))
+            print(json.dumps(done[-1]), flush=True)
+            with options.rows.open("a") as file:
+                file.write(json.dumps(done[-1]) + "\n")
+    print(report([line for line in done if any(line["job"] == job.name for job in wanted)]))
+
+
+if __name__ == "__main__":
+    main()
