@@ -22,7 +22,8 @@ from evopress.errors import ConfigError
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import Measure, make_measure
 from evopress.fitness.evaluator import AT_ONCE, HEAD_BYTES, Evaluator
-from evopress.fitness.tokens import Splits, Tokens, load_splits
+from evopress.fitness.loading import load_splits
+from evopress.fitness.tokens import Splits, Tokens
 from evopress.models import (
     Influence,
     LoadedModel,
