@@ -34,7 +34,7 @@ class HeldOut:
             return workspace.splits.heldout
         length = workspace.config.data.sequence_length if self.length is None else self.length
         require_positions(workspace.loaded.model, length)
-        return load_heldout(self.data, workspace.loaded.tokenizer, length, self.tokens)
+        return load_heldout(self.data, workspace.loaded.tokenizer, length, self.tokens, workspace.bos)
 
 
 @dataclass(frozen=True)

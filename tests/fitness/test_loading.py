@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -43,7 +45,10 @@ def ids(tokens: Tokens) -> list[int]:
     return [int(i) for sequence in tokens.sequences for i in sequence]
 
 
-def splits(source: str, tokenizer: PreTrainedTokenizerFast, seed: int = 0, **numbers: int) -> Splits:
+BOS = 1
+
+
+def splits(source: str, tokenizer: PreTrainedTokenizerFast, seed: int = 0, **numbers: int | None) -> Splits:
     parts = {"sequence_length": 8, "calibration_tokens": 40, "search_tokens": 60, "heldout_tokens": 20} | numbers
     return load_splits(source, tokenizer, seed=seed, **parts)
 
@@ -75,16 +80,50 @@ def test_heldout_text_does_not_depend_on_the_seed_or_on_other_numbers(
     assert whole_heldout.isdisjoint(ids(splits(source, tokenizer, search_tokens=280, heldout_tokens=2).search))
 
 
-@pytest.mark.parametrize("asked", [{"calibration_tokens": 41}, {"search_tokens": 57}, {"heldout_tokens": 17}])
-def test_numbers_that_do_not_fill_a_sequence_stay_exact(
-    asked: dict[str, int], tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """300 words in one file: 245 to calibrate and search on, 55 held out."""
+    return write_words(tmp_path_factory.mktemp("words") / "a.txt", 300)
+
+
+sizes = st.integers(2, 60)
+
+
+@settings(max_examples=50)
+@given(length=st.integers(3, 17), calibration=sizes, search=sizes, heldout=st.integers(2, 40), bos=st.booleans())
+def test_every_sequence_begins_with_bos_and_numbers_stay_exact(
+    words: str, tokenizer: PreTrainedTokenizerFast, length: int, calibration: int, search: int, heldout: int, bos: bool
 ):
-    parts = splits(write_words(tmp_path / "a.txt", 300), tokenizer, **asked)
-    for name, number in asked.items():
-        part = getattr(parts, name.removesuffix("_tokens"))
-        assert part.total == number
-        assert len(set(ids(part))) == number
-        assert all(2 <= len(sequence) <= 8 for sequence in part.sequences)
+    numbers = {"sequence_length": length, "search_tokens": search, "heldout_tokens": heldout}
+    found = splits(words, tokenizer, **numbers, calibration_tokens=calibration, bos=BOS if bos else None)
+    text = []
+    for part, number in zip(
+        (found.calibration, found.search, found.heldout), (calibration, search, heldout), strict=True
+    ):
+        lengths = [len(sequence) for sequence in part.sequences]
+        assert part.total == sum(lengths) == number
+        assert len(lengths) == -(-number // length)
+        assert all(2 <= own <= length for own in lengths)
+        assert all(own == length for own in lengths[:-2])
+        assert all((sequence[0] == BOS) == bos for sequence in part.sequences)
+        assert part.record()["bos"] == (BOS if bos else None)
+        text.append([int(i) for sequence in part.sequences for i in sequence[int(bos) :]])
+    training = ids(
+        splits(words, tokenizer, sequence_length=length, calibration_tokens=120, search_tokens=0).calibration
+    )
+    heldout_text = ids(splits(words, tokenizer, sequence_length=length, heldout_tokens=40).heldout)
+    assert text[0] + text[1] == training[: len(text[0]) + len(text[1])]  # nothing twice, nothing left out between
+    assert text[2] == heldout_text[: len(text[2])]
+    assert BOS not in text[0] + text[1] + text[2]
+
+
+def test_without_bos_nothing_changes_for_older_databases(words: str, tokenizer: PreTrainedTokenizerFast):
+    found = splits(words, tokenizer, calibration_tokens=41, search_tokens=57).record()
+    assert [str(part["fingerprint"])[:16] for part in found.values()] == [
+        "c64e58b9ef40d9d7",
+        "1ac1fd51cefae894",
+        "479cd088588e8966",
+    ]
 
 
 def test_too_few_training_tokens_are_counted_and_named(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
@@ -96,6 +135,12 @@ def test_too_few_training_tokens_are_counted_and_named(tmp_path: Path, tokenizer
         splits(source, tokenizer, search_tokens=40, heldout_tokens=30)
     everything = splits(source, tokenizer, search_tokens=40, heldout_tokens=20)
     assert len(set(ids(everything.search) + ids(everything.calibration) + ids(everything.heldout))) == 100
+
+
+def test_too_few_tokens_are_counted_with_their_beginnings(words: str, tokenizer: PreTrainedTokenizerFast):
+    assert splits(words, tokenizer, heldout_tokens=63, bos=BOS).heldout.total == 63  # 55 words in 8 windows
+    with pytest.raises(NotEnoughTokens, match="has 63 held-out tokens; 64 were asked for"):
+        splits(words, tokenizer, heldout_tokens=64, bos=BOS)
 
 
 @pytest.mark.parametrize("numbers", [{"search_tokens": 1}, {"heldout_tokens": -4}, {"sequence_length": 2}])
@@ -127,6 +172,23 @@ def test_evaluation_reads_the_whole_file_in_order(tmp_path: Path, tokenizer: Pre
     assert ids(load_heldout(source, tokenizer, 8, 12)) == [i + 2 for i in range(12)]
     with pytest.raises(NotEnoughTokens, match=r"has 21 held-out tokens; 22 were asked for"):
         load_heldout(source, tokenizer, 8, 22)
+
+
+@given(words=st.integers(1, 40), length=st.integers(3, 17))
+def test_with_bos_all_of_a_text_is_scored(tokenizer: PreTrainedTokenizerFast, words: int, length: int):
+    document = " ".join(f"w{i}" for i in range(words))
+    for opened in (Text("named", [], [document], whole_windows=whole) for whole in (False, True)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loading, "open_heldout", lambda *arguments, opened=opened: opened)
+            if words < length - 1:
+                with pytest.raises(NotEnoughTokens, match=f"has {words + 1} tokens, fewer than one window"):
+                    load_heldout("named", tokenizer, length, bos=BOS)
+                continue
+            found = load_heldout("named", tokenizer, length, bos=BOS)
+        kept = words // (length - 1) * (length - 1) if opened.whole_windows else words
+        assert [int(i) for sequence in found.sequences for i in sequence[1:]] == [i + 2 for i in range(kept)]
+        assert all(sequence[0] == BOS for sequence in found.sequences)
+        assert all(len(sequence) == length for sequence in found.sequences[: kept // (length - 1)])
 
 
 def test_a_file_of_one_token_cannot_be_scored(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
@@ -171,6 +233,13 @@ def test_unpacked_documents_are_only_split_where_too_long(text: Text, tokenizer:
     assert [len(sequence) for sequence in load_heldout("named", tokenizer, 8, 12).sequences] == [3, 7, 2]
     with pytest.raises(NotEnoughTokens, match="has 21 held-out tokens; 24 were"):
         load_heldout("named", tokenizer, 8, 24)
+
+
+def test_unpacked_documents_begin_with_bos_each(text: Text, tokenizer: PreTrainedTokenizerFast):
+    everything = load_heldout("named", tokenizer, 8, bos=BOS)
+    assert [len(sequence) for sequence in everything.sequences] == [4, 2, 8, 8, 5]  # one word is enough after BOS
+    assert all(sequence[0] == BOS for sequence in everything.sequences)
+    assert [len(sequence) for sequence in load_heldout("named", tokenizer, 8, 7, BOS).sequences] == [3, 2, 2]
 
 
 def test_published_protocols_drop_what_fills_no_window(

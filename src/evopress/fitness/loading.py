@@ -1,12 +1,15 @@
 """From a source of text to token sequences: the three parts of a run, and whole texts to score.
 
-Only as many documents are tokenised as the request needs. No BOS or other special token is added anywhere (paper,
-appendix: this is what reproduces the published dense perplexities).
+Only as many documents are tokenised as the request needs. Special tokens are left out, but for the BOS token that every
+sequence begins with where one is asked for. It counts among a sequence's tokens, so that all numbers stay exact: the
+sequence has one token of text less. The paper's protocol has none (appendix: so the published dense perplexities are
+reproduced), and sequences without it are those of versions that knew no other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,12 +37,14 @@ def load_splits(
     search_tokens: int,
     heldout_tokens: int,
     seed: int,
+    bos: int | None = None,
 ) -> Splits:
     """Tokens to calibrate with, to search on and to score at the end, in exactly the numbers asked for.
 
     `source` is a name (`demo`, `wikitext2`, `c4`, `fineweb_edu`), `hub:NAME[:CONFIG[:SPLIT]]` or the path of a .txt,
     .jsonl or .parquet file. The seed chooses the training documents; the held-out text does not depend on it. The
     document in which the calibration tokens end may give its later tokens to the search. A part of 0 tokens is empty.
+    `bos` is the token that every sequence begins with; `sequence_length` and the numbers of tokens have it in them.
 
     Raises:
         DataError: the source is unknown, missing, empty or unreadable.
@@ -52,30 +57,35 @@ def load_splits(
         if part < 0 or part == 1:
             raise ConfigError(f"asked for {part} tokens; give 0 or at least {SHORTEST_SEQUENCE}")
     text = open_text(source, seed, _PASSAGE * sequence_length)
-    training = _Reader(text.training, tokenizer, sequence_length, packed=text.packed)
+    training = _Reader(text.training, tokenizer, sequence_length, packed=text.packed, bos=bos)
     calibration = training.take(calibration_tokens, f"{source} (calibration)")
     search = training.take(search_tokens, f"{source} (search)")
     found, asked = calibration.total + search.total, calibration_tokens + search_tokens
     if found < asked:
         parts = f"{calibration_tokens} calibration + {search_tokens} search"
         raise NotEnoughTokens(f"{source} has {found} training tokens; {asked} were asked for: {parts}")
-    reader = _Reader(text.heldout, tokenizer, sequence_length, packed=text.packed)
+    reader = _Reader(text.heldout, tokenizer, sequence_length, packed=text.packed, bos=bos)
     return Splits(calibration, search, _heldout(reader, source, heldout_tokens))
 
 
 def load_heldout(
-    source: str, tokenizer: PreTrainedTokenizerBase, sequence_length: int, tokens: int | None = None
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    sequence_length: int,
+    tokens: int | None = None,
+    bos: int | None = None,
 ) -> Tokens:
     """Non-overlapping windows to score: the whole text of a file, or the held-out part of a named source.
 
     `tokens` keeps only the first so many. Without it, `wikitext2` and `c4` drop the rest that fills no window, as the
-    published perplexities do; other sources keep it as a shorter window. Raises what `load_splits` raises.
+    published perplexities do; other sources keep it as a shorter window. `bos` and the errors are those
+    of `load_splits`.
     """
     _check_length(sequence_length)
     if tokens is not None and tokens < SHORTEST_SEQUENCE:
         raise ConfigError(f"asked for {tokens} tokens; give at least {SHORTEST_SEQUENCE}")
     text = open_heldout(source, _PASSAGE * sequence_length)
-    reader = _Reader(text.heldout, tokenizer, sequence_length, packed=text.packed)
+    reader = _Reader(text.heldout, tokenizer, sequence_length, packed=text.packed, bos=bos)
     if tokens is not None:
         return _heldout(reader, source, tokens)
     everything = reader.take(None, f"{source} (held-out)")
@@ -86,11 +96,7 @@ def load_heldout(
             f"{source} has {everything.total} tokens, fewer than one window of {sequence_length}; "
             f"give more text, or --sequence-length {everything.total} or less"
         )
-    if text.whole_windows:
-        ids = torch.cat(everything.sequences)
-        windows = torch.split(ids[: len(ids) // sequence_length * sequence_length], sequence_length)
-        return Tokens.of(windows, everything.source, everything.documents)
-    return everything
+    return _whole_windows(everything, sequence_length) if text.whole_windows else everything
 
 
 def _heldout(reader: _Reader, source: str, tokens: int) -> Tokens:
@@ -98,6 +104,14 @@ def _heldout(reader: _Reader, source: str, tokens: int) -> Tokens:
     if heldout.total < tokens:
         raise NotEnoughTokens(f"{source} has {heldout.total} held-out tokens; {tokens} were asked for")
     return heldout
+
+
+def _whole_windows(everything: Tokens, length: int) -> Tokens:
+    """The text in windows of exactly `length` tokens, without the rest."""
+    begin = _begin(everything.bos)
+    ids = torch.cat([sequence[len(begin) :] for sequence in everything.sequences])
+    windows = _windows(ids, everything.total // length * length, length, begin)
+    return Tokens.of(windows, everything.source, everything.documents, everything.bos)
 
 
 def _check_length(sequence_length: int) -> None:
@@ -109,11 +123,18 @@ class _Reader:
     """Takes exact numbers of tokens, one part after the other, from documents that are tokenised as needed."""
 
     def __init__(
-        self, documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, sequence_length: int, *, packed: bool
+        self,
+        documents: Iterable[str],
+        tokenizer: PreTrainedTokenizerBase,
+        sequence_length: int,
+        *,
+        packed: bool,
+        bos: int | None,
     ) -> None:
         self._tokenizer = tokenizer
         self._length = sequence_length
         self._packed = packed
+        self._bos, self._begin = bos, _begin(bos)
         self._opened = 0  # documents
         self._stretches = self._tokenize(iter(documents))
         self._rest: Tensor | None = None  # what the last part left of its last stretch
@@ -122,8 +143,8 @@ class _Reader:
         """The next `tokens` tokens (None: all) as sequences; fewer where the documents end."""
         opened = self._opened - (self._rest is not None)
         stretches: list[Tensor] = []
-        found = 0
-        while tokens is None or found < tokens:
+        wanted, found = self._wanted(tokens), 0
+        while wanted is None or found < wanted:
             stretch, self._rest = self._rest, None
             if stretch is None:
                 stretch = next(self._stretches, None)
@@ -131,18 +152,32 @@ class _Reader:
                 break
             stretches.append(stretch)
             found += len(stretch)
-        if tokens is not None and found > tokens and self._packed:
-            kept = len(stretches[-1]) - (found - tokens)
+        if wanted is not None and found > wanted and self._packed:
+            kept = len(stretches[-1]) - (found - wanted)
             stretches[-1], self._rest = stretches[-1][:kept], stretches[-1][kept:]
-        return Tokens.of(self._sequences(stretches, tokens), source, self._opened - opened if stretches else 0)
+        complete = wanted is not None and found >= wanted
+        sequences = self._sequences(stretches, tokens if complete else None)
+        return Tokens.of(sequences, source, self._opened - opened if stretches else 0, self._bos)
+
+    def _wanted(self, tokens: int | None) -> int | None:
+        """How many tokens of stretches make so many tokens of sequences."""
+        if not tokens or not self._packed:
+            return tokens
+        return tokens - len(self._begin) * -(-tokens // self._length)
 
     def _sequences(self, stretches: list[Tensor], tokens: int | None) -> list[Tensor]:
-        """Packed: one stream cut into windows. Else each stretch is a sequence already and only the sum is cut."""
+        """Packed: one stream cut into windows. Else each stretch is a sequence already and only the sum is cut.
+
+        None: as many tokens as there are.
+        """
         if not stretches:
             return []
         if self._packed:
-            return _windows(torch.cat(stretches), self._length)
-        if tokens is None or sum(map(len, stretches)) < tokens:
+            ids = torch.cat(stretches)
+            windows = -(-len(ids) // (self._length - len(self._begin)))
+            total = len(ids) + len(self._begin) * windows if tokens is None else tokens
+            return _windows(ids, total, self._length, self._begin)
+        if tokens is None:
             return stretches
         return [stretches[position][:length] for position, length in cut(map(len, stretches), tokens)]
 
@@ -155,15 +190,23 @@ class _Reader:
                 ids = torch.tensor(encoding["input_ids"], dtype=torch.int64)
                 if self._packed:
                     yield ids
-                else:
-                    yield from (piece for piece in torch.split(ids, self._length) if len(piece) >= SHORTEST_SEQUENCE)
+                    continue
+                for piece in torch.split(ids, self._length - len(self._begin)):
+                    if len(self._begin) + len(piece) >= SHORTEST_SEQUENCE:
+                        yield torch.cat([self._begin, piece])
 
 
-def _windows(ids: Tensor, length: int) -> list[Tensor]:
-    """Non-overlapping windows of `length` tokens, the last one shorter; all ids but a single lone one are used."""
-    windows = list(torch.split(ids, length))
-    if len(windows[-1]) >= SHORTEST_SEQUENCE:
-        return windows
-    if len(windows) == 1:
+def _begin(bos: int | None) -> Tensor:
+    """What every sequence begins with: one token, or nothing."""
+    return torch.tensor([] if bos is None else [bos], dtype=torch.int64)
+
+
+def _windows(ids: Tensor, total: int, length: int, begin: Tensor) -> list[Tensor]:
+    """Non-overlapping windows of `length` tokens, the last one shorter, of `total` tokens; none of a lone one.
+
+    Each is `begin`, and then as many of the ids as there is room for.
+    """
+    if total < SHORTEST_SEQUENCE:
         return []
-    return [*windows[:-2], windows[-2][:-1], ids[-SHORTEST_SEQUENCE:]]
+    lengths = [taken - len(begin) for _, taken in cut(repeat(length), total)]
+    return [torch.cat([begin, part]) for part in torch.split(ids[: sum(lengths)], lengths)]

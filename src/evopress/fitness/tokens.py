@@ -1,6 +1,7 @@
 """Token sequences for calibration, search and held-out scoring, in exact numbers and never overlapping.
 
-Sequences stay on the CPU as 1-D int64 tensors.
+Sequences stay on the CPU as 1-D int64 tensors. Where the model wants a BOS token, each begins with one, also when it is
+cut. It counts as a token like the others, but is given, not predicted: the first prediction is that of the next token.
 
 A sequence of one token predicts nothing, and its mean divergence is NaN, so no sequence here is shorter than two.
 Where a cut would leave one token alone, the piece before it gives up its last token: sums stay exact.
@@ -33,23 +34,24 @@ class Tokens:
     """Sequences of token ids, each of at least two tokens, from one source.
 
     `fingerprint` is the sha256 of ids and sequence lengths; `documents` says from how many documents, or
-    passages of long documents, the ids come.
+    passages of long documents, the ids come; `bos` is the BOS token that each sequence begins with, if they do.
     """
 
     sequences: tuple[Tensor, ...] = field(repr=False, compare=False)
     source: str
     fingerprint: str
     documents: int = 0
+    bos: int | None = None
 
     @classmethod
-    def of(cls, sequences: Iterable[Tensor], source: str, documents: int = 0) -> Tokens:
+    def of(cls, sequences: Iterable[Tensor], source: str, documents: int = 0, bos: int | None = None) -> Tokens:
         """Tokens with their fingerprint computed; DataError for a sequence of fewer than two tokens."""
         sequences = tuple(sequences)
         for i, sequence in enumerate(sequences):
             if sequence.ndim != 1 or len(sequence) < SHORTEST_SEQUENCE:
                 shape = tuple(sequence.shape)
                 raise DataError(f"{source}: sequence {i} has shape {shape}; give 1-D sequences of at least two tokens")
-        return cls(sequences, source, fingerprint(sequences), documents)
+        return cls(sequences, source, fingerprint(sequences), documents, bos)
 
     @property
     def total(self) -> int:
@@ -69,13 +71,14 @@ class Tokens:
         lengths = (len(self.sequences[i]) for i in order)
         return [Piece(order[position], length) for position, length in cut(lengths, tokens)]
 
-    def record(self) -> dict[str, str | int]:
+    def record(self) -> dict[str, str | int | None]:
         """What a run directory keeps of these tokens."""
         return {
             "source": self.source,
             "tokens": self.total,
             "documents": self.documents,
             "fingerprint": self.fingerprint,
+            "bos": self.bos,
         }
 
 
@@ -87,8 +90,8 @@ class Splits:
     search: Tokens
     heldout: Tokens
 
-    def record(self) -> dict[str, dict[str, str | int]]:
-        """What a run directory keeps of the data: source, number of tokens and documents, fingerprint of each part."""
+    def record(self) -> dict[str, dict[str, str | int | None]]:
+        """What a run directory keeps of each part: source, number of tokens and documents, fingerprint, BOS token."""
         parts = {"calibration": self.calibration, "search": self.search, "heldout": self.heldout}
         return {name: tokens.record() for name, tokens in parts.items()}
 
