@@ -103,21 +103,22 @@ def perplexities(given: argparse.Namespace, text: list[str]) -> None:
     found = pipeline.evaluate(workspace, data=str(file), sequence_length=window)["profiles"]
     pipeline.export(workspace, given.out / "export-fp32")
     print(f"\n| perplexity, {tokens} tokens, fp32 | evopress evaluate | ten lines | apart |\n|---|---:|---:|---:|")
+    begin = [] if workspace.bos is None else [workspace.bos]
     stock = load_model(workspace.config.model.source, dtype=torch.float32).model
     exported = AutoModelForCausalLM.from_pretrained(given.out / "export-fp32").eval()
     for name, model in {"dense": stock, "searched": exported}.items():
-        slow = ten_lines(
-            model, AutoTokenizer.from_pretrained(given.out / "export-fp32"), file.read_text("utf-8"), window
-        )
+        own = AutoTokenizer.from_pretrained(given.out / "export-fp32")
+        slow = ten_lines(model, own, file.read_text("utf-8"), window, begin)
         mine = found[name]["perplexity"]
         print(f"| {name} | {mine:.6f} | {slow:.6f} | {abs(mine / slow - 1):.1e} |")
 
 
-def ten_lines(model: Any, tokenizer: Any, text: str, window: int) -> float:
-    """exp of the mean loss of each next token in windows that do not overlap, without BOS."""
+def ten_lines(model: Any, tokenizer: Any, text: str, window: int, begin: list[int]) -> float:
+    """exp of the mean loss of each next token in windows that do not overlap and `begin` with BOS, or nothing."""
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False, verbose=False).input_ids[0]
     losses, tokens = 0.0, 0
-    for part in ids.split(window):
+    for own in ids.split(window - len(begin)):
+        part = torch.cat([torch.tensor(begin, dtype=torch.int64), own])
         if len(part) > 1:
             with torch.no_grad():
                 logits = model(part[None]).logits[0, :-1].float()
@@ -164,9 +165,17 @@ def tasks(given: argparse.Namespace, text: list[str]) -> None:
     (folder / "next_sentence.yaml").write_text(TASK.format(data=data.resolve()), encoding="utf-8")
     workspace = opened(run, given.out / "scores", run.config.model.dtype)
     found = evaluate_tasks(workspace, ("next_sentence",), TaskSettings(path=folder))["profiles"]
-    exported = pipeline.export(workspace, given.out / "export")
-    line = f"run --model hf --model_args pretrained={exported} --tasks next_sentence --include_path {folder}"
-    words = [*line.split(), "--device", "cpu", "--output_path", str(given.out / "harness")]
+    exported, bos = pipeline.export(workspace, given.out / "export"), workspace.bos is not None
+    line = f"run --model hf --model_args pretrained={exported},add_bos_token={bos} --tasks next_sentence"
+    words = [
+        *line.split(),
+        "--include_path",
+        str(folder),
+        "--device",
+        "cpu",
+        "--output_path",
+        str(given.out / "harness"),
+    ]
     subprocess.run([sys.executable, "-m", "lm_eval", *words], check=True, capture_output=True)
     results = sorted((given.out / "harness").rglob("results_*.json"))[-1]
     theirs = json.loads(results.read_text("utf-8"))["results"]["next_sentence"]

@@ -67,6 +67,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def bos_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a tokenizer that puts `<s>` before every text."""
+    from evopress.testing import write_pico_checkpoint
+
+    path = tmp_path_factory.mktemp("bos")
+    write_pico_checkpoint(path, "llama", bos=True)
+    return path
+
+
+@pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text long enough for `SMALL`."""
     return write_text(tmp_path_factory.mktemp("text") / "text.txt")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from evopress.config import from_toml, to_toml
+import pytest
+
+from evopress.config import differences, from_toml, to_toml
 from evopress.resolve import resolve
 
 
@@ -12,3 +14,18 @@ def test_rounds_that_share_a_number_of_tokens_are_read() -> None:
     text = to_toml(config)
     assert written in text
     assert from_toml(text.replace(written, earlier), "here") == config
+
+
+def test_runs_from_before_bos_had_none() -> None:
+    config = resolve("demo", bits=3)
+    assert config.data.bos == "auto"
+    earlier = from_toml(to_toml(config).replace('bos = "auto"\n', ""), "here")
+    assert earlier == resolve("demo", bits=3, bos="no")
+    assert differences(earlier, config) == ["data.bos: no -> auto"]
+
+
+@pytest.mark.parametrize("preset", ["paper", "super-fast"])
+@pytest.mark.parametrize("budget", [{"bits": 3}, {"sparsity": 0.5}, {"fraction": 0.25}])
+def test_the_papers_protocol_has_no_bos(preset: str, budget: dict[str, float]) -> None:
+    assert resolve("demo", preset=preset, **budget).data.bos == "no"
+    assert resolve("demo", preset=preset, bos="auto", **budget).data.bos == "auto"

@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "summary": "errors files profile space database export config run workspace records",
     "wording": "files config",
     "report": "errors files profile space export search config resolve run records progress wording",
-    "harness": "errors",
+    "harness": "errors models",
     "tasks": "errors files profile harness records workspace",
     "scoring": "errors profile models fitness workspace",
     "strategies": "profile space search fitness plan records workspace",

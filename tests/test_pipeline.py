@@ -53,6 +53,19 @@ def test_seeds_differ_and_repeat(small: dict[str, Any], tmp_path: Path) -> None:
     assert journal("c", 2) != first
 
 
+def test_a_run_from_before_bos_goes_on_without(small: dict[str, Any], tmp_path: Path) -> None:
+    small |= {"bos": "no"}
+    run = evopress.quantize(out=tmp_path / "run", **small)
+    whole, config = run.directory.journal.read_bytes(), tmp_path / "run" / "config.toml"
+    assert b"bos" not in whole  # as in journals of earlier versions
+    config.write_text(config.read_text().replace('bos = "no"\n', ""))
+    run.directory.journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:-2]))
+    run.directory.profile.unlink()
+    assert evopress.quantize(out=tmp_path / "run", **small).directory.journal.read_bytes() == whole
+    with pytest.raises(RunMismatch, match=r"data.bos: no -> auto"):
+        evopress.quantize(out=tmp_path / "run", **small | {"bos": "auto"})
+
+
 def test_runs_share_a_database(small: dict[str, Any], tmp_path: Path) -> None:
     shared = str(tmp_path / "shared")
     one = evopress.quantize(out=tmp_path / "one", database=shared, **small)

@@ -18,7 +18,7 @@ from evopress.profile import Profile, Unit
 from evopress.records import read_json, versions
 from evopress.report.commands import reproduce
 from evopress.sections import SparsifySection
-from evopress.wording import COLUMNS, budget_text, place
+from evopress.wording import COLUMNS, after_bos, budget_text, place
 from evopress.workspace import Workspace
 
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -108,17 +108,18 @@ def _facts(workspace: Workspace, profile: Profile, weights: int, searched: bool)
         "Budget": budget_text(config),
         "Reached": f"{reached}; the weights take {weights:,} bytes ({size(weights)})",
         "Method": ", ".join(f"{key} {_plain(value)}" for key, value in config.compression if value not in (None, ())),
-        "Calibration": _calibration(config, workspace.application.method),
+        "Calibration": _calibration(config, workspace.application.method, workspace.bos),
         "Search": _search(config, data) if searched else "none; the profile was given",
         "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
 
 
-def _calibration(config: Config, method: Method | None) -> str:
+def _calibration(config: Config, method: Method | None, bos: int | None) -> str:
     if method is None or not method.needs_text:
         return "needs no text"
     data = config.data
-    return f"{data.calibration_tokens:,} tokens of {Path(data.source).name} in sequences of {data.sequence_length}"
+    text = f"{data.calibration_tokens:,} tokens of {Path(data.source).name} in sequences of {data.sequence_length}"
+    return text + (", each after BOS" if bos is not None else "")
 
 
 def _search(config: Config, data: Mapping[str, Any]) -> str:
@@ -138,7 +139,8 @@ def _scores(file: Path) -> Table:
     evaluation = read_json(file, "evaluate")
     rows = evaluation["profiles"]
     keys = [key for key in COLUMNS if key != "bytes" and any(key in row for row in rows.values())]
-    text = f"{evaluation['tokens']:,} tokens of {Path(evaluation['data']['source']).name}"
+    data = evaluation["data"]
+    text = f"{evaluation['tokens']:,} tokens of {Path(data['source']).name}{after_bos(data)}"
     return Table(
         (f"held-out: {text}", *(COLUMNS[key][0] for key in keys)),
         tuple((name, *(COLUMNS[key][1](row[key]) if key in row else "" for key in keys)) for name, row in rows.items()),

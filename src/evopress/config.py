@@ -156,6 +156,7 @@ def from_toml(text: str, where: str) -> Config:
         raise SchemaError(f"{where} has schema {schema}, this evopress reads up to {SCHEMA}; update evopress")
     if schema < SCHEMA:
         raise SchemaError(f"{where} has the old schema {schema}, this evopress reads {SCHEMA}; start a new run")
+    data.get("data", {}).setdefault("bos", "no")  # there was no other
     compression = data.get("compression", {})
     if compression.get("method") in ("gptq", "rtn"):
         compression.setdefault("group_size", None)

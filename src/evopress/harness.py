@@ -6,6 +6,7 @@ does the list of its thousands of tasks, which is therefore read only for names 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import logging
 import random
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from evopress.errors import ConfigError, DataError, MissingExtra, TaskError, first_line
+from evopress.models.bos import adds_bos
 
 SEEDS = {"python": 0, "numpy": 1234, "torch": 1234, "fewshot": 1234}
 """Those that the harness's own command line has by default."""
@@ -81,8 +83,11 @@ class Harness:
         children = {key: members for one in loaded for key, members in one.get("group_map", {}).items()}
         self._loaded = {"tasks": self._tasks, "groups": groups, "group_map": children}
 
-    def run(self, model: Any, tokenizer: Any, progress: Progress) -> Results:
-        """The results of all tasks, and of groups of them, on a model; TaskError when a task cannot be run."""
+    def run(self, model: Any, tokenizer: Any, bos: bool, progress: Progress) -> Results:
+        """The results of all tasks, and of groups of them, on a model; TaskError when a task cannot be run.
+
+        `bos` says whether prompts begin with the BOS token, as `add_bos_token` does for the harness's command line.
+        """
         import numpy
         import torch
         from lm_eval.evaluator import evaluate
@@ -95,7 +100,7 @@ class Harness:
         with _quiet():
             try:
                 found = evaluate(
-                    lm=_wrapped(model, tokenizer, self._settings.batch_size, progress),
+                    lm=_wrapped(model, tokenizer, bos, self._settings.batch_size, progress),
                     task_dict=self._loaded,
                     limit=self._settings.limit,
                     bootstrap_iters=BOOTSTRAP,
@@ -148,7 +153,7 @@ def _set_fewshot(task: Any, asked: int | None) -> None:
     task.set_fewshot_seed(seed=SEEDS["fewshot"])
 
 
-def _wrapped(model: Any, tokenizer: Any, batch_size: int, progress: Progress) -> Any:
+def _wrapped(model: Any, tokenizer: Any, bos: bool, batch_size: int, progress: Progress) -> Any:
     """The model as the harness wants it, which tells of its progress by `progress` and draws no bars."""
     from lm_eval.models.huggingface import HFLM
 
@@ -172,7 +177,19 @@ def _wrapped(model: Any, tokenizer: Any, batch_size: int, progress: Progress) ->
             progress(self.done, self.total)
             return logits
 
-    return Told(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    own = _adding(tokenizer) if bos else tokenizer
+    return Told(pretrained=model, tokenizer=own, add_bos_token=bos, batch_size=batch_size)
+
+
+def _adding(tokenizer: Any) -> Any:
+    """The tokenizer, if it adds BOS, which is all that the harness can ask of it; else a copy that does."""
+    if adds_bos(tokenizer):
+        return tokenizer
+    own = copy.deepcopy(tokenizer)
+    own.add_bos_token = True
+    if not adds_bos(own):
+        raise TaskError(f"a {type(own).__name__} cannot be made to add BOS; give a run with --bos no")
+    return own
 
 
 def _metrics(values: dict[str, Any]) -> dict[str, float]:

@@ -212,6 +212,7 @@ def _search(workspace: Workspace) -> tuple[Profile, Strategy, Stopper]:
     observer = Progress(workspace.run.progress, workspace.observer, seconds=before)
     stopper = Stopper(config.search.limits, tokens=warmup.tokens, seconds=observer.before)
     header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint} | _start(config)
+    del header["data.bos"]  # what it came to is in the text's fingerprint, and journals of earlier versions have none
     with (
         Journal(workspace.run.journal, seed=config.search.seed, fingerprint=header) as journal,
         workspace.evaluator(text, measures, config.search.offspring) as evaluator,
@@ -229,8 +230,7 @@ def _search(workspace: Workspace) -> tuple[Profile, Strategy, Stopper]:
 
 def _start(config: Config) -> dict[str, str]:
     """What the journal records of the start profile, so that a search does not go on from another one."""
-    path = config.search.start_profile
-    return {} if path is None else {"start profile": sha256(Path(path))}
+    return {} if (path := config.search.start_profile) is None else {"start profile": sha256(Path(path))}
 
 
 def evaluate(

@@ -30,7 +30,13 @@ PAPER_LEVELS = {
     "mismatch": 0.0,
     "refine": 0,
 }
-PAPER_DATA = {"sequence_length": 8192, "calibration_tokens": 2**23, "search_tokens": 524_288, "heldout_tokens": 262_144}
+PAPER_DATA: dict[str, int | str] = {
+    "sequence_length": 8192,
+    "bos": "no",
+    "calibration_tokens": 2**23,
+    "search_tokens": 524_288,
+    "heldout_tokens": 262_144,
+}
 
 
 def resolve(model: str | Path, *, bits: float | str | None = None, bpw: float | str | None = None,

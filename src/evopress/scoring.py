@@ -9,8 +9,9 @@ from typing import Any
 from evopress.errors import ConfigError
 from evopress.fitness.divergence import KL, Perplexity
 from evopress.fitness.evaluator import Scores
+from evopress.fitness.loading import load_heldout
 from evopress.fitness.resampling import uncertainty
-from evopress.fitness.tokens import Tokens, load_heldout
+from evopress.fitness.tokens import Tokens
 from evopress.models.load import require_positions
 from evopress.profile import Profile
 from evopress.workspace import Workspace
@@ -33,7 +34,7 @@ class HeldOut:
             return workspace.splits.heldout
         length = workspace.config.data.sequence_length if self.length is None else self.length
         require_positions(workspace.loaded.model, length)
-        return load_heldout(self.data, workspace.loaded.tokenizer, length, self.tokens)
+        return load_heldout(self.data, workspace.loaded.tokenizer, length, self.tokens, workspace.bos)
 
 
 @dataclass(frozen=True)

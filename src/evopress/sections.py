@@ -48,6 +48,7 @@ class DataSection(Section):
 
     source: str = Field(description="demo, a .txt, .jsonl or .parquet file, wikitext2, c4, fineweb_edu or hub:name")
     sequence_length: int = Field(256, ge=2, description="tokens in a sequence")
+    bos: Literal["auto", "yes", "no"] = Field("auto", description="begin each with BOS; auto: if the tokenizer does")
     calibration_tokens: int = Field(16384, ge=0, description="tokens for the database's Hessians")
     search_tokens: int = Field(32768, ge=2, description="tokens that the search draws its minibatches from")
     heldout_tokens: int = Field(8192, ge=2, description="tokens for the final scores")

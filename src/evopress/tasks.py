@@ -38,9 +38,11 @@ def evaluate_tasks(
             results[name] = harness.run(
                 workspace.loaded.model,
                 workspace.loaded.tokenizer,
+                workspace.bos is not None,
                 lambda done, total, name=name: workspace.observer.progress(name, done, total),  # type: ignore[misc]
             )
-    found = {"tasks": list(names), "settings": settings.record(), "profiles": results}
+    kept = settings.record() | {"bos": workspace.bos}
+    found = {"tasks": list(names), "settings": kept, "profiles": results}
     if profile is None:
         _write(workspace.run.tasks, found)
     return found | {"seconds": round(time.monotonic() - started, 1)}

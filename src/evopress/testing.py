@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
@@ -73,19 +73,22 @@ def random_model(config: Any, seed: int = 0) -> Any:
     return model
 
 
-def pico_tokenizer(vocabulary: int = 96) -> Any:
+def pico_tokenizer(vocabulary: int = 96, *, bos: bool = False) -> Any:
     """One token for each printable ASCII character (as many as fit), and `<unk>`, which also ends and pads.
 
-    Byte-level like GPT-2's and Qwen's, without merges: the one kind that every tokenizer class reads the same way.
+    With `bos` there is `<s>`, too, and it is put before every text, as the tokenizers of Gemma and Llama do. Byte-level
+    like GPT-2's and Qwen's, without merges: the one kind that every tokenizer class reads the same way.
     """
-    known = ["<unk>", SPACE, *map(chr, range(33, 127))][:vocabulary]
+    known = ["<unk>", *(["<s>"] if bos else []), SPACE, *map(chr, range(33, 127))][:vocabulary]
     vocabulary_ids = {token: index for index, token in enumerate(known)}
     tokenizer = Tokenizer(BPE(vocab=vocabulary_ids, merges=[], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return _FastTokenizer(
-        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<unk>", pad_token="<unk>", model_max_length=256
-    )
+    special = {"unk_token": "<unk>", "eos_token": "<unk>", "pad_token": "<unk>"}
+    if bos:
+        special["bos_token"] = "<s>"
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return _FastTokenizer(tokenizer_object=tokenizer, model_max_length=256, **special)
 
 
 def merging_tokenizer() -> Any:
@@ -112,10 +115,12 @@ def gguf_config(architecture: str, *, width: int = 256, blocks: int = 2, **optio
     return transformers.AutoConfig.for_model(architecture, **shape | options)
 
 
-def write_pico_checkpoint(directory: Path | str, architecture: str, seed: int = 0, blocks: int = 3) -> None:
+def write_pico_checkpoint(
+    directory: Path | str, architecture: str, seed: int = 0, blocks: int = 3, *, bos: bool = False
+) -> None:
     """Save a pico model and its tokenizer like a checkpoint from the hub: safetensors, config.json, tokenizer.json."""
     pico_model(architecture, seed, blocks).save_pretrained(directory)
-    pico_tokenizer().save_pretrained(directory)
+    pico_tokenizer(bos=bos).save_pretrained(directory)
 
 
 def _shape(blocks: int, width: int, vocabulary: int) -> dict[str, Any]:

@@ -42,6 +42,15 @@ def budget_text(config: Config) -> str:
     return BUDGETS[config.budget.counts].format(config.budget.target)
 
 
+def after_bos(text: Mapping[str, Any]) -> str:
+    """What is said after a number of tokens where the windows begin with BOS; `text` is the record of what was scored.
+
+    >>> after_bos({"bos": 2}), after_bos({})
+    (', each window after BOS', '')
+    """
+    return "" if text.get("bos") is None else ", each window after BOS"
+
+
 def generations_text(config: Config) -> str:
     """How many generations a search will have, as far as the configuration knows."""
     limits = config.search.limits

@@ -22,7 +22,8 @@ from evopress.errors import ConfigError
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import Measure, make_measure
 from evopress.fitness.evaluator import AT_ONCE, HEAD_BYTES, Evaluator
-from evopress.fitness.tokens import Splits, Tokens, load_splits
+from evopress.fitness.loading import load_splits
+from evopress.fitness.tokens import Splits, Tokens
 from evopress.models import (
     Influence,
     LoadedModel,
@@ -37,6 +38,7 @@ from evopress.models import (
     load_model,
     measure_influence,
 )
+from evopress.models.bos import bos_text, find_bos
 from evopress.models.ends import with_ends
 from evopress.models.load import require_positions
 from evopress.observer import Observer
@@ -109,11 +111,16 @@ class Workspace:
         return Runner(self.loaded.model, self.map)
 
     @cached_property
+    def bos(self) -> int | None:
+        """The BOS token that all text begins with, if it does."""
+        return find_bos(self.loaded.tokenizer, self.config.data.bos)
+
+    @cached_property
     def splits(self) -> Splits:
         """Calibration, search and held-out text."""
         data = self.config.data
         require_positions(self.loaded.model, data.sequence_length)
-        self.observer.note(f"reading {data.source}")
+        self.observer.note(f"reading {data.source}, {bos_text(self.loaded.tokenizer, self.bos)}")
         return load_splits(
             data.source,
             self.loaded.tokenizer,
@@ -122,6 +129,7 @@ class Workspace:
             search_tokens=data.search_tokens,
             heldout_tokens=data.heldout_tokens,
             seed=self.config.data.text_seed,
+            bos=self.bos,
         )
 
     @cached_property

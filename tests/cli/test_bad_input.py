@@ -67,6 +67,11 @@ def test_unsupported_architecture_says_what_was_not_found(quantize: Call, tmp_pa
     check(quantize(tmp_path / "run", model=tmp_path / "experts"), errors.UnsupportedModel, "3-D weight", "experts")
 
 
+def test_a_tokenizer_without_bos(quantize: Call, tmp_path: Path) -> None:
+    check(quantize(tmp_path / "run", "--bos", "yes"), errors.ConfigError, "--bos is yes", "no BOS token", "auto or no")
+    assert not (tmp_path / "run" / "database" / "manifest.json").exists()
+
+
 def test_nan_weights(quantize: Call, checkpoint: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

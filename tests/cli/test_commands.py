@@ -91,28 +91,35 @@ def test_an_evaluation_without_limits_can_still_be_shown(quantize: Call, call: C
     assert "searched" in call("inspect", tmp_path / "run").out
 
 
-@pytest.mark.parametrize("length", [16, 40])
+@pytest.mark.parametrize(("length", "model", "begin"), [(16, "checkpoint", ()), (40, "bos_checkpoint", (1,))])
 def test_perplexity_is_that_of_ten_lines_over_the_stock_model(
-    quantize: Call, call: Call, checkpoint: Path, tmp_path: Path, length: int
+    quantize: Call, call: Call, request: pytest.FixtureRequest, tmp_path: Path, length: int, model: str, begin: Any
 ) -> None:
-    quantize(tmp_path / "run", "--dtype", "float32")
+    checkpoint = request.getfixturevalue(model)
+    log = quantize(tmp_path / "run", "--dtype", "float32", model=checkpoint).err
+    assert ("each sequence after <s>" if begin else "without BOS") in log
+    for file in ("export/README.md", "report.html"):
+        assert ("each window after BOS" in (tmp_path / "run" / file).read_text()) == bool(begin)
     other = tmp_path / "other.txt"
     other.write_text("nobody knew why it rained hard today while the cat sat on a mat.\n" * 10)
     flags = ("--data", other, "--sequence-length", str(length), "--json")
     found = json.loads(call("evaluate", tmp_path / "run", *flags).out)
     for name, place in {"dense": checkpoint, "searched": tmp_path / "run" / "export"}.items():
-        expected, tokens = ten_lines(place, other.read_text(), length)
+        expected, tokens = ten_lines(place, other.read_text(), length, begin)
         assert found["tokens"] == tokens
         assert found["profiles"][name]["perplexity"] == pytest.approx(expected, rel=1e-4)
 
 
-def ten_lines(place: Path, text: str, length: int, *, whole: bool = False) -> tuple[float, int]:
+def ten_lines(
+    place: Path, text: str, length: int, begin: tuple[int, ...] = (), *, whole: bool = False
+) -> tuple[float, int]:
     """Perplexity of a stock checkpoint in windows (`whole`: full ones only), and how many tokens they have."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(place).eval(), AutoTokenizer.from_pretrained(place)
     ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids[0]
-    windows = [window for window in ids.split(length) if len(window) == length or not whole]
+    windows = [torch.cat([torch.tensor(begin, dtype=int), part]) for part in ids.split(length - len(begin))]
+    windows = [window for window in windows if len(window) == length or not whole]
     losses, tokens = 0.0, 0
     for window in windows:
         with torch.no_grad():
@@ -192,8 +199,9 @@ def test_bpw_counts_scales_and_zeros(call: Call, checkpoint: Path, text: Path, t
     assert row["bpw"] > 4.0
 
 
-def test_paper_preset_is_algorithm_1(quantize: Call, tmp_path: Path) -> None:
-    assert quantize(tmp_path / "run", "--preset", "paper").code == 0
+def test_paper_preset_is_algorithm_1(quantize: Call, bos_checkpoint: Path, tmp_path: Path) -> None:
+    assert quantize(tmp_path / "run", "--preset", "paper", model=bos_checkpoint).code == 0
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["data"]["bos"] is None
     text = (tmp_path / "run" / "config.toml").read_text()
     assert 'exchange = "size"' in text
     assert 'mutation = "equal"' in text

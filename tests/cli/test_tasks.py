@@ -88,12 +88,15 @@ def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def harness_says(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, out: Path, *words: str) -> dict[str, Any]:
+def harness_says(
+    monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, out: Path, *words: str, options: str = ""
+) -> dict[str, Any]:
     """Results by the harness's own command line on a checkpoint."""
     from lm_eval.__main__ import cli_evaluate
 
     line = (
-        f"lm_eval run --model hf --model_args pretrained={model} --tasks animals --include_path {folder} --device cpu"
+        f"lm_eval run --model hf --model_args pretrained={model}{options} --tasks animals --include_path {folder} "
+        "--device cpu"
     )
     monkeypatch.setattr(sys, "argv", [*line.split(), "--output_path", str(out), *words])
     monkeypatch.setattr(os, "environ", dict(os.environ))
@@ -102,28 +105,50 @@ def harness_says(monkeypatch: pytest.MonkeyPatch, model: Path, folder: Path, out
 
 
 @pytest.mark.usefixtures("few_tasks")
-@pytest.mark.parametrize("more", [{}, {"fewshot": "2", "limit": "10"}], ids=["plain", "fewshot"])
+@pytest.mark.parametrize(
+    ("bos", "options", "more"),
+    [("auto", "", {}), ("no", ",add_bos_token=False", {"fewshot": "2", "limit": "10"})],
+    ids=["plain", "fewshot"],
+)
 def test_the_command_and_the_harness_on_the_checkpoint_agree(
     quantize: Call,
     call: Call,
-    checkpoint: Path,
+    bos_checkpoint: Path,
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    bos: str,
+    options: str,
     more: Any,
 ) -> None:
-    quantize(tmp_path / "run", "--dtype", "float32")
+    quantize(tmp_path / "run", "--dtype", "float32", "--bos", bos, model=bos_checkpoint)
     own = [f"--{name}={value}" for name, value in more.items()]
     flags = ("--tasks", "animals", "--task-path", folder, "--json", *own)
     found = json.loads(call("evaluate", tmp_path / "run", *flags).out)
     assert list(found["profiles"]) == ["dense", "uniform", "searched"]
     theirs = [f"--{name.replace('fewshot', 'num_fewshot')}={value}" for name, value in more.items()]
-    for name, model in {"dense": checkpoint, "searched": tmp_path / "run" / "export"}.items():
-        expected = harness_says(monkeypatch, model, folder, tmp_path / name, *theirs)
+    for name, model in {"dense": bos_checkpoint, "searched": tmp_path / "run" / "export"}.items():
+        expected = harness_says(monkeypatch, model, folder, tmp_path / name, *theirs, options=options)
         result = found["profiles"][name]["animals"]
         assert result["acc"] == expected["acc,none"]
         assert result["acc_norm"] == expected["acc_norm,none"]
         assert result["acc_stderr"] == expected["acc_stderr,none"]
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("adds", [True, False])
+def test_prompts_begin_with_bos_as_the_run_does(adds: bool, bos: bool) -> None:
+    from evopress.harness import _wrapped
+    from evopress.testing import pico_model, pico_tokenizer
+
+    tokenizer = pico_tokenizer(bos=True)
+    tokenizer.add_bos_token = adds
+    model = _wrapped(pico_model("llama"), tokenizer, bos, 1, lambda done, total: None)
+    ids = tokenizer("a cat", add_special_tokens=False).input_ids
+    prompt = [1, *ids] if bos else ids
+    assert model.tok_encode("a cat") == prompt
+    assert model.tok_batch_encode(["a cat"])[0].tolist() == [prompt]
+    assert tokenizer("a cat").input_ids == ([1, *ids] if adds else ids)  # which the model card and exports rely on
 
 
 def test_results_are_kept_beside_those_of_other_settings(

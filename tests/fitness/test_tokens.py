@@ -1,59 +1,21 @@
-"""Exact numbers of tokens, pieces of at least two, and three parts that never overlap."""
+"""Exact numbers of tokens, in pieces of at least two."""
 
 from __future__ import annotations
 
-import json
-import logging
 import random
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from evopress.errors import ConfigError, DataError, NotEnoughTokens
-from evopress.fitness import tokens as tokens_module
-from evopress.fitness.text import Text
-from evopress.fitness.tokens import Splits, Tokens, cut, fingerprint, load_heldout, load_splits
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word `w0`..`w9999`; anything else is id 0. It would add a BOS and warn beyond 16 tokens if let."""
-    vocabulary = {"[UNK]": 0, "[BOS]": 1} | {f"w{i}": i + 2 for i in range(10_000)}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="[UNK]", bos_token="[BOS]", model_max_length=16, add_bos_token=True
-    )
-
-
-def write_words(path: Path, n: int) -> str:
-    path.write_text(" ".join(f"w{i}" for i in range(n)))
-    return str(path)
-
-
-def write_documents(path: Path, n: int, words: int) -> str:
-    rows = [{"text": " ".join(f"w{document * words + i}" for i in range(words))} for document in range(n)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def ids(tokens: Tokens) -> list[int]:
-    return [int(i) for sequence in tokens.sequences for i in sequence]
+from evopress.fitness.tokens import Tokens, cut, fingerprint
 
 
 def of_lengths(lengths: list[int]) -> Tokens:
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
     return Tokens.of([torch.arange(a, a + n) for a, n in zip(starts, lengths, strict=True)], "here")
-
-
-def splits(source: str, tokenizer: PreTrainedTokenizerFast, seed: int = 0, **numbers: int) -> Splits:
-    parts = {"sequence_length": 8, "calibration_tokens": 40, "search_tokens": 60, "heldout_tokens": 20} | numbers
-    return load_splits(source, tokenizer, seed=seed, **parts)
 
 
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=12), st.data())
@@ -112,152 +74,3 @@ def test_the_fingerprint_knows_ids_and_boundaries_but_not_the_dtype():
     assert base == fingerprint([torch.tensor([1, 2, 3, 4], dtype=torch.int32)])
     assert base != fingerprint([torch.tensor([1, 2, 3, 5])])
     assert base != fingerprint([torch.tensor([1, 2]), torch.tensor([3, 4])])
-
-
-@pytest.mark.parametrize("writer", ["one document", "many documents"])
-def test_parts_are_exact_and_disjoint(writer: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
-    if writer == "one document":
-        source = write_words(tmp_path / "a.txt", 300)
-    else:
-        source = write_documents(tmp_path / "a.jsonl", n=30, words=10)
-    parts = splits(source, tokenizer)
-    seen = [ids(part) for part in (parts.calibration, parts.search, parts.heldout)]
-    assert [len(part) for part in seen] == [40, 60, 20]
-    assert len({i for part in seen for i in part}) == 120
-    assert 0 not in seen[0]
-    assert 1 not in seen[0]
-
-
-def test_heldout_text_does_not_depend_on_the_seed_or_on_other_numbers(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-):
-    source = write_documents(tmp_path / "a.jsonl", n=40, words=10)
-    first = splits(source, tokenizer)
-    other = splits(source, tokenizer, seed=1, calibration_tokens=80)
-    assert first.heldout == other.heldout
-    assert first.calibration != splits(source, tokenizer, seed=1).calibration
-    assert first == splits(source, tokenizer)
-    whole_heldout = set(ids(splits(source, tokenizer, heldout_tokens=80).heldout))
-    assert whole_heldout.isdisjoint(ids(splits(source, tokenizer, search_tokens=280, heldout_tokens=2).search))
-
-
-@pytest.mark.parametrize("asked", [{"calibration_tokens": 41}, {"search_tokens": 57}, {"heldout_tokens": 17}])
-def test_numbers_that_do_not_fill_a_sequence_stay_exact(
-    asked: dict[str, int], tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-):
-    parts = splits(write_words(tmp_path / "a.txt", 300), tokenizer, **asked)
-    for name, number in asked.items():
-        part = getattr(parts, name.removesuffix("_tokens"))
-        assert part.total == number
-        assert len(set(ids(part))) == number
-        assert all(2 <= len(sequence) <= 8 for sequence in part.sequences)
-
-
-def test_too_few_training_tokens_are_counted_and_named(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
-    source = write_documents(tmp_path / "a.jsonl", n=10, words=10)
-    message = r"a.jsonl has 80 training tokens; 100 were asked for: 40 calibration \+ 60 search$"
-    with pytest.raises(NotEnoughTokens, match=message):
-        splits(source, tokenizer)
-    with pytest.raises(NotEnoughTokens, match=r"a.jsonl has 20 held-out tokens; 30 were asked for$"):
-        splits(source, tokenizer, search_tokens=40, heldout_tokens=30)
-    everything = splits(source, tokenizer, search_tokens=40, heldout_tokens=20)
-    assert len(set(ids(everything.search) + ids(everything.calibration) + ids(everything.heldout))) == 100
-
-
-@pytest.mark.parametrize("numbers", [{"search_tokens": 1}, {"heldout_tokens": -4}, {"sequence_length": 2}])
-def test_senseless_numbers_are_errors(numbers: dict[str, int], tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
-    with pytest.raises(ConfigError, match="give"):
-        splits(write_words(tmp_path / "a.txt", 300), tokenizer, **numbers)
-
-
-def test_a_part_of_zero_tokens_is_empty(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
-    parts = splits(write_words(tmp_path / "a.txt", 300), tokenizer, calibration_tokens=0)
-    assert parts.calibration.sequences == ()
-    assert parts.search.total == 60
-
-
-def test_the_record_is_json_and_says_what_was_used(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
-    source = write_documents(tmp_path / "a.jsonl", n=30, words=10)
-    record = json.loads(json.dumps(splits(source, tokenizer).record()))
-    assert record["search"]["tokens"] == 60
-    assert record["search"]["documents"] == 6
-    assert record["heldout"]["source"] == f"{source} (held-out)"
-    assert len(record["calibration"]["fingerprint"]) == 64
-
-
-def test_evaluation_reads_the_whole_file_in_order(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
-    source = write_words(tmp_path / "a.txt", 21)
-    everything = load_heldout(source, tokenizer, 8)
-    assert ids(everything) == [i + 2 for i in range(21)]
-    assert [len(sequence) for sequence in everything.sequences] == [8, 8, 5]
-    assert ids(load_heldout(source, tokenizer, 8, 12)) == [i + 2 for i in range(12)]
-    with pytest.raises(NotEnoughTokens, match=r"has 21 held-out tokens; 22 were asked for"):
-        load_heldout(source, tokenizer, 8, 22)
-
-
-def test_a_file_of_one_token_cannot_be_scored(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
-    with pytest.raises(NotEnoughTokens, match="fewer than 2 tokens"):
-        load_heldout(write_words(tmp_path / "a.txt", 1), tokenizer, 8)
-
-
-def test_a_text_shorter_than_one_window_cannot_be_scored(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
-    source = write_words(tmp_path / "a.txt", 7)
-    with pytest.raises(NotEnoughTokens, match=r"has 7 tokens, fewer than one window of 8; .* --sequence-length 7"):
-        load_heldout(source, tokenizer, 8)
-    assert load_heldout(source, tokenizer, 7).total == 7
-    assert load_heldout(source, tokenizer, 8, 4).total == 4  # asked for
-
-
-def test_the_tokenizer_does_not_warn_of_long_text(
-    tmp_path: Path,
-    tokenizer: PreTrainedTokenizerFast,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    tokenizer.deprecation_warnings.clear()  # it warns only once
-    load_heldout(write_words(tmp_path / "a.txt", 500), tokenizer, 8)
-    assert not caplog.records
-
-
-@pytest.fixture
-def text(monkeypatch: pytest.MonkeyPatch) -> Text:
-    """A named source of three documents of 3, 1 and 18 words, as if it were one that evopress knows."""
-    words = [f"w{i}" for i in range(22)]
-    documents = [" ".join(words[:3]), words[3], " ".join(words[4:])]
-    opened = Text("named", documents, documents, packed=False)
-    monkeypatch.setattr(tokens_module, "open_text", lambda *arguments: opened)
-    monkeypatch.setattr(tokens_module, "open_heldout", lambda *arguments: opened)
-    return opened
-
-
-def test_unpacked_documents_are_only_split_where_too_long(text: Text, tokenizer: PreTrainedTokenizerFast):
-    everything = load_heldout("named", tokenizer, 8)
-    assert [len(sequence) for sequence in everything.sequences] == [3, 8, 8, 2]
-    assert [len(sequence) for sequence in load_heldout("named", tokenizer, 8, 12).sequences] == [3, 7, 2]
-    with pytest.raises(NotEnoughTokens, match="has 21 held-out tokens; 24 were"):
-        load_heldout("named", tokenizer, 8, 24)
-
-
-def test_published_protocols_drop_what_fills_no_window(
-    monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast
-):
-    document = " ".join(f"w{i}" for i in range(21))
-    opened = Text("named", [], [document], whole_windows=True)
-    monkeypatch.setattr(tokens_module, "open_heldout", lambda *arguments: opened)
-    assert [len(sequence) for sequence in load_heldout("named", tokenizer, 8).sequences] == [8, 8]
-    monkeypatch.setattr(
-        tokens_module, "open_heldout", lambda *arguments: Text("named", [], [document], whole_windows=True)
-    )
-    assert [len(sequence) for sequence in load_heldout("named", tokenizer, 10).sequences] == [10, 10]  # one is left
-
-
-def test_only_the_documents_that_are_needed_are_tokenised(
-    monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast
-):
-    def documents():
-        yield " ".join(f"w{i}" for i in range(40))
-        raise AssertionError("a second document was read")
-
-    monkeypatch.setattr(tokens_module, "open_heldout", lambda *arguments: Text("named", [], documents()))
-    assert load_heldout("named", tokenizer, 8, 40).total == 40

@@ -6,13 +6,14 @@ from typing import Any
 
 from rich.table import Table
 
-from evopress.wording import COLUMNS
+from evopress.wording import COLUMNS, after_bos
 
 
 def scores_table(evaluation: dict[str, Any]) -> Table:
     """Dense, references and searched, side by side."""
     data = evaluation["data"]
-    table = Table(title=f"held-out: {data['source']}, {evaluation['tokens']} tokens", title_justify="left")
+    title = f"held-out: {data['source']}, {evaluation['tokens']} tokens{after_bos(data)}"
+    table = Table(title=title, title_justify="left")
     keys = [key for key in COLUMNS if any(key in row for row in evaluation["profiles"].values())]
     table.add_column("")
     for key in keys:
@@ -58,7 +59,8 @@ def _with_error(metrics: dict[str, float], metric: str) -> str:
 def front_table(found: dict[str, Any]) -> Table:
     """One row for each target of a sweep, with the KL of its first reference beside it."""
     data = found["data"]
-    table = Table(title=f"held-out: {data['source']}, {data['tokens']} tokens", title_justify="left")
+    title = f"held-out: {data['source']}, {data['tokens']} tokens{after_bos(data)}"
+    table = Table(title=title, title_justify="left")
     for number, header in enumerate(("target", "size", "KL", "perplexity", "reference", "its KL", "on the front")):
         table.add_column(header, justify="right" if number else "left")
     for target in found["targets"]:

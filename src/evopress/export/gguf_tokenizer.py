@@ -13,6 +13,7 @@ from typing import Any
 
 from evopress.errors import UnsupportedModel
 from evopress.export.gguf_metadata import KeyValue
+from evopress.models.bos import adds_bos
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # llama.cpp's kinds of tokens
 
@@ -109,7 +110,7 @@ def _special(tokenizer: Any) -> Iterator[KeyValue]:
             yield KeyValue(f"tokenizer.ggml.{name}_token_id", number, "UINT32")
     bare = tokenizer.encode("a", add_special_tokens=False)
     whole = tokenizer.encode("a")
-    yield KeyValue("tokenizer.ggml.add_bos_token", whole[: -len(bare)] == [tokenizer.bos_token_id], "BOOL")
+    yield KeyValue("tokenizer.ggml.add_bos_token", adds_bos(tokenizer), "BOOL")
     yield KeyValue("tokenizer.ggml.add_eos_token", whole[len(bare) :] == [tokenizer.eos_token_id], "BOOL")
     first = tokenizer.convert_ids_to_tokens(bare[:1])[0]
     yield KeyValue("tokenizer.ggml.add_space_prefix", first.startswith("\N{LOWER ONE EIGHTH BLOCK}"), "BOOL")

@@ -1,7 +1,7 @@
 """Token sequences for calibration, search and held-out scoring, in exact numbers and never overlapping.
 
-Only as many documents are tokenised as the request needs. Sequences stay on the CPU as 1-D int64 tensors. No BOS or
-other special token is added anywhere (paper, appendix: this is what reproduces the published dense perplexities).
+Sequences stay on the CPU as 1-D int64 tensors. Where the model wants a BOS token, each begins with one, also when it is
+cut. It counts as a token like the others, but is given, not predicted: the first prediction is that of the next token.
 
 A sequence of one token predicts nothing, and its mean divergence is NaN, so no sequence here is shorter than two.
 Where a cut would leave one token alone, the piece before it gives up its last token: sums stay exact.
@@ -11,24 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from evopress.errors import ConfigError, DataError, NotEnoughTokens
-from evopress.fitness.sources import open_heldout, open_text
-from evopress.fitness.text import passages
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 SHORTEST_SEQUENCE = 2  # tokens
-_TOKENIZED_AT_ONCE = 1 << 22  # characters; longer documents are tokenised in parts, so that memory stays bounded
-_PASSAGE = 8  # characters of a passage for each token of a sequence: about two sequences of English
-_SEPARATOR = "\n\n"  # between packed documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +34,24 @@ class Tokens:
     """Sequences of token ids, each of at least two tokens, from one source.
 
     `fingerprint` is the sha256 of ids and sequence lengths; `documents` says from how many documents, or
-    passages of long documents, the ids come.
+    passages of long documents, the ids come; `bos` is the BOS token that each sequence begins with, if they do.
     """
 
     sequences: tuple[Tensor, ...] = field(repr=False, compare=False)
     source: str
     fingerprint: str
     documents: int = 0
+    bos: int | None = None
 
     @classmethod
-    def of(cls, sequences: Iterable[Tensor], source: str, documents: int = 0) -> Tokens:
+    def of(cls, sequences: Iterable[Tensor], source: str, documents: int = 0, bos: int | None = None) -> Tokens:
         """Tokens with their fingerprint computed; DataError for a sequence of fewer than two tokens."""
         sequences = tuple(sequences)
         for i, sequence in enumerate(sequences):
             if sequence.ndim != 1 or len(sequence) < SHORTEST_SEQUENCE:
                 shape = tuple(sequence.shape)
                 raise DataError(f"{source}: sequence {i} has shape {shape}; give 1-D sequences of at least two tokens")
-        return cls(sequences, source, fingerprint(sequences), documents)
+        return cls(sequences, source, fingerprint(sequences), documents, bos)
 
     @property
     def total(self) -> int:
@@ -80,13 +71,14 @@ class Tokens:
         lengths = (len(self.sequences[i]) for i in order)
         return [Piece(order[position], length) for position, length in cut(lengths, tokens)]
 
-    def record(self) -> dict[str, str | int]:
+    def record(self) -> dict[str, str | int | None]:
         """What a run directory keeps of these tokens."""
         return {
             "source": self.source,
             "tokens": self.total,
             "documents": self.documents,
             "fingerprint": self.fingerprint,
+            "bos": self.bos,
         }
 
 
@@ -98,8 +90,8 @@ class Splits:
     search: Tokens
     heldout: Tokens
 
-    def record(self) -> dict[str, dict[str, str | int]]:
-        """What a run directory keeps of the data: source, number of tokens and documents, fingerprint of each part."""
+    def record(self) -> dict[str, dict[str, str | int | None]]:
+        """What a run directory keeps of each part: source, number of tokens and documents, fingerprint, BOS token."""
         parts = {"calibration": self.calibration, "search": self.search, "heldout": self.heldout}
         return {name: tokens.record() for name, tokens in parts.items()}
 
@@ -144,147 +136,3 @@ def _give_back(pieces: list[tuple[int, int]]) -> int:
             pieces[i] = (position, length - 1)
             return 1
     return pieces.pop()[1]
-
-
-def load_splits(
-    source: str,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    sequence_length: int,
-    calibration_tokens: int,
-    search_tokens: int,
-    heldout_tokens: int,
-    seed: int,
-) -> Splits:
-    """Tokens to calibrate with, to search on and to score at the end, in exactly the numbers asked for.
-
-    `source` is a name (`demo`, `wikitext2`, `c4`, `fineweb_edu`), `hub:NAME[:CONFIG[:SPLIT]]` or the path of a .txt,
-    .jsonl or .parquet file. The seed chooses the training documents; the held-out text does not depend on it. The
-    document in which the calibration tokens end may give its later tokens to the search. A part of 0 tokens is empty.
-
-    Raises:
-        DataError: the source is unknown, missing, empty or unreadable.
-        NotEnoughTokens: it has too few tokens; the message says how many and what was asked for.
-        MissingExtra: it needs a package that is not installed.
-        ConfigError: a number that cannot be met, such as sequences of one token.
-    """
-    _check_length(sequence_length)
-    for part in (calibration_tokens, search_tokens, heldout_tokens):
-        if part < 0 or part == 1:
-            raise ConfigError(f"asked for {part} tokens; give 0 or at least {SHORTEST_SEQUENCE}")
-    text = open_text(source, seed, _PASSAGE * sequence_length)
-    training = _Reader(text.training, tokenizer, sequence_length, packed=text.packed)
-    calibration = training.take(calibration_tokens, f"{source} (calibration)")
-    search = training.take(search_tokens, f"{source} (search)")
-    found, asked = calibration.total + search.total, calibration_tokens + search_tokens
-    if found < asked:
-        parts = f"{calibration_tokens} calibration + {search_tokens} search"
-        raise NotEnoughTokens(f"{source} has {found} training tokens; {asked} were asked for: {parts}")
-    reader = _Reader(text.heldout, tokenizer, sequence_length, packed=text.packed)
-    return Splits(calibration, search, _heldout(reader, source, heldout_tokens))
-
-
-def load_heldout(
-    source: str, tokenizer: PreTrainedTokenizerBase, sequence_length: int, tokens: int | None = None
-) -> Tokens:
-    """Non-overlapping windows to score: the whole text of a file, or the held-out part of a named source.
-
-    `tokens` keeps only the first so many. Without it, `wikitext2` and `c4` drop the rest that fills no window, as the
-    published perplexities do; other sources keep it as a shorter window. Raises what `load_splits` raises.
-    """
-    _check_length(sequence_length)
-    if tokens is not None and tokens < SHORTEST_SEQUENCE:
-        raise ConfigError(f"asked for {tokens} tokens; give at least {SHORTEST_SEQUENCE}")
-    text = open_heldout(source, _PASSAGE * sequence_length)
-    reader = _Reader(text.heldout, tokenizer, sequence_length, packed=text.packed)
-    if tokens is not None:
-        return _heldout(reader, source, tokens)
-    everything = reader.take(None, f"{source} (held-out)")
-    if not everything.sequences:
-        raise NotEnoughTokens(f"{source} has fewer than {SHORTEST_SEQUENCE} tokens; nothing can be predicted from it")
-    if text.packed and everything.total < sequence_length:
-        raise NotEnoughTokens(
-            f"{source} has {everything.total} tokens, fewer than one window of {sequence_length}; "
-            f"give more text, or --sequence-length {everything.total} or less"
-        )
-    if text.whole_windows:
-        ids = torch.cat(everything.sequences)
-        windows = torch.split(ids[: len(ids) // sequence_length * sequence_length], sequence_length)
-        return Tokens.of(windows, everything.source, everything.documents)
-    return everything
-
-
-def _heldout(reader: _Reader, source: str, tokens: int) -> Tokens:
-    heldout = reader.take(tokens, f"{source} (held-out)")
-    if heldout.total < tokens:
-        raise NotEnoughTokens(f"{source} has {heldout.total} held-out tokens; {tokens} were asked for")
-    return heldout
-
-
-def _check_length(sequence_length: int) -> None:
-    if sequence_length <= SHORTEST_SEQUENCE:
-        raise ConfigError(f"sequence length is {sequence_length}; give at least {SHORTEST_SEQUENCE + 1} tokens")
-
-
-class _Reader:
-    """Takes exact numbers of tokens, one part after the other, from documents that are tokenised as needed."""
-
-    def __init__(
-        self, documents: Iterable[str], tokenizer: PreTrainedTokenizerBase, sequence_length: int, *, packed: bool
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._length = sequence_length
-        self._packed = packed
-        self._opened = 0  # documents
-        self._stretches = self._tokenize(iter(documents))
-        self._rest: Tensor | None = None  # what the last part left of its last stretch
-
-    def take(self, tokens: int | None, source: str) -> Tokens:
-        """The next `tokens` tokens (None: all) as sequences; fewer where the documents end."""
-        opened = self._opened - (self._rest is not None)
-        stretches: list[Tensor] = []
-        found = 0
-        while tokens is None or found < tokens:
-            stretch, self._rest = self._rest, None
-            if stretch is None:
-                stretch = next(self._stretches, None)
-            if stretch is None:
-                break
-            stretches.append(stretch)
-            found += len(stretch)
-        if tokens is not None and found > tokens and self._packed:
-            kept = len(stretches[-1]) - (found - tokens)
-            stretches[-1], self._rest = stretches[-1][:kept], stretches[-1][kept:]
-        return Tokens.of(self._sequences(stretches, tokens), source, self._opened - opened if stretches else 0)
-
-    def _sequences(self, stretches: list[Tensor], tokens: int | None) -> list[Tensor]:
-        """Packed: one stream cut into windows. Else each stretch is a sequence already and only the sum is cut."""
-        if not stretches:
-            return []
-        if self._packed:
-            return _windows(torch.cat(stretches), self._length)
-        if tokens is None or sum(map(len, stretches)) < tokens:
-            return stretches
-        return [stretches[position][:length] for position, length in cut(map(len, stretches), tokens)]
-
-    def _tokenize(self, documents: Iterator[str]) -> Iterator[Tensor]:
-        for document in documents:
-            separator = _SEPARATOR if self._packed and self._opened else ""
-            self._opened += 1
-            for part in passages(separator + document, _TOKENIZED_AT_ONCE):
-                encoding = self._tokenizer(part, add_special_tokens=False, verbose=False)
-                ids = torch.tensor(encoding["input_ids"], dtype=torch.int64)
-                if self._packed:
-                    yield ids
-                else:
-                    yield from (piece for piece in torch.split(ids, self._length) if len(piece) >= SHORTEST_SEQUENCE)
-
-
-def _windows(ids: Tensor, length: int) -> list[Tensor]:
-    """Non-overlapping windows of `length` tokens, the last one shorter; all ids but a single lone one are used."""
-    windows = list(torch.split(ids, length))
-    if len(windows[-1]) >= SHORTEST_SEQUENCE:
-        return windows
-    if len(windows) == 1:
-        return []
-    return [*windows[:-2], windows[-2][:-1], ids[-SHORTEST_SEQUENCE:]]

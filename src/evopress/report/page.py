@@ -60,7 +60,7 @@ def environment() -> Environment:
     )
     made.filters["size"] = size
     helpers = (describe, level_text, part_class, parts_of, columns_of, interval, sure)
-    made.globals |= {helper.__name__: helper for helper in helpers}
+    made.globals |= {helper.__name__: helper for helper in (*helpers, wording.after_bos)}
     return made
 
 
