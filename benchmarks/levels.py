@@ -7,6 +7,7 @@ forward passes included; `forward` are those of one pass of the calibration text
     python benchmarks/levels.py                          # each part alone, each left out, all together
     python benchmarks/levels.py --only all --seeds 3     # another calibration text for each seed
     python benchmarks/levels.py --jobs tokens            # all parts, on 4k to 262k tokens
+    python benchmarks/levels.py --jobs shares            # how much of the mismatch to correct
     python benchmarks/levels.py --jobs steadiness        # one and two threads, fp32 and bf16 passes
     python benchmarks/levels.py --only-table
 """
@@ -72,6 +73,12 @@ def tokens(seeds: int) -> list[Job]:
     return [Job(f"{n} tokens", seed, ALL | {"calibration_tokens": n}) for seed in range(seeds) for n in counts]
 
 
+def shares(seeds: int) -> list[Job]:
+    """All parts with more and less of the mismatch corrected."""
+    ways = (0.1, 0.25, 0.4, 0.6, 1.0)
+    return [Job(f"mismatch {share}", seed, ALL | {"mismatch": share}) for seed in range(seeds) for share in ways]
+
+
 def steadiness(seeds: int) -> list[Job]:
     """The same levels by other threads and in another precision of the passes, before and now."""
     return [
@@ -81,6 +88,9 @@ def steadiness(seeds: int) -> list[Job]:
         for threads in (1, 2)
         for dtype in ("bfloat16", "float32")
     ]
+
+
+JOBS = {"parts": parts, "tokens": tokens, "shares": shares, "steadiness": steadiness}
 
 
 def run(job: Job, model: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -143,13 +153,13 @@ def main() -> None:
     """Do what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_settings(parser)
-    parser.add_argument("--jobs", choices=("parts", "tokens", "steadiness"), default="parts")
+    parser.add_argument("--jobs", choices=tuple(JOBS), default="parts")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", default="", help="only jobs whose name contains this")
     parser.add_argument("--only-table", action="store_true")
     parser.add_argument("--rows", type=Path, default=ROWS, help="the file of finished jobs")
     options = parser.parse_args()
-    wanted = {"parts": parts, "tokens": tokens, "steadiness": steadiness}[options.jobs](options.seeds)
+    wanted = JOBS[options.jobs](options.seeds)
     done = [json.loads(line) for line in options.rows.read_text().splitlines()] if options.rows.exists() else []
     for job in [] if options.only_table else wanted:
         known = any((line["job"], line["seed"], line["model"]) == (job.name, job.seed, options.model) for line in done)

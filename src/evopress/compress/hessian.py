@@ -6,6 +6,8 @@ triangular inverse in fp32, columns^3 / 3 multiplications together, once per inp
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +34,7 @@ class Hessian:
 
     def __init__(self, columns: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self._upper = torch.zeros(columns, columns, device=device, dtype=dtype)
-        self._mismatch: Tensor | None = None
+        self._cross: Tensor | None = None
         self.tokens = 0
 
     @property
@@ -43,7 +45,7 @@ class Hessian:
     @property
     def mismatch(self) -> Tensor | None:
         """The mean (columns, columns) of (u - x) x^T, with u the uncompressed model's inputs; None where none came."""
-        return self._mismatch
+        return None if self._cross is None else self._cross - self.matrix
 
     def add(self, x: Tensor, uncompressed: Tensor | None = None) -> None:
         """Take in the layer inputs `x` (tokens, columns), of any float dtype; DataError for another shape.
@@ -54,19 +56,29 @@ class Hessian:
             raise DataError(f"layer inputs have shape {tuple(x.shape)}, must be (tokens, {len(self._upper)})")
         if not len(x):
             return
-        x = x.to(self._upper)
         total = self.tokens + len(x)
-        if uncompressed is not None:
-            if self._mismatch is None:
-                self._mismatch = torch.zeros_like(self._upper)
-            moved = uncompressed.to(x) - x
-            self._mismatch.addmm_(moved.T, x, beta=self.tokens / total, alpha=1 / total)
-        for first in range(0, x.shape[1], STRIP):
-            strip = x[:, first : first + STRIP].T
-            self._upper[first : first + STRIP, first:].addmm_(
-                strip, x[:, first:], beta=self.tokens / total, alpha=1 / total
-            )
+        share = {"beta": self.tokens / total, "alpha": 1 / total}
+        with _products_of(x.dtype):
+            x = x.to(self._upper)
+            if uncompressed is not None:
+                if self._cross is None:
+                    self._cross = torch.zeros_like(self._upper)
+                self._cross.addmm_(uncompressed.to(x).T, x, **share)
+            for first in range(0, x.shape[1], STRIP):
+                strip = x[:, first : first + STRIP].T
+                self._upper[first : first + STRIP, first:].addmm_(strip, x[:, first:], **share)
         self.tokens = total
+
+
+@contextmanager
+def _products_of(dtype: torch.dtype) -> Iterator[None]:
+    """Let fp32 products multiply in bf16 and add in fp32 where the factors are bf16 numbers: faster, and as exact."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium" if dtype == torch.bfloat16 else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @dataclass(frozen=True)
