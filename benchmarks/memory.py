@@ -31,7 +31,7 @@ CALIBRATION, SEARCH, OFFSPRING = 131_072, 131_072, 32
 def main() -> None:
     """Print one table for the build and one for the search."""
     bits = [storage_bits((1, 128), Grid(level, 128)) / 128 for level in LEVELS]
-    builds = {name: build_memory(shapes, CALIBRATION, bits) for name, shapes in MODELS.items()}
+    builds = {name: build_memory(shapes, CALIBRATION, bits, corrects=True) for name, shapes in MODELS.items()}
     searches = {
         name: search_memory(shapes, SEARCH, OFFSPRING, BATCH_TOKENS[device], HEAD_BYTES[device])
         | {"bank, packed": int(sum(bits) * shapes.compressed / 8)}

@@ -68,7 +68,7 @@ MAY_IMPORT = {
     "pipeline": "cards scoring "
     "errors files profile space search database fitness export plan config resolve observer run workspace records "
     "report strategies progress trackers",
-    "sweeps": "errors files config resolve sections observer run pipeline report",
+    "sweeps": "errors files profile config resolve sections observer run pipeline report",
     "cli": "errors files profile space search sections config resolve observer run workspace records summary report "
     "pipeline analysis compare analyze harness tasks wording sweeps trackers",
 }

@@ -22,11 +22,18 @@ def test_a_build_holds_one_block() -> None:
         "model": 2000,
         "calibration activations": 2 * 100 * 8 * 2,
         "Hessians of one block": 4 * (64 + 64 + 256),
-        "sweep of one input group": 4 * (4 * 256 + 3 * 16 * 8 * 2),
+        "sweep of one input group": 4 * (6 * 256 + 4 * 16 * 8 * 2),
         "levels of one block": (8 * 24 + 8 * 8 + 16 * 8) * 6 // 8,
     }
     deeper = build_memory(replace(SHAPES, blocks=30), tokens=100, level_bits=(2.0, 4.0))
     assert deeper == needs
+
+
+def test_a_build_that_corrects_for_compressed_inputs_holds_both() -> None:
+    plain, both = (build_memory(SHAPES, tokens=100, level_bits=(2.0, 4.0), corrects=on) for on in (False, True))
+    for part in ("calibration activations", "Hessians of one block"):
+        assert both.pop(part) == 2 * plain.pop(part)
+    assert both == plain
 
 
 def test_embedding_and_head_count_where_they_are_compressed() -> None:

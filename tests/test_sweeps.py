@@ -34,7 +34,7 @@ def swept(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_one_database_one_run_a_target_and_the_files_that_show_all(swept: Path) -> None:
     assert {path.name for path in swept.iterdir()} == {
-        ".lock", "sweep.toml", "database", "2.5", "3", "3.5", "sweep.json", "pareto.svg", "report.html",
+        ".lock", "sweep.toml", "database-3", "database-4", "2.5", "3", "3.5", "sweep.json", "pareto.svg", "report.html",
     }  # fmt: skip
     found = json.loads((swept / "sweep.json").read_text())
     assert [row["target"] for row in found["targets"]] == ["3.5", "3", "2.5"]
@@ -77,7 +77,7 @@ def test_it_goes_on_from_another_directory(
 ) -> None:
     monkeypatch.chdir(swept / "3")
     evopress.sweep(**settings, out="..")
-    assert read_run(Path()).database.samefile(swept / "database")
+    assert read_run(Path()).database.samefile(swept / "database-3")
 
 
 @pytest.mark.parametrize(

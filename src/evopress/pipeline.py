@@ -176,14 +176,14 @@ def build(workspace: Workspace) -> None:
     method = workspace.application.method
     if method is None:
         return
-    runner, splits = workspace.runner, workspace.splits
     workspace.require_build_memory(method)
+    workspace.observer.note(f"levels: {method}")
     with locked(workspace.run.database):  # other runs may share it
         build_database(
             workspace.run.database,
-            runner,
+            workspace.runner,
             method,
-            splits.calibration.sequences,
+            workspace.splits.calibration.sequences,
             workspace.fingerprints,
             batch_tokens=workspace.batch_tokens,
             progress=lambda done, total, what: workspace.observer.progress("build", done, total, what),

@@ -37,15 +37,20 @@ class Shapes:
         return self.blocks * sum(columns * rows for columns, rows in self.groups)
 
 
-def build_memory(shapes: Shapes, tokens: int, level_bits: Sequence[float]) -> dict[str, int]:
-    """Bytes that a build holds at its peak, by what they hold; `level_bits` are stored bits a weight, one a level."""
+def build_memory(shapes: Shapes, tokens: int, level_bits: Sequence[float], *, corrects: bool = False) -> dict[str, int]:
+    """Bytes that a build holds at its peak, by what they hold; `level_bits` are stored bits a weight, one a level.
+
+    One that `corrects` for compressed inputs holds the activations of the uncompressed model too, and what both have in
+    common beside each Hessian.
+    """
+    streams = 1 + corrects
     widest = max(shapes.groups, key=lambda group: group[0] * (group[0] + group[1] * len(level_bits)))
     ends = int(shapes.ends * (4 + 4 + len(level_bits) + sum(level_bits) / 8))
     return {
         "model": shapes.parameters * shapes.bytes_per_weight,
-        "calibration activations": 2 * tokens * shapes.width * shapes.bytes_per_weight,
-        "Hessians of one block": sum(4 * columns**2 for columns, _ in shapes.groups),
-        "sweep of one input group": 4 * (4 * widest[0] ** 2 + 3 * widest[0] * widest[1] * len(level_bits)),
+        "calibration activations": 2 * streams * tokens * shapes.width * shapes.bytes_per_weight,
+        "Hessians of one block": streams * sum(4 * columns**2 for columns, _ in shapes.groups),
+        "sweep of one input group": 4 * (6 * widest[0] ** 2 + 4 * widest[0] * widest[1] * len(level_bits)),
         "levels of one block": int(sum(level_bits) * shapes.compressed / shapes.blocks / 8),
     } | ({"embedding and head": ends} if ends else {})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 
 from evopress.errors import ProfileError
@@ -146,3 +147,12 @@ class Profile:
                 raise ProfileError(f"line {number} of the profile names {name} a second time")
             choice[name] = level
         return cls.of(choice)
+
+
+def nearest_level(costs: Mapping[str, int], budget: Fraction) -> str:
+    """The level whose cost comes nearest to the budget; of two that are as near, the larger.
+
+    >>> nearest_level({"2": 2, "3": 3, "4": 4}, Fraction("2.5"))
+    '3'
+    """
+    return min(costs, key=lambda level: (abs(costs[level] - budget), -costs[level]))

@@ -29,6 +29,7 @@ PAPER_LEVELS = {
     "act_order": False,
     "mismatch": 0.0,
     "refine": 0,
+    "propagate": "3",
 }
 PAPER_DATA: dict[str, int | str] = {
     "sequence_length": 8192,
@@ -83,6 +84,8 @@ def resolve(model: str | Path, *, bits: float | str | None = None, bpw: float | 
         sections["compression"].update(runtime.defaults(application))
     for key, value in said.items():
         _section_of(key, sections, application)[key] = value
+    if "propagate" not in said and "3" not in map(str, sections["compression"].get("levels", ())):
+        sections["compression"].pop("propagate", None)
     method = COMPRESSION[application].model_fields["method"]
     chosen = sections["compression"].setdefault("method", method.default)
     if chosen not in (known := get_args(method.annotation)):

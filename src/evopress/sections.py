@@ -79,7 +79,9 @@ class QuantizeSection(Section):
     damping: float = Field(0.01, gt=0, description="added to the Hessian's diagonal, relative to its mean")
     embeddings: bool = Field(False, description="compress the token embedding and the head too")
     database: str | None = Field(None, description="directory of a database to share with other runs")
-    propagate: str = Field("auto", description="what later blocks see: dense, or a level; auto: 3, or the lowest")
+    propagate: str = Field(
+        "auto", description="what later blocks see: dense, or a level; auto: that nearest the budget"
+    )
 
     @field_validator("levels", mode="before")
     @classmethod

@@ -3,8 +3,9 @@
     DIR/sweep.toml   DIR/database/   DIR/4/  DIR/3.5/  ...   DIR/sweep.json   DIR/pareto.svg   DIR/report.html
 
 Every directory is a run like any other. The most generous budget is searched first: its result, made to fit the next
-smaller budget, is among the profiles that the next search chooses its start from. Bits and N:M patterns share one
-database; levels of unstructured sparsity are counted from the target, so each target builds its own. No run exports:
+smaller budget, is among the profiles that the next search chooses its start from. N:M patterns share one database, and
+so do budgets in bits for which later blocks see the same level, `database-3/`; each other target builds its own, those
+of unstructured sparsity in the run's directory, as their levels are counted from the target. No run exports:
 `evopress export DIR/3` writes the checkpoint that was chosen.
 """
 
@@ -22,10 +23,11 @@ from evopress.errors import ConfigError, RunError, RunMismatch
 from evopress.files import write_text
 from evopress.observer import Observer
 from evopress.pipeline import Run, run_all
+from evopress.profile import nearest_level
 from evopress.report import dominates, write_front, write_report
 from evopress.resolve import resolve
 from evopress.run import locked
-from evopress.sections import DropSection, SparsifySection
+from evopress.sections import DropSection, QuantizeSection, SparsifySection
 
 TARGETS = ("bits", "bpw", "sparsity", "fraction")
 """The budgets that can be swept; the last two say what is removed, so the smallest is the most generous."""
@@ -119,10 +121,20 @@ def _placed(config: Config, out: Path, before: Config | None) -> Config:
     out = out.resolve()  # runs are used, and sweeps go on, from other directories too
     own = isinstance(compression, SparsifySection) and compression.group is None
     if not isinstance(compression, DropSection) and not own and compression.database is None:
-        compression = compression.model_copy(update={"database": str(out / "database")})
+        compression = compression.model_copy(update={"database": str(out / _database(config))})
     if before is not None:
         search = search.model_copy(update={"start_profile": str(out / before.budget.target / "profile.json")})
     return config.model_copy(update={"compression": compression, "search": search})
+
+
+def _database(config: Config) -> str:
+    """The name of a target's database: levels that are made for a budget are shared by those that they suit alike."""
+    compression, target = config.compression, config.budget.target
+    if not isinstance(compression, QuantizeSection) or compression.method != "gptq" or compression.propagate != "auto":
+        return "database"
+    if config.budget.counts != "bits":
+        return f"database-{target}"
+    return f"database-{nearest_level({level: int(level) for level in compression.grids()}, Fraction(target))}"
 
 
 def _record(configs: Sequence[Config]) -> str:

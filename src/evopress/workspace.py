@@ -16,7 +16,7 @@ from evopress.applications import Application, make_application
 from evopress.applications.application import Tensors
 from evopress.assemble import Assembly, Load, no_levels
 from evopress.config import Config
-from evopress.database.methods import Method
+from evopress.database.methods import Method, corrects
 from evopress.database.store import Database
 from evopress.errors import ConfigError
 from evopress.fitness.bank import Bank
@@ -185,8 +185,7 @@ class Workspace:
     @property
     def generations(self) -> int:
         """How many generations the search has."""
-        asked = self.config.search.generations
-        return depth_generations(self.space) if asked is None else asked
+        return depth_generations(self.space) if (asked := self.config.search.generations) is None else asked
 
     @cached_property
     def influence(self) -> Influence:
@@ -236,7 +235,8 @@ class Workspace:
 
     def require_build_memory(self, method: Method) -> None:
         """ResourceError when the build would not fit; the model itself is already loaded."""
-        needs = build_memory(self.shapes, self.splits.calibration.total, self._stored_bits(method))
+        shapes, tokens, bits = self.shapes, self.splits.calibration.total, self._stored_bits(method)
+        needs = build_memory(shapes, tokens, bits, corrects=corrects(method))
         del needs["model"]
         require_memory(needs, self.free_memory, "the build")
 

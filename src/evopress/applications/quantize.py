@@ -8,13 +8,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from evopress.applications.weights import WeightApplication, dense_level
+from evopress.compress.quantized import storage_bits
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Quantization
 from evopress.errors import BudgetError, ConfigError
 from evopress.export.format import FileCosts, Format, require_size
 from evopress.export.formats import find_format
 from evopress.models import ModelMap
-from evopress.profile import DENSE, DENSE_BITS, Profile, Unit, tie
+from evopress.profile import DENSE, DENSE_BITS, Profile, Unit, nearest_level, tie
 from evopress.sections import QuantizeSection
 from evopress.space import SearchSpace, exchange_groups, make_space
 
@@ -37,9 +38,7 @@ class Quantize(WeightApplication):
     def method(self) -> Quantization:
         """GPTQ or round-to-nearest."""
         section = self._section
-        propagate = section.propagate
-        if propagate == "auto":
-            propagate = "3" if "3" in section.levels else section.levels[0]
+        propagate = self._nearest() if section.propagate == "auto" else section.propagate
         return Quantization(
             name="rtn" if section.method == "rtn" else "gptq",
             grids=section.grids(),
@@ -50,6 +49,19 @@ class Quantize(WeightApplication):
             mismatch=section.mismatch,
             propagate=propagate,
         )
+
+    def _nearest(self) -> str:
+        """The level that costs, given to all units, what comes nearest to the budget: what later blocks will see."""
+        budget, grids = self._workspace.config.budget, self._section.grids()
+        shapes = [linear.view.shape for linear in self._workspace.map.linears]
+        if budget.counts == "size":
+            own = self._files.levels.values()
+            sizes = {level: self._files.constant + sum(costs[level] for costs in own) for level in grids}
+            return nearest_level(sizes, Fraction(budget.target))
+        weights = sum(rows * columns for rows, columns in shapes)
+        stored = {level: sum(storage_bits(shape, grid) for shape in shapes) for level, grid in grids.items()}
+        codes = {level: grid.bits * weights for level, grid in grids.items()}
+        return nearest_level(stored if budget.counts == "bpw" else codes, Fraction(budget.target) * weights)
 
     @cached_property
     def space(self) -> SearchSpace:

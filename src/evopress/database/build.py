@@ -25,7 +25,7 @@ from evopress.database.manifest import (
     read_manifest,
     write_manifest,
 )
-from evopress.database.methods import Levels, Method
+from evopress.database.methods import Levels, Method, corrects
 from evopress.database.store import Database
 from evopress.errors import ConfigError, DatabaseError
 from evopress.files import PARTIAL, replacing, require_disk, sha256
@@ -149,13 +149,8 @@ class _Builder:
             return
         hessian = Hessian(unit.view.shape[1], self.runner.device)
         for state in states:
-            hessian.add(*(self.runner.finish(hidden).flatten(0, 1) for hidden in state.streams(self._corrects)))
+            hessian.add(*(self.runner.finish(hidden).flatten(0, 1) for hidden in state.streams(corrects(self.method))))
         self._compress([unit], hessian if self.method.needs_text else None)
-
-    @property
-    def _corrects(self) -> bool:
-        """Whether the inputs of the uncompressed model are needed beside those that later blocks see."""
-        return self.method.mismatch > 0 and self.method.propagate != "dense"
 
     def block(self, block: int, states: list[_State]) -> None:
         """Make the missing units of one block, and let the `states` pass through it."""
@@ -173,7 +168,7 @@ class _Builder:
                 self._compress(members, None)
             return
         dense = self.method.propagate == "dense"
-        if wanted or dense or self._corrects:
+        if wanted or dense or corrects(self.method):
             hessians = self._measure(block, wanted, states)
             for group, members in wanted.items():
                 self._compress(members, hessians.pop(group))
@@ -191,7 +186,9 @@ class _Builder:
                     seen[group].append(inputs)
 
             with collect_inputs(self.runner.model, self.runner.map, block, sink):
-                outputs = [self.runner.block(block, hidden, state.contexts) for hidden in state.streams(self._corrects)]
+                outputs = [
+                    self.runner.block(block, hidden, state.contexts) for hidden in state.streams(corrects(self.method))
+                ]
             for group, inputs in seen.items():
                 hessians[group].add(*inputs)
             state.uncompressed = outputs[-1]

@@ -36,7 +36,7 @@ Levels = Mapping[str, Compressed[Packed]]
 
 
 class Method(Protocol):
-    """How levels are made."""
+    """How levels are made; `str` says it to a person."""
 
     @property
     def propagate(self) -> str:
@@ -66,6 +66,19 @@ class Method(Protocol):
         """
 
 
+def corrects(method: Method) -> bool:
+    """Whether a build needs the inputs of the uncompressed model beside those that later blocks see."""
+    return method.mismatch > 0 and method.propagate != "dense"
+
+
+def _seen(method: Method) -> str:
+    """What later blocks see, and how much of it is corrected."""
+    if method.propagate == "dense":
+        return "later blocks see dense inputs"
+    corrected = f", {method.mismatch:g} of the mismatch corrected" if method.mismatch else ""
+    return f"later blocks see level {method.propagate}{corrected}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
     """Levels are grids, the same for all weights."""
@@ -78,6 +91,14 @@ class Quantization:
     rounds: int = 0
     mismatch: float = 0.0
     propagate: str = "dense"
+
+    def __str__(self) -> str:
+        scales = "scales searched" if self.search else "scales of the full range"
+        if self.name == "rtn":
+            return f"round to nearest, {scales}"
+        order = "columns by activation" if self.act_order else "columns as stored"
+        rounds = f"{self.rounds} round{'s' * (self.rounds != 1)} of refinement"
+        return f"gptq, {scales}, {order}, {rounds}, {_seen(self)}"
 
     @property
     def needs_text(self) -> bool:
@@ -124,6 +145,9 @@ class Pruning:
     mismatch: float = 0.0
     propagate: str = "dense"
 
+    def __str__(self) -> str:
+        return f"{self.name}, {_seen(self)}" if self.needs_text else self.name
+
     @property
     def needs_text(self) -> bool:
         """Magnitude looks at weights alone."""
@@ -169,6 +193,9 @@ class GgmlQuantization:
     importance: bool = True
     mismatch: float = 0.0
     propagate: Literal["dense"] = "dense"
+
+    def __str__(self) -> str:
+        return f"ggml's own quantizers, {'with' if self.importance else 'without'} importance of inputs"
 
     def __post_init__(self) -> None:
         if not self.types:
