@@ -108,7 +108,7 @@ class GridRounder:
             frozenset(c for part in self.tables.parts for c in range(0, columns, part.width)) if order is None else ()
         )
         self._importance = importance
-        self._codes = torch.empty_like(self.tables.scale)
+        self._codes = weights.new_empty(self.tables.rows)
         if order is not None:
             for part in self.tables.parts:
                 for group, span in enumerate(part.spans):
@@ -123,21 +123,19 @@ class GridRounder:
 
     def round(self, column: int, weights: Tensor, error: Tensor) -> None:
         """Replace `weights` by signed codes and tell the `error` of what they stand for."""
-        tables = self.tables
-        if not self.starts or column in self.starts:
-            tables.use(self.order[column])
-        torch.div(weights, tables.scale, out=self._codes)
-        torch.clamp(self._codes.round_(), tables.low, tables.high, out=self._codes)
-        torch.addcmul(weights, self._codes, tables.scale, value=-1, out=error)
+        scale, low, high = self.tables.at(self.order[column])
+        torch.div(weights, scale, out=self._codes)
+        torch.clamp(self._codes.round_(), low, high, out=self._codes)
+        torch.addcmul(weights, self._codes, scale, value=-1, out=error)
         weights.copy_(self._codes)
 
     def _fit(self, part: GridRows, group: int, weights: Tensor) -> None:
         """Settle scale and zero of `group` from its `weights` (columns, rows)."""
         if self._importance is None:
-            part.scale[group], part.zero[group] = fit(weights.amin(0), weights.amax(0), part.grid)
+            found = fit(weights.amin(0), weights.amax(0), part.grid)
         else:
-            importance = self._importance[part.spans[group]]
-            part.scale[group], part.zero[group] = search_scales(weights, importance, part.grid)
+            found = search_scales(weights, self._importance[part.spans[group]], part.grid)
+        self.tables.settle(part, group, *found)
 
 
 # Codes, scales and zeros of one grid's rows, and their squared output error per row.

@@ -31,8 +31,7 @@ def refine(
     step = Feedback(matrix=damped / diagonal, cost=diagonal, damping=0.0, ridge=ridge)
     for _ in range(rounds):
         for part in tables.parts:
-            _refit(slope[:, part.rows], signed[:, part.rows], part, damped)
-        tables.forget()
+            _refit(slope[:, part.rows], signed[:, part.rows], tables, part, damped)
         moves = slope / diagonal.unsqueeze(1)
         sweep(moves, step, _Descent(signed, tables), block=block)
         slope.addmm_(damped, moves, alpha=-1)
@@ -52,23 +51,23 @@ class _Descent:
 
     def __init__(self, signed: Tensor, tables: Tables) -> None:
         self._signed, self._tables = signed, tables
-        self._codes = torch.empty_like(tables.scale)
+        self._codes = signed.new_empty(tables.rows)
 
     def begin(self, column: int, ahead: Ahead) -> None:
         """Nothing starts anywhere: the scales stay."""
 
     def round(self, column: int, weights: Tensor, error: Tensor) -> None:
         """Replace the residuals `weights` by the change of their weights, which is the `error` to be given back."""
-        tables, before = self._tables, self._signed[column]
-        tables.use(column)
-        torch.div(weights, tables.scale, out=self._codes).add_(before)
-        torch.clamp(self._codes.round_(), tables.low, tables.high, out=self._codes)
-        torch.mul(torch.sub(self._codes, before, out=weights), tables.scale, out=weights)
+        scale, low, high = self._tables.at(column)
+        before = self._signed[column]
+        torch.div(weights, scale, out=self._codes).add_(before)
+        torch.clamp(self._codes.round_(), low, high, out=self._codes)
+        torch.mul(torch.sub(self._codes, before, out=weights), scale, out=weights)
         before.copy_(self._codes)
         error.copy_(weights)
 
 
-def _refit(slope: Tensor, signed: Tensor, part: GridRows, damped: Tensor) -> None:
+def _refit(slope: Tensor, signed: Tensor, tables: Tables, part: GridRows, damped: Tensor) -> None:
     """Set one scale after another to the best for its group's codes, where what can be stored is better than before.
 
     A change of a scale by t changes the damped error by t^2 v D v - 2 t v g, with v the group's codes, D the damped
@@ -82,5 +81,5 @@ def _refit(slope: Tensor, signed: Tensor, part: GridRows, damped: Tensor) -> Non
         scale = part.scale[group]
         change = storable(torch.where(curvature > 0, scale + gain / curvature, scale), part.grid) - scale
         change *= change * (change * curvature - 2 * gain) < 0
-        part.scale[group] += change
+        tables.settle(part, group, scale + change, part.zero[group])
         slope.addcmul_(reach, change, value=-1)

@@ -1,9 +1,10 @@
 """Scales and zeros of stacked rows: the rows of all layers of an input, below each other once for each grid.
 
-Costs one copy of a group's scales when a column of another group comes.
+Columns between two starts of groups, of whichever grid, share a row of the tables: what a column needs is a view.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from evopress.compress.grid import Grid
 
 
 class GridRows:
-    """The stacked rows of one grid, with their `scale` and `zero` (groups, rows of the grid)."""
+    """The stacked rows of one grid, with their `scale` and `zero` (groups, rows of the grid), to be read only."""
 
     def __init__(self, grid: Grid, rows: slice, like: Tensor) -> None:
         columns, count = like.shape
@@ -30,25 +31,31 @@ class GridRows:
 
 
 class Tables:
-    """The grids of stacked rows, and the scale and range of signed codes (stacked rows,) at one column at a time."""
+    """The grids of stacked `weights` (columns, rows of each grid): their scales and ranges of signed codes."""
 
     def __init__(self, weights: Tensor, grids: Sequence[Grid]) -> None:
-        count = weights.shape[1]
+        columns, count = weights.shape
         self.parts = [GridRows(grid, slice(i * count, (i + 1) * count), weights) for i, grid in enumerate(grids)]
-        self.scale = weights.new_empty(count * len(grids))
-        self.low, self.high = torch.empty_like(self.scale), torch.empty_like(self.scale)
-        self._groups = [-1] * len(grids)
+        starts = sorted({span.start for part in self.parts for span in part.spans})
+        self._segments = [i for i, (start, stop) in enumerate(pairwise([*starts, columns])) for _ in range(start, stop)]
+        self._scale = weights.new_empty(len(starts), count * len(grids))
+        self._low, self._high = torch.empty_like(self._scale), torch.empty_like(self._scale)
 
-    def use(self, column: int) -> None:
-        """Make the scales of the groups that hold `column` the current ones."""
-        for i, part in enumerate(self.parts):
-            group = column // part.width
-            if group != self._groups[i]:
-                self._groups[i] = group
-                self.scale[part.rows] = part.scale[group]
-                self.low[part.rows] = -part.zero[group]
-                self.high[part.rows] = part.grid.top - part.zero[group]
+    @property
+    def rows(self) -> int:
+        """Stacked rows of all grids."""
+        return self._scale.shape[1]
 
-    def forget(self) -> None:
-        """Read the tables anew at the next `use`, as they have changed."""
-        self._groups = [-1] * len(self.parts)
+    def at(self, column: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale, lowest and highest signed code (stacked rows,) at a column."""
+        segment = self._segments[column]
+        return self._scale[segment], self._low[segment], self._high[segment]
+
+    def settle(self, part: GridRows, group: int, scale: Tensor, zero: Tensor) -> None:
+        """Give a group of one grid its scale and zero (rows of the grid,)."""
+        span = part.spans[group]
+        segments = slice(self._segments[span.start], self._segments[span.stop - 1] + 1)
+        part.scale[group], part.zero[group] = scale, zero
+        self._scale[segments, part.rows] = scale
+        self._low[segments, part.rows] = -zero
+        self._high[segments, part.rows] = part.grid.top - zero
