@@ -1,13 +1,13 @@
 """What makes levels good: the KL of uniform 2, 3 and 4 bits on held-out text, part by part.
 
-Every job builds a database of these levels in a temporary directory, scores its uniform profiles and becomes a line of
-a file that is kept with the sources; a job that has its line is not repeated. CPU seconds are those of the build, its
+Every job makes the levels of one width in a temporary directory, scores the uniform profile and becomes a line of a
+file that is kept with the sources; a job that has its line is not repeated. CPU seconds are those of the build, its
 forward passes included; `forward` are those of one pass of the calibration text through all blocks, measured beside it.
 
     python benchmarks/levels.py                          # each part alone, each left out, all together
     python benchmarks/levels.py --only all --seeds 3     # another calibration text for each seed
-    python benchmarks/levels.py --jobs tokens            # all parts, on 4k to 262k tokens
-    python benchmarks/levels.py --jobs shares            # how much of the mismatch to correct
+    python benchmarks/levels.py --jobs tokens --bits 3   # all parts, on 4k to 262k tokens
+    python benchmarks/levels.py --jobs shares --bits 3   # how much of the mismatch to correct
     python benchmarks/levels.py --jobs steadiness        # one and two threads, fp32 and bf16 passes
     python benchmarks/levels.py --only-table
 """
@@ -30,7 +30,6 @@ from run_settings import add_settings, machine
 from evopress import pipeline
 from evopress.models.batches import batches
 from evopress.observer import Observer
-from evopress.profile import Profile
 from evopress.resolve import resolve
 from evopress.run import start_run
 from evopress.scoring import HeldOut, score
@@ -93,24 +92,23 @@ def steadiness(seeds: int) -> list[Job]:
 JOBS = {"parts": parts, "tokens": tokens, "shares": shares, "steadiness": steadiness}
 
 
-def run(job: Job, model: str, settings: dict[str, Any]) -> dict[str, Any]:
+def run(job: Job, bits: str, model: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Build, score, and tell."""
     torch.set_num_threads(job.threads or torch.get_num_threads())
-    options = {"levels": BITS, "text_seed": job.seed} | job.settings | settings
+    options = {"levels": (bits,), "text_seed": job.seed} | job.settings | settings
     with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace(start_run(Path(folder) / "run", resolve(model, bits=3, **options)), Observer())
+        workspace = Workspace(start_run(Path(folder) / "run", resolve(model, bits=bits, **options)), Observer())
         forward = forward_seconds(workspace)
         started = time.process_time()
         pipeline.build(workspace)
         seconds = time.process_time() - started
-        names = [linear.name for linear in workspace.map.linears]
-        profiles = {bits: Profile.of(dict.fromkeys(names, bits)) for bits in BITS}
-        rows = score(workspace, profiles, HeldOut()).rows
+        scored = score(workspace, {"uniform": workspace.space.uniform()}, HeldOut()).rows["uniform"]
     return {
         "job": job.name,
+        "bits": bits,
         "seed": job.seed,
-        "kl": {bits: rows[bits]["kl"] for bits in BITS},
-        "perplexity": {bits: rows[bits]["perplexity"] for bits in BITS},
+        "kl": scored["kl"],
+        "perplexity": scored["perplexity"],
         "build_cpu_seconds": round(seconds, 1),
         "forward_cpu_seconds": round(forward, 1),
         "calibration_tokens": workspace.config.data.calibration_tokens,
@@ -133,18 +131,24 @@ def forward_seconds(workspace: Workspace) -> float:
 
 
 def report(lines: Sequence[dict[str, Any]]) -> str:
-    """A row for each job, mean and standard deviation over its seeds."""
-    head = "| levels | seeds | " + " | ".join(f"{bits} bits" for bits in BITS) + " | build / one pass |"
-    rows = [head, "|---|--:|" + "---:|" * (len(BITS) + 1)]
+    """A row for each job: KL of each width, mean and standard deviation over seeds, and the CPU time of the builds."""
+    widths = sorted({line["bits"] for line in lines})
+    rows = [
+        "| levels | " + " | ".join(f"{bits} bits" for bits in widths) + " | seeds | build / one pass |",
+        "|---|" + "---:|" * (len(widths) + 2),
+    ]
     for name in dict.fromkeys(line["job"] for line in lines):
         own = [line for line in lines if line["job"] == name]
+        cells = [_spread([line["kl"] for line in own if line["bits"] == bits]) for bits in widths]
+        seeds = len({line["seed"] for line in own})
         cost = statistics.mean(line["build_cpu_seconds"] / line["forward_cpu_seconds"] for line in own)
-        cells = [_spread([line["kl"][bits] for line in own]) for bits in BITS]
-        rows.append(f"| {name} | {len(own)} | {' | '.join(cells)} | {cost:.1f} |")
+        rows.append(f"| {name} | {' | '.join(cells)} | {seeds} | {cost:.1f} |")
     return "\n".join(rows)
 
 
 def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return ""
     mean = f"{statistics.mean(values):.3f}"
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.3f}"
 
@@ -154,21 +158,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_settings(parser)
     parser.add_argument("--jobs", choices=tuple(JOBS), default="parts")
+    parser.add_argument("--bits", nargs="+", default=list(BITS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", default="", help="only jobs whose name contains this")
     parser.add_argument("--only-table", action="store_true")
     parser.add_argument("--rows", type=Path, default=ROWS, help="the file of finished jobs")
     options = parser.parse_args()
-    wanted = JOBS[options.jobs](options.seeds)
+    wanted = [
+        (job, bits) for job in JOBS[options.jobs](options.seeds) if options.only in job.name for bits in options.bits
+    ]
     done = [json.loads(line) for line in options.rows.read_text().splitlines()] if options.rows.exists() else []
-    for job in [] if options.only_table else wanted:
-        known = any((line["job"], line["seed"], line["model"]) == (job.name, job.seed, options.model) for line in done)
-        if options.only in job.name and not known:
-            done.append(run(job, options.model, dict(options.set)))
+    known = {(line["job"], line["bits"], line["seed"], line["model"]) for line in done}
+    for job, bits in [] if options.only_table else wanted:
+        if (job.name, bits, job.seed, options.model) not in known:
+            done.append(run(job, bits, options.model, dict(options.set)))
             print(json.dumps(done[-1]), flush=True)
             with options.rows.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")
-    print(report([line for line in done if any(line["job"] == job.name for job in wanted)]))
+    names = {job.name for job, _ in wanted}
+    print(report([line for line in done if line["job"] in names and line["bits"] in options.bits]))
 
 
 if __name__ == "__main__":

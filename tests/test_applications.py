@@ -20,7 +20,8 @@ from evopress.fitness.divergence import Perplexity
 from evopress.models import describe, dropped, find_sublayers
 from evopress.observer import Observer
 from evopress.profile import Profile
-from evopress.run import read_run
+from evopress.resolve import resolve
+from evopress.run import read_run, start_run
 from evopress.search.knapsack import Errors
 from evopress.search.sensitivity import GAMMAS, sensitivity_starts
 from evopress.space import SearchSpace
@@ -115,6 +116,39 @@ def test_masks_exist_where_no_whole_blocks_meet_the_budget(where: dict[str, Any]
     run = evopress.drop(fraction=0.5, protected=protected, start=start, **where)
     assert set(run.evaluation["profiles"]) == {"dense", "searched"}
     assert list(dict(run.profile.items()).values()).count("drop") == 4
+
+
+@pytest.mark.parametrize(
+    ("budget", "level"),
+    [
+        ({"bits": 3}, "3"),
+        ({"bits": 2.5}, "3"),
+        ({"bits": 2.4}, "2"),
+        ({"bpw": 3.4}, "2"),  # with scales and zeros of groups of 16 a level of 2 bits has 3.125, one of 3 bits 4.1875
+        ({"bpw": 4}, "3"),
+        ({"bits": 3, "propagate": "dense"}, "dense"),
+    ],
+)
+def test_later_blocks_see_the_level_nearest_the_budget(
+    where: dict[str, Any], budget: dict[str, Any], level: str
+) -> None:
+    out = where.pop("out")
+    config = resolve(levels=(2, 3, 4), group_size=16, **budget, **where)
+    notes: list[str] = []
+
+    class Notes(Observer):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    workspace = Workspace(start_run(out, config), Notes())
+    assert workspace.application.method is not None
+    assert workspace.application.method.propagate == level
+    pipeline.build(workspace)
+    assert any(
+        note.startswith("levels: gptq, scales searched")
+        and f"see {'' if level == 'dense' else 'level '}{level}" in note
+        for note in notes
+    )
 
 
 @pytest.mark.parametrize("method", ["sparsegpt", "wanda", "magnitude"])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from evopress.config import differences, from_toml, to_toml
+from evopress.errors import ConfigError
 from evopress.resolve import resolve
 
 
@@ -29,3 +32,35 @@ def test_runs_from_before_bos_had_none() -> None:
 def test_the_papers_protocol_has_no_bos(preset: str, budget: dict[str, float]) -> None:
     assert resolve("demo", preset=preset, **budget).data.bos == "no"
     assert resolve("demo", preset=preset, bos="auto", **budget).data.bos == "auto"
+
+
+def test_the_papers_presets_have_the_papers_levels_and_others_better_ones() -> None:
+    quick, paper, other = (
+        resolve("demo", bits=3, **more).compression
+        for more in ({}, {"preset": "paper"}, {"preset": "paper", "levels": (2, 4)})
+    )
+    made = ("scales", "act_order", "mismatch", "refine", "propagate")
+    assert [getattr(quick, name) for name in made] == ["searched", True, 0.25, 1, "auto"]
+    assert [getattr(paper, name) for name in made] == ["range", False, 0.0, 0, "3"]
+    assert [getattr(other, name) for name in made] == ["range", False, 0.0, 0, "auto"]
+
+
+def test_runs_whose_files_do_not_say_how_levels_are_made_have_the_former_ones() -> None:
+    text = to_toml(resolve("demo", bits=3, act_order=False))
+    earlier = "".join(
+        line
+        for line in text.splitlines(keepends=True)
+        if line.split()[:1] not in (["scales"], ["mismatch"], ["refine"])
+    )
+    section = from_toml(earlier, "here").compression
+    assert (section.scales, section.mismatch, section.refine) == ("range", 0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"scales": "minmax"}, "scales"), ({"mismatch": 1.5}, "mismatch is 1.5"), ({"refine": -1}, "refine is -1")],
+)
+def test_wrong_ways_to_make_levels_are_one_line(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        resolve("demo", bits=3, **setting)
+    assert "\n" not in str(caught.value)
