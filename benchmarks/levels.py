@@ -74,7 +74,7 @@ def tokens(seeds: int) -> list[Job]:
 
 def shares(seeds: int) -> list[Job]:
     """All parts with more and less of the mismatch corrected."""
-    ways = (0.1, 0.25, 0.4, 0.6, 1.0)
+    ways = (0.0, 0.15, 0.25, 0.35, 0.5, 1.0)
     return [Job(f"mismatch {share}", seed, ALL | {"mismatch": share}) for seed in range(seeds) for share in ways]
 
 
