@@ -162,6 +162,8 @@ def from_toml(text: str, where: str) -> Config:
         compression.setdefault("group_size", None)
         for key, value in FORMER_LEVELS.items():
             compression.setdefault(key, value)
+    elif compression.get("method") in ("sparsegpt", "wanda", "magnitude"):
+        compression.setdefault("mismatch", 0.0)
     search = data.get("search", {})
     if isinstance(tokens := search.get("sensitivity_tokens"), int):  # a number that all rounds share, as it was written
         search["sensitivity_tokens"] = [tokens] * search.pop("sensitivity_rounds", 1)

@@ -27,6 +27,12 @@ SENSITIVITY_TOKENS = (512, 4096, 4096)
 """16 sequences: with fewer the knapsack follows noise (docs/log.md)."""
 
 
+MISMATCH: float = Field(
+    0.25, ge=0, le=1, description="how much to correct of what compressed blocks change in the inputs of later ones"
+)
+"""Of all applications whose levels are made by error feedback."""
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, keyword-only, unknown keys are errors."""
 
@@ -72,9 +78,7 @@ class QuantizeSection(Section):
         "searched", description="of least error, or spanning each group's lowest to highest weight"
     )
     act_order: bool = Field(True, description="quantize columns in order of decreasing activation")
-    mismatch: float = Field(
-        0.25, ge=0, le=1, description="how much to correct of what compressed blocks change in the inputs of later ones"
-    )
+    mismatch: float = MISMATCH
     refine: int = Field(1, ge=0, description="rounds of coordinate descent on codes and scales after the sweep")
     damping: float = Field(0.01, gt=0, description="added to the Hessian's diagonal, relative to its mean")
     embeddings: bool = Field(False, description="compress the token embedding and the head too")
@@ -128,6 +132,7 @@ class SparsifySection(Section):
     damping: float = Field(0.01, gt=0, description="added to the Hessian's diagonal, relative to its mean")
     database: str | None = Field(None, description="directory of a database to share with other runs")
     propagate: Literal["dense", "uniform"] = Field("dense", description="what later blocks see: dense, or pruned ones")
+    mismatch: float = MISMATCH
 
     @field_validator("pattern")
     @classmethod

@@ -46,6 +46,7 @@ class Sparsify(WeightApplication):
             levels=self._levels(),
             dtype=own if own in (torch.bfloat16, torch.float16) else torch.bfloat16,
             damping=section.damping,
+            mismatch=section.mismatch if section.method == "sparsegpt" else 0.0,
             propagate=uniform if section.propagate == "uniform" else "dense",
         )
 
