@@ -197,14 +197,14 @@ class _Builder:
         return hessians
 
     def _advance_compressed(self, block: int, linears: list[Linear], states: list[_State]) -> None:
-        """Let the `states` pass through the block at the level that later blocks see."""
+        """Let the `states` pass through the block with the levels that later blocks see."""
         database = Database(self.directory)
 
         def load(unit: str, level: str, dtype: torch.dtype) -> torch.Tensor:
             return database.dense(unit, level, dtype).to(self.runner.device)
 
         with Assembly(weight_slots(self.runner.model, self.runner.map, load)) as assembly:
-            assembly.use(block, tuple(self.method.propagate for _ in linears))
+            assembly.use(block, tuple(self.method.seen(linear.name) for linear in linears))
             for state in states:
                 state.hidden = self.runner.block(block, state.hidden, state.contexts)
 

@@ -40,7 +40,10 @@ class Method(Protocol):
 
     @property
     def propagate(self) -> str:
-        """The level whose activations later blocks see, or `dense`."""
+        """The level whose activations later blocks see, `dense`, or `profile` where each unit has its own."""
+
+    def seen(self, unit: str) -> str | None:
+        """The level that a unit has in what later blocks see; None is the dense weight."""
 
     @property
     def needs_text(self) -> bool:
@@ -91,6 +94,10 @@ class Quantization:
     rounds: int = 0
     mismatch: float = 0.0
     propagate: str = "dense"
+
+    def seen(self, unit: str) -> str | None:
+        """The same for all."""
+        return None if self.propagate == "dense" else self.propagate
 
     def __str__(self) -> str:
         scales = "scales searched" if self.search else "scales of the full range"
@@ -145,6 +152,10 @@ class Pruning:
     mismatch: float = 0.0
     propagate: str = "dense"
 
+    def seen(self, unit: str) -> str | None:
+        """The same for all."""
+        return None if self.propagate == "dense" else self.propagate
+
     def __str__(self) -> str:
         return f"{self.name}, {_seen(self)}" if self.needs_text else self.name
 
@@ -193,6 +204,9 @@ class GgmlQuantization:
     importance: bool = True
     mismatch: float = 0.0
     propagate: Literal["dense"] = "dense"
+
+    def seen(self, unit: str) -> None:
+        """Always the dense weight."""
 
     def __str__(self) -> str:
         return f"ggml's own quantizers, {'with' if self.importance else 'without'} importance of inputs"
