@@ -12,7 +12,7 @@ from evopress.compress.grid import Grid
 from evopress.compress.rtn import quantize_rtn
 from evopress.models import Runner, describe
 from evopress.models.weights import weight
-from evopress.polish.blocks import BlockForms, Outcome, Rates, block_error, polish_block, relative_error
+from evopress.polish.blocks import Forms, Outcome, Rates, block_error, polish_block, relative_error
 from evopress.polish.learnable import learnable
 from evopress.polish.text import Text
 from evopress.testing import pico_model
@@ -20,7 +20,7 @@ from evopress.testing import pico_model
 RATES = Rates(epochs=8, codes=0.03, floats=0.01)
 
 
-def setting(architecture: str = "llama", block: int = 1) -> tuple[Text, BlockForms, list[torch.Tensor], Any]:
+def setting(architecture: str = "llama", block: int = 1) -> tuple[Text, Forms, list[torch.Tensor], Any]:
     """A text, a block at 2 bits, its dense inputs, and the dense targets."""
     model = pico_model(architecture, blocks=2)
     runner = Runner(model, describe(model))
@@ -39,10 +39,10 @@ def setting(architecture: str = "llama", block: int = 1) -> tuple[Text, BlockFor
     for before in range(block):
         inputs = text.through(inputs, lambda hidden, contexts, b=before: runner.block(b, hidden, contexts))
     targets = text.through(inputs, lambda hidden, contexts: runner.block(block, hidden, contexts))
-    return text, BlockForms(forms, frozenset(transposed), {}), inputs, targets
+    return text, Forms(forms, frozenset(transposed)), inputs, targets
 
 
-def tensors(forms: BlockForms) -> Mapping[str, torch.Tensor]:
+def tensors(forms: Forms) -> Mapping[str, torch.Tensor]:
     return {
         f"{name}.{key}": tensor
         for name, form in forms.learned.items()

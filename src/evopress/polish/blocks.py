@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evopress.models.runner import Contexts
 from evopress.polish.learnable import Learnable
 from evopress.polish.text import Text, epochs, pick
 
@@ -44,17 +43,16 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class BlockForms:
-    """The weights of a block, by their parameters' names: to be learned, those stored as (in, out), and given ones."""
+class Forms:
+    """Weights to be learned, by their parameters' names, and which of the parameters are stored as (in, out)."""
 
     learned: Mapping[str, Learnable]
-    transposed: frozenset[str]
-    fixed: Mapping[str, Tensor]
+    transposed: frozenset[str] = frozenset()
 
     def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """All of them in the layout of the parameters."""
+        """All of them in the layout of the parameters, differentiable."""
         made = {name: form.weight(dtype) for name, form in self.learned.items()}
-        return {**self.fixed, **{name: w.T if name in self.transposed else w for name, w in made.items()}}
+        return {name: weight.T if name in self.transposed else weight for name, weight in made.items()}
 
     def numbers(self, kind: str) -> list[Tensor]:
         """What is learned of one kind, `codes` or `floats`, in all weights."""
@@ -79,7 +77,7 @@ def relative_error(output: Tensor, target: Tensor) -> Tensor:
 
 
 def polish_block(
-    text: Text, block: int, forms: BlockForms, inputs: Sequence[Tensor], targets: Sequence[Tensor], rates: Rates
+    text: Text, block: int, forms: Forms, inputs: Sequence[Tensor], targets: Sequence[Tensor], rates: Rates
 ) -> Outcome:
     """Learn the block's weights on `inputs` and `targets`, hidden states by length; keeps the best that was seen.
 
@@ -90,13 +88,13 @@ def polish_block(
         return Outcome(before, before)
     best, state = before, forms.state()
     optimizer = make_optimizer([(forms.numbers("codes"), rates.codes), (forms.numbers("floats"), rates.floats)])
-    steps = rates.epochs * len(text.parts())
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+    schedule = linear_decay(optimizer, rates.epochs * len(text.parts()))
     for epoch, parts in epochs(text, rates.epochs, rates.seed + block):
         for part in parts:
             optimizer.zero_grad()
-            output = _forward(text, block, forms, pick(inputs, part), text.contexts(part))
-            relative_error(output, pick(targets, part)).mean().backward(inputs=_learned(optimizer))
+            hidden = pick(inputs, part)
+            output = text.runner.block(block, hidden, text.contexts(part), forms.weights(hidden.dtype))
+            torch.autograd.backward(relative_error(output, pick(targets, part)).mean(), inputs=numbers_of(optimizer))
             optimizer.step()
             schedule.step()
             for form in forms.learned.values():
@@ -106,14 +104,12 @@ def polish_block(
             if now < best:
                 best, state = now, forms.state()
     forms.restore(state)
-    for tensor in _learned(optimizer):
+    for tensor in numbers_of(optimizer):
         tensor.requires_grad_(False)
     return Outcome(before, best)
 
 
-def block_error(
-    text: Text, block: int, forms: BlockForms, inputs: Sequence[Tensor], targets: Sequence[Tensor]
-) -> float:
+def block_error(text: Text, block: int, forms: Forms, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
     """The mean of `relative_error` over the whole text."""
     total = 0.0
     with torch.no_grad():
@@ -126,13 +122,19 @@ def block_error(
 
 def make_optimizer(groups: Sequence[tuple[Sequence[Tensor], float]]) -> torch.optim.Adam:
     """Adam for (numbers, largest step) of each group; makes them require grad. Groups without numbers are left out."""
-    kept = [{"params": [t.requires_grad_() for t in tensors], "lr": rate} for tensors, rate in groups if tensors and rate]
+    kept = [
+        {"params": [tensor.requires_grad_() for tensor in tensors], "lr": rate, "initial_lr": rate}
+        for tensors, rate in groups
+        if tensors and rate
+    ]
     return torch.optim.Adam(kept, betas=(0.9, 0.95), fused=True)
 
 
-def _learned(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def linear_decay(optimizer: torch.optim.Optimizer, steps: int, done: int = 0) -> torch.optim.lr_scheduler.LambdaLR:
+    """Steps that shrink to nothing in `steps`, `done` of which have been made."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps, last_epoch=done - 1)
+
+
+def numbers_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All that an optimizer moves."""
     return [tensor for group in optimizer.param_groups for tensor in group["params"]]
-
-
-def _forward(text: Text, block: int, forms: BlockForms, hidden: Tensor, contexts: Contexts) -> Tensor:
-    return text.runner.block(block, hidden, contexts, forms.weights(hidden.dtype))

@@ -25,12 +25,15 @@ LEAST_STRETCH = 1 / 16  # of a scale: none turns over
 class Learnable(Protocol):
     """A weight (rows, columns) to be learned within its format.
 
-    `codes` is what decides between codes, `floats` what is stored as floating point, or None where there is no such
-    thing; both are fp32, and require grad once a caller says so.
+    `floats` is what is stored as floating point; both are fp32, and require grad once a caller says so. A format
+    without codes has None.
     """
 
-    codes: Tensor | None
-    floats: Tensor | None
+    @property
+    def codes(self) -> Tensor | None:
+        """What decides between codes, or None."""
+
+    floats: Tensor
 
     def weight(self, dtype: torch.dtype) -> Tensor:
         """The dense weight (rows, columns), differentiable: what `packed` dequantizes to, bit for bit."""
@@ -42,8 +45,8 @@ class Learnable(Protocol):
         """The level as it is now."""
 
 
-def learnable(packed: Packed, dense: Tensor) -> Learnable | None:
-    """The learnable form of a level whose original weight is `dense` (rows, columns).
+def learnable(packed: Packed, dense: Tensor | None = None) -> Learnable | None:
+    """The learnable form of a level whose original weight is `dense` (rows, columns), needed where codes shall change.
 
     None for a format in which nothing can be learned yet: ggml types.
     """
@@ -70,12 +73,12 @@ class LearnableGrid:
     True
     """
 
-    def __init__(self, packed: Quantized, dense: Tensor) -> None:
+    def __init__(self, packed: Quantized, dense: Tensor | None) -> None:
         self.shape, self.grid = packed.shape, packed.grid
         self._scale = packed.scale.float()[..., None]
         self._zero = packed.unpacked_zeros().float()[..., None]
         codes = self._grouped(packed.unpacked_codes().float())
-        wanted = self._grouped(dense.float()) / self._scale + self._zero
+        wanted = codes if dense is None else self._grouped(dense.float()) / self._scale + self._zero
         self.codes = torch.minimum(torch.maximum(wanted, codes - (0.5 - EDGE)), codes + (0.5 - EDGE))
         self.floats = torch.ones_like(self._scale)
 
@@ -116,7 +119,7 @@ class LearnableSparse:
     They are changes of the values in units of the matrix's root mean square.
     """
 
-    codes = None
+    codes: Tensor | None = None
 
     def __init__(self, packed: Sparse) -> None:
         self._mask, self._stored = packed.unpacked_mask(), packed.values.dtype
@@ -130,9 +133,7 @@ class LearnableSparse:
         return _Rounded.apply(moved, self._stored, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
     def confine(self) -> None:
-        """Values stay finite as they are stored."""
-        most = torch.finfo(self._stored).max / self._unit / 4 if self._unit else 0.0
-        self.floats.data.clamp_(-most, most)
+        """Nothing to do: values that are too large are stored as the largest ones."""
 
     def packed(self) -> Sparse:
         """The same mask with the values of now."""
@@ -149,7 +150,7 @@ class _OnGrid(torch.autograd.Function):
         return (signed * scale).to(dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         signed, scale = ctx.saved_tensors
         gradient = gradient.float()
         of_scale = (gradient * signed).sum(-1, keepdim=True) if ctx.needs_input_grad[1] else None
@@ -165,7 +166,7 @@ class _StoredScale(torch.autograd.Function):
         return (stored.to(torch.bfloat16) if symmetric else stored).to(scale.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
 
 
@@ -174,8 +175,9 @@ class _Rounded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, stored: torch.dtype, dtype: torch.dtype) -> Tensor:
-        return values.to(stored).to(dtype)
+        most = torch.finfo(stored).max
+        return values.clamp(-most, most).to(stored).to(dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return gradient.float(), None, None

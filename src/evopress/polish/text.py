@@ -54,14 +54,14 @@ class Text:
         for group, ids in enumerate(self.ids):
             count, length = ids.shape
             order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-            found += [Part(group, members) for members in order.split(max(1, self.part_tokens // length))]
+            found += [Part(group, members) for members in torch.split(order, max(1, self.part_tokens // length))]
         if generator is None:
             return found
         return [found[place] for place in torch.randperm(len(found), generator=generator).tolist()]
 
     def begin(self) -> list[Tensor]:
         """The first block's inputs, by length."""
-        return self._joined(lambda part: self.runner.begin(self._ids(part))[0])
+        return self._joined(lambda part: self.runner.begin(self.tokens_of(part))[0])
 
     def through(self, hidden: Sequence[Tensor], run: Pass) -> list[Tensor]:
         """All hidden states, by length, once through `run`, without gradients."""
@@ -72,10 +72,11 @@ class Text:
         """What blocks are called with beside hidden states of the shape of this part."""
         shape = len(part.members), self.ids[part.group].shape[1]
         if shape not in self._contexts:
-            self._contexts[shape] = self.runner.begin(self._ids(part))[1]
+            self._contexts[shape] = self.runner.begin(self.tokens_of(part))[1]
         return self._contexts[shape]
 
-    def _ids(self, part: Part) -> Tensor:
+    def tokens_of(self, part: Part) -> Tensor:
+        """The ids (sequences, length) of a part, on the model's device."""
         return self.ids[part.group][part.members].to(self.runner.device)
 
     def _joined(self, make: Callable[[Part], Tensor]) -> list[Tensor]:
