@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "report": "errors files profile space export search config resolve run records progress wording",
     "harness": "errors",
     "tasks": "errors files profile harness records scoring workspace",
-    "scoring": "errors profile models fitness records workspace",
+    "scoring": "errors profile models fitness records wording workspace",
     "strategies": "profile space search fitness plan records workspace",
     "analyze": "errors files profile space search analysis fitness records workspace",
     "compare": "scoring errors files profile search fitness config records strategies workspace",
@@ -69,7 +69,7 @@ MAY_IMPORT = {
     "pipeline": "cards scoring "
     "errors files profile space search database fitness export plan config resolve observer run workspace records "
     "report strategies progress trackers polish",
-    "sweeps": "errors files config resolve sections observer run pipeline report",
+    "sweeps": "errors files config resolve sections observer run pipeline report wording",
     "cli": "errors files profile space search sections config resolve observer run workspace records summary report "
     "pipeline analysis compare analyze harness tasks wording sweeps trackers",
 }

@@ -17,6 +17,7 @@ from evopress.fitness.tokens import Tokens, load_heldout
 from evopress.models.load import require_positions
 from evopress.profile import Profile
 from evopress.records import read_fitting, read_profile
+from evopress.wording import final
 from evopress.workspace import Workspace
 
 POLISHED = "polished"
@@ -55,7 +56,7 @@ class Scored:
         """What evaluation.json holds of it."""
         return {
             "profiles": self.rows,
-            "uncertainty": uncertainty(list(self.rows), self.scores),
+            "uncertainty": uncertainty(list(self.rows), self.scores, of=final(self.rows)),
             "data": self.text.record(),
             "tokens": self.text.total,
         }
@@ -85,7 +86,8 @@ def score(workspace: Workspace, profiles: Mapping[str, Profile | None], where: H
     if (polished := profiles.get(POLISHED)) is not None:
         with workspace.evaluator(text, measures, 1, polished=polished) as other:
             other.teacher = evaluator.teacher
-            scores = replace(scores, sums=torch.cat([scores.sums, other.evaluate_all([polished]).sums]))
+            own = other.evaluate_all([polished])
+            scores = replace(own, sums=torch.cat([scores.sums, own.sums]))
         order = [*plain, POLISHED]
         scores = replace(scores, sums=scores.sums[[order.index(name) for name in profiles]])
     rows = {

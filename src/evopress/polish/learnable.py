@@ -18,7 +18,7 @@ from evopress.compress.packed import Packed
 from evopress.compress.quantized import Quantized
 from evopress.compress.sparse import Sparse
 
-EDGE = 1e-3  # how far from the rounding point a number starts whose code is another than the nearest, in codes
+EDGE = 0.2  # how far from the rounding point a number starts whose code is another than the nearest, in codes
 LEAST_STRETCH = 1 / 16  # of a scale: none turns over
 
 
