@@ -267,4 +267,6 @@ class PolishSection(Section):
     polish_scale_rate: float = Field(0.004, ge=0, le=0.5, description="largest step of a scale, relative")
     polish_model_epochs: int = Field(3, ge=1, description="passes over the search text, end to end")
     polish_model_rate: float = Field(0.001, gt=0, le=0.5, description="largest step of a scale there, relative")
-    polish_watched: int = Field(4096, ge=2, description="search tokens that are never learned from and decide")
+    polish_watched: int = Field(
+        0, ge=0, description="search tokens that are never learned from and decide; 0: an eighth of them"
+    )
