@@ -2,8 +2,8 @@
 
 A block's inputs are those of the compressed model so far, its target is the dense block's output on dense inputs: so
 each block also repairs what those before it have left. The loss is relative for each token, ||y - y'||^2 / ||y'||^2,
-since the next thing that reads a token, a norm, divides by its length; plain squares would be those of the few tokens
-whose states are a thousand times as large (docs/log.md). Costs three passes of the block for each epoch over the text,
+since the next thing that reads a token, a norm, divides by its length, and the states of a few tokens are a thousand
+times as large as those of the others. Costs three passes of the block for each epoch over the text,
 and two or three of its weights for each step; live are one block's numbers, their moments, and the text's hidden states
 as `evopress.polish.text` keeps them.
 """
