@@ -1,4 +1,4 @@
-"""kill -9 at random moments across build, search, evaluation and export: the continued run is the uninterrupted one.
+"""kill -9 at random moments, from the build to the export: the continued run is the uninterrupted one.
 
 One process imports everything and forks a child for each attempt, so that 20 kills take seconds and not minutes.
 """
@@ -37,10 +37,11 @@ def files(out):
     names = ["sensitivity-0.json", "sensitivity-1.json", "journal.jsonl", "profile.json", "profile.txt", "config.toml"]
     names += ["database/" + name for name in sorted(os.listdir(out + "/database"))]
     names += ["export/" + name for name in sorted(os.listdir(out + "/export"))]
+    names += ["polished/" + name for name in ("polish.json", "blocks/manifest.json", "model/manifest.json")]
     return {name: open(os.path.join(out, name), "rb").read() for name in names}
 
 def progress(out):
-    folders = [out, out + "/database", out + "/export"]
+    folders = [out + name for name in ("", "/database", "/polished/blocks", "/polished/model", "/export")]
     entries = [len(os.listdir(folder)) if os.path.exists(folder) else 0 for folder in folders]
     journal = out + "/journal.jsonl"
     return str([*entries, os.path.getsize(journal) if os.path.exists(journal) else 0])
@@ -75,6 +76,7 @@ print(json.dumps({"kills": done, "runs": runs, "moments": moments}))
 
 def test_twenty_kills_leave_the_same_bytes(small: dict[str, Any], tmp_path: Path) -> None:
     settings = small | {"generations": 8, "race": True, "preselect": 4, "mutation": "adaptive"}
+    settings |= {"polish": "both", "polish_epochs": 2, "polish_watched": 64, "polish_batch": 128}
     job = json.dumps({"settings": settings, "kills": KILLS, "folder": str(tmp_path)})
     ended = subprocess.run([sys.executable, "-c", SERVER, job], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]

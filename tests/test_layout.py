@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "database": "errors files profile ggml_types compress models assemble",
     "fitness": "errors files profile models database assemble",
     "export": "errors files profile search sections ggml_types compress models depth database assemble",
-    "plan": "errors files",
+    "plan": "errors files models",
     "sections": "profile space search ggml_types compress",
     "targets": "errors profile search ggml_types sections models",
     "config": "errors files space search sections targets",
@@ -59,16 +59,17 @@ MAY_IMPORT = {
     "wording": "files config",
     "report": "errors files profile space export search config resolve run records progress wording",
     "harness": "errors models",
-    "tasks": "errors files profile harness records workspace",
-    "scoring": "errors profile models fitness workspace",
+    "tasks": "errors files profile harness records scoring workspace",
+    "scoring": "errors profile models fitness records wording workspace",
     "strategies": "profile space search fitness plan records workspace",
     "analyze": "errors files profile space search analysis fitness records workspace",
     "compare": "scoring errors files profile search fitness config records strategies workspace",
+    "polish": "errors files profile compress models assemble database fitness sections config records run workspace",
     "cards": "files profile database export sections config records report wording workspace",
     "pipeline": "cards scoring "
     "errors files profile space search database fitness export plan config resolve observer run workspace records "
-    "report strategies progress trackers",
-    "sweeps": "errors files profile config resolve sections observer run pipeline report",
+    "report strategies progress trackers polish",
+    "sweeps": "errors files profile config resolve sections observer run pipeline report wording",
     "cli": "errors files profile space search sections config resolve observer run workspace records summary report "
     "pipeline analysis compare analyze harness tasks wording sweeps trackers",
 }

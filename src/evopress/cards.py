@@ -11,13 +11,14 @@ from typing import Any
 
 from evopress.config import Config
 from evopress.database.methods import Method
+from evopress.database.polished import read_record
 from evopress.export.card import Card, Grid, Table
 from evopress.export.format import Format
 from evopress.files import size
 from evopress.profile import Profile, Unit
 from evopress.records import read_json, versions
 from evopress.report.commands import reproduce
-from evopress.sections import SparsifySection
+from evopress.sections import PolishSection, SparsifySection
 from evopress.wording import COLUMNS, after_bos, budget_text, place
 from evopress.workspace import Workspace
 
@@ -110,6 +111,7 @@ def _facts(workspace: Workspace, profile: Profile, weights: int, searched: bool)
         "Method": ", ".join(f"{key} {_plain(value)}" for key, value in config.compression if value not in (None, ())),
         "Calibration": _calibration(config, workspace.application.method, workspace.bos),
         "Search": _search(config, data) if searched else "none; the profile was given",
+        "Polish": _polish(workspace, profile),
         "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
     }
 
@@ -128,6 +130,16 @@ def _search(config: Config, data: Mapping[str, Any]) -> str:
         f"{search.strategy}, preset {search.preset}, seed {search.seed}, {fitness['tokens']:,} tokens evaluated by "
         f"{fitness['name']} on text from {Path(config.data.source).name}"
     )
+
+
+def _polish(workspace: Workspace, profile: Profile) -> str:
+    """How the levels were learned, if they were."""
+    record = read_record(workspace.run.polished)
+    if record is None or record.result is None or record.profile != dict(profile.items()):
+        return "none"
+    settings = ", ".join(f"{key.removeprefix('polish_')} {record.settings[key]}" for key in PolishSection.model_fields)
+    before, after = record.watched["unpolished"], min(record.watched.values())
+    return f"{settings}; KL on the watched part of the search text {before:.4g} before, {after:.4g} after"
 
 
 def _plain(value: Any) -> str:

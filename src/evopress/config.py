@@ -24,6 +24,7 @@ from evopress.sections import (
     DropSection,
     ExportSection,
     ModelSection,
+    PolishSection,
     QuantizeSection,
     SearchSection,
     Section,
@@ -61,6 +62,7 @@ class Config(Section):
     budget: BudgetSection
     search: SearchSection
     export: ExportSection = ExportSection.model_validate({})
+    polish: PolishSection = PolishSection.model_validate({})
 
     @property
     def target(self) -> Target | None:
@@ -85,6 +87,8 @@ class Config(Section):
         elif self.budget.counts != "size" and not 0 <= target < 1:
             name = "sparsity" if self.compression.application == "sparsity" else "fraction"
             raise BudgetError(f"the {name} is {self.budget.target}; give a number from 0 to below 1, such as 0.25")
+        if self.polish.polish not in ("none", "auto") and (why := nothing_to_learn(self.compression)):
+            raise ConfigError(f"--polish {self.polish.polish} cannot be done: {why}; leave it out")
         search = self.search
         asked = {"start-tokens": search.start_tokens}
         if search.start == "sensitivity":
@@ -100,6 +104,13 @@ class Config(Section):
             generations=search.generations or 0,
         )
         return self
+
+
+def nothing_to_learn(section: Compression) -> str:
+    """Why a polish could change no level of a run in its bytes; empty where it could."""
+    if section.method == "drop":
+        return "what depth pruning keeps is the dense model, which has no codes or scales"
+    return "scales of ggml types cannot be learned yet" if section.method == "ggml" else ""
 
 
 def _check_bits(budget: BudgetSection, section: QuantizeSection) -> None:

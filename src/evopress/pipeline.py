@@ -1,11 +1,12 @@
-"""READ FIRST: a run from model to checkpoint, in four steps on one run directory.
+"""READ FIRST: a run from model to checkpoint, in five steps on one run directory.
 
     build      model + calibration text          -> database/
     search     database + search text + budget   -> sensitivity-*.json, journal.jsonl, profile.json
+    polish     profile + both texts              -> polished/, if it is asked for
     evaluate   profile + held-out text           -> evaluation.json
-    export     profile + database                -> export/, a checkpoint in the format of the run's target
+    export     profile + its levels              -> export/, a checkpoint in the format of the run's target
 
-Each step continues where it was interrupted and does nothing when it has nothing to do. `quantize` does all four and
+Each step continues where it was interrupted and does nothing when it has nothing to do. `quantize` does all five and
 writes report.html, which shows what happened.
 """
 
@@ -17,19 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from evopress.cards import make_card
-from evopress.config import Config, flat
+from evopress.config import Config
 from evopress.database.build import build_database
 from evopress.errors import VerificationError
 from evopress.export.card import write_card
 from evopress.export.formats import find_format
 from evopress.export.shards import weight_bytes
 from evopress.export.staging import is_whole, staged, withdraw
-from evopress.files import sha256
 from evopress.fitness.divergence import make_measure
 from evopress.observer import Observer
+from evopress.polish.step import polish_levels
 from evopress.profile import Profile
 from evopress.progress import Progress
 from evopress.records import (
+    journal_header,
     read_fitting,
     read_json,
     read_profile,
@@ -40,9 +42,9 @@ from evopress.records import (
     write_space,
 )
 from evopress.report import write_report
-from evopress.resolve import resolve
+from evopress.resolve import resolve, resolve_polish
 from evopress.run import RunDirectory, locked, require_run_or_empty, start_run
-from evopress.scoring import HeldOut, score
+from evopress.scoring import HeldOut, score, shown_profiles
 from evopress.search import Journal, Stopper, run_search
 from evopress.search.types import Strategy
 from evopress.strategies import make_strategy, warm_up
@@ -125,7 +127,7 @@ def compress(
     track: Sequence[str] = (),
     **options: Any,
 ) -> Run:
-    """What `quantize`, `sparsify` and `drop` share: all four steps on the run directory `out`.
+    """What `quantize`, `sparsify` and `drop` share: all steps on the run directory `out`.
 
     `options` are the budget and the fields of `evopress.sections` by name. `fitness` is a name or a function of
     (teacher logits, student logits), both (tokens, vocabulary), that returns one loss a token. `track` names trackers
@@ -146,7 +148,7 @@ def run_all(
     checkpoint: bool = True,
     track: Sequence[str] = (),
 ) -> Run:
-    """All four steps on the run directory `out`, then the report; those whose result is there are not done again.
+    """All steps on the run directory `out`, then the report; those whose result is there are not done again.
 
     Without `checkpoint` nothing is exported. `track` names trackers that log the search.
     """
@@ -160,6 +162,8 @@ def run_all(
             build(workspace)
             search(workspace)
         if not directory.evaluation.exists():
+            if config.polish.polish != "none":
+                polish(workspace)
             evaluate(workspace)
         if checkpoint and not is_whole(directory.export):
             export(workspace)
@@ -211,10 +215,8 @@ def _search(workspace: Workspace) -> tuple[Profile, Strategy, Stopper]:
     before = seconds_of(workspace.run.timing, "search") + time.monotonic() - started
     observer = Progress(workspace.run.progress, workspace.observer, seconds=before)
     stopper = Stopper(config.search.limits, tokens=warmup.tokens, seconds=observer.before)
-    header = flat(config) | workspace.fingerprints | {"search text": text.fingerprint} | _start(config)
-    del header["data.bos"]  # what it came to is in the text's fingerprint, and journals of earlier versions have none
     with (
-        Journal(workspace.run.journal, seed=config.search.seed, fingerprint=header) as journal,
+        Journal(workspace.run.journal, seed=config.search.seed, fingerprint=journal_header(workspace)) as journal,
         workspace.evaluator(text, measures, config.search.offspring) as evaluator,
     ):
         evaluator.calls = journal.batches
@@ -228,9 +230,14 @@ def _search(workspace: Workspace) -> tuple[Profile, Strategy, Stopper]:
         return profile, strategy, stopper
 
 
-def _start(config: Config) -> dict[str, str]:
-    """What the journal records of the start profile, so that a search does not go on from another one."""
-    return {} if (path := config.search.start_profile) is None else {"start profile": sha256(Path(path))}
+def polish(workspace: Workspace, what: str | None = None) -> None:
+    """Learn the levels of the searched profile: `what` as --polish takes it, by default what the run's settings say."""
+    own = workspace.config.polish.polish
+    section = resolve_polish(workspace.config, what or ("auto" if own == "none" else own)).polish
+    with timed(workspace.run.timing, "polish"):
+        record = polish_levels(workspace, section)
+    if record.result and workspace.run.evaluation.exists():
+        workspace.observer.note("what was evaluated or exported before has the unpolished levels; do these steps again")
 
 
 def evaluate(
@@ -240,20 +247,13 @@ def evaluate(
     profile: Path | None = None,
     sequence_length: int | None = None,
 ) -> dict[str, Any]:
-    """Score dense, uniform, knapsack and searched profile on held-out text, or on any other, and write the result.
+    """Score dense, uniform, knapsack, searched and polished on held-out text, or on any other, and write the result.
 
     `data` names another text (all of it, or its first `tokens` tokens, in windows of `sequence_length`), `profile` a
     file with another profile that is scored too, as `given`; with either, evaluation.json is left as it is.
     """
     started = time.monotonic()
-    profiles: dict[str, Profile | None] = {
-        "dense": None,
-        **workspace.application.references,
-        "searched": read_profile(workspace.run.profile),
-    }
-    if profile is not None:
-        profiles["given"] = read_fitting(workspace, profile)
-    scored = score(workspace, profiles, HeldOut(data, tokens, sequence_length))
+    scored = score(workspace, shown_profiles(workspace, profile), HeldOut(data, tokens, sequence_length))
     result = scored.record() | {"seconds": round(time.monotonic() - started, 1)}
     if data is None and profile is None:
         write_evaluation(workspace, result)

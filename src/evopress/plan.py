@@ -9,11 +9,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from evopress.errors import ResourceError
 from evopress.files import size
+from evopress.models.describe import ModelMap
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,24 @@ class Shapes:
     def compressed(self) -> int:
         """Weights in the compressed layers of all blocks."""
         return self.blocks * sum(columns * rows for columns, rows in self.groups)
+
+
+def measure_shapes(model: Any, map: ModelMap) -> Shapes:
+    """The shapes of a loaded model."""
+    ends = [linear for linear in map.linears if not 0 <= linear.block < map.n_blocks]
+    groups: dict[str, tuple[int, int]] = {}
+    for linear in map.of_block(0):
+        rows, columns = linear.view.shape
+        groups[linear.input_group] = (columns, groups.get(linear.input_group, (0, 0))[1] + rows)
+    return Shapes(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        bytes_per_weight=model.dtype.itemsize,
+        blocks=map.n_blocks,
+        width=model.get_input_embeddings().weight.shape[1],
+        vocabulary=model.get_output_embeddings().weight.shape[0],
+        groups=tuple(groups.values()),
+        ends=sum(linear.view.shape[0] * linear.view.shape[1] for linear in ends),
+    )
 
 
 def build_memory(shapes: Shapes, tokens: int, level_bits: Sequence[float], *, corrects: bool = False) -> dict[str, int]:

@@ -15,8 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evopress.config import flat
 from evopress.errors import ProfileError, RunError, SchemaError
-from evopress.files import write_text
+from evopress.files import sha256, write_text
 from evopress.profile import Profile
 
 if TYPE_CHECKING:
@@ -24,6 +25,19 @@ if TYPE_CHECKING:
     from evopress.workspace import Workspace
 
 SCHEMA = 1
+
+
+def journal_header(workspace: Workspace) -> dict[str, Any]:
+    """All that a search depends on: settings but for those of the polish, which comes after it, and digests.
+
+    What `bos` came to is in the text's digest.
+    """
+    path = workspace.config.search.start_profile
+    start = {} if path is None else {"start profile": sha256(Path(path))}
+    settings = {
+        key: value for key, value in flat(workspace.config).items() if not key.startswith(("polish.", "data.bos"))
+    }
+    return settings | workspace.fingerprints | {"search text": workspace.splits.search.fingerprint} | start
 
 
 def write_profile(workspace: Workspace, profile: Profile, score: float, tokens: int, stopped: str) -> None:

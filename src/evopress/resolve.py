@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from evopress.config import COMPRESSION, Config, section_type, validated
+from evopress.config import COMPRESSION, Config, nothing_to_learn, section_type, validated
 from evopress.errors import ConfigError
 from evopress.files import parse_size
 from evopress.search.automatic import resolve_automatic
@@ -91,7 +91,17 @@ def resolve(model: str | Path, *, bits: float | str | None = None, bpw: float | 
     if chosen not in (known := get_args(method.annotation)):
         raise ConfigError(f"--method is {chosen!r}, which does not make {application}; use {', '.join(known)}")
     _resolve_search(sections["search"], said, application, sections["data"])
-    return validated(sections)
+    return resolve_polish(validated(sections))
+
+
+def resolve_polish(config: Config, asked: str | None = None) -> Config:
+    """The configuration with what `asked` (a value of --polish; None: its own) comes to; ConfigError if it cannot."""
+    found = config.polish.polish if asked is None else asked
+    if found == "auto":
+        found = "none" if nothing_to_learn(config.compression) else "both"
+    watched = config.polish.polish_watched or max(2, config.data.search_tokens // 8)
+    said = {"polish": found, "polish_watched": watched}
+    return validated(config.model_dump() | {"polish": config.polish.model_dump() | said})
 
 
 def _application(budget: str, asked: ApplicationName | None, target: str | None, counts: str) -> ApplicationName:
@@ -151,7 +161,7 @@ def _preset_values(application: ApplicationName, name: str) -> dict[str, dict[st
     data = dict(PAPER_DATA) if paper else {}
     compression = dict(PAPER_LEVELS) if paper and application == "bits" else {}
     budget = {"exchange": preset.exchange}
-    other: dict[str, dict[str, Any]] = {"model": {}, "export": {}}
+    other: dict[str, dict[str, Any]] = {"model": {}, "export": {}, "polish": {}}
     return other | {"data": data, "compression": compression, "budget": budget, "search": search}
 
 

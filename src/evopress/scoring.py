@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from evopress.errors import ConfigError
 from evopress.fitness.divergence import KL, Perplexity
@@ -14,7 +17,12 @@ from evopress.fitness.resampling import uncertainty
 from evopress.fitness.tokens import Tokens
 from evopress.models.load import require_positions
 from evopress.profile import Profile
+from evopress.records import read_fitting, read_profile
+from evopress.wording import final
 from evopress.workspace import Workspace
+
+POLISHED = "polished"
+"""The row of the searched profile with its polished levels."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +57,40 @@ class Scored:
         """What evaluation.json holds of it."""
         return {
             "profiles": self.rows,
-            "uncertainty": uncertainty(list(self.rows), self.scores),
+            "uncertainty": uncertainty(list(self.rows), self.scores, of=final(self.rows)),
             "data": self.text.record(),
             "tokens": self.text.total,
         }
 
 
+def shown_profiles(workspace: Workspace, given: Path | None = None) -> dict[str, Profile | None]:
+    """What is scored of a run: the dense model (None), its references, the searched profile, the same `polished` where
+    that helped, and the one of the file `given`.
+    """
+    searched = read_profile(workspace.run.profile)
+    profiles: dict[str, Profile | None] = {"dense": None, **workspace.application.references, "searched": searched}
+    if workspace.application.method is not None and workspace.levels(searched) is not workspace.database:
+        profiles[POLISHED] = searched
+    return profiles if given is None else profiles | {"given": read_fitting(workspace, given)}
+
+
 def score(workspace: Workspace, profiles: Mapping[str, Profile | None], where: HeldOut) -> Scored:
-    """Score profiles (None: the dense model) by KL and perplexity on a whole text."""
-    text = where.load(workspace)
-    with workspace.evaluator(text, (KL(), Perplexity()), len(profiles)) as evaluator:
-        scores = evaluator.evaluate_all(
-            list(profiles.values()),
-            lambda done, total: workspace.observer.progress("evaluate", done, total, text.source),
-        )
+    """Score profiles (None: the dense model) by KL and perplexity on a whole text; that of POLISHED has its levels."""
+    text, measures = where.load(workspace), (KL(), Perplexity())
+    plain = {name: profile for name, profile in profiles.items() if name != POLISHED}
+
+    def told(done: int, total: int) -> None:
+        workspace.observer.progress("evaluate", done, total, text.source)
+
+    with workspace.evaluator(text, measures, len(profiles)) as evaluator:
+        scores = evaluator.evaluate_all(list(plain.values()), told)
+    if (polished := profiles.get(POLISHED)) is not None:
+        with workspace.evaluator(text, measures, 1, polished=polished) as other:
+            other.teacher = evaluator.teacher
+            own = other.evaluate_all([polished])
+            scores = replace(own, sums=torch.cat([scores.sums, own.sums]))
+        order = [*plain, POLISHED]
+        scores = replace(scores, sums=scores.sums[[order.index(name) for name in profiles]])
     rows = {
         name: {"perplexity": perplexity, "kl": kl, **workspace.application.sizes(profile)}
         for (name, profile), kl, perplexity in zip(profiles.items(), scores.scores(0), scores.scores(1), strict=True)

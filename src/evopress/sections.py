@@ -267,3 +267,21 @@ class SearchSection(Section):
 
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+class PolishSection(Section):
+    """What is learned of the profile that was found, and how."""
+
+    polish: Literal["auto", "none", "blocks", "model", "both"] = Field(
+        "none",
+        description="learn the found levels: none, blocks, model (end to end), both; auto: both if they can learn",
+    )
+    polish_epochs: int = Field(24, ge=1, description="passes over the calibration text for each block")
+    polish_batch: int = Field(2048, ge=2, description="tokens of one step")
+    polish_code_rate: float = Field(0.01, ge=0, le=1, description="largest step between codes")
+    polish_scale_rate: float = Field(0.004, ge=0, le=0.5, description="largest step of a scale, relative")
+    polish_model_epochs: int = Field(3, ge=1, description="passes over the search text, end to end")
+    polish_model_rate: float = Field(0.001, gt=0, le=0.5, description="largest step of a scale there, relative")
+    polish_watched: int = Field(
+        0, ge=0, description="search tokens that are never learned from and decide; 0: an eighth of them"
+    )

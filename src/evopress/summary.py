@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from evopress.database.manifest import read_manifest
+from evopress.database.polished import read_record
 from evopress.errors import DatabaseError
 from evopress.export.staging import is_whole
 from evopress.records import read_json
@@ -15,8 +16,8 @@ from evopress.run import RunDirectory
 def summarize(run: RunDirectory) -> dict[str, Any]:
     """How far the run has come, step by step, and its results so far.
 
-    `database` is {units, of, bytes}, `search` {batches, generation}, `profile` and `evaluation` the content of their
-    files; a step that has not begun is None.
+    `database` is {units, of, bytes}, `search` {batches, generation}, `polish` {done, result, watched}, `profile` and
+    `evaluation` the content of their files; a step that has not begun is None.
     """
     return {
         "directory": str(run.path),
@@ -24,6 +25,7 @@ def summarize(run: RunDirectory) -> dict[str, Any]:
         "database": _database(run),
         "search": _search(run),
         "profile": read_json(run.profile, "search") if run.profile.exists() else None,
+        "polish": _polish(run),
         "evaluation": read_json(run.evaluation, "evaluate") if run.evaluation.exists() else None,
         "export": str(run.export) if is_whole(run.export) else None,
     }
@@ -42,6 +44,11 @@ def _database(run: RunDirectory) -> dict[str, int] | None:
         "of": len(manifest.names),
         "bytes": sum(file.stat().st_size for file in files if file.exists()),
     }
+
+
+def _polish(run: RunDirectory) -> dict[str, Any] | None:
+    record = read_record(run.polished)
+    return None if record is None else {"done": record.done, "result": record.result, "watched": dict(record.watched)}
 
 
 def _search(run: RunDirectory) -> dict[str, int] | None:

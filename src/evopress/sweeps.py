@@ -28,6 +28,7 @@ from evopress.report import dominates, write_front, write_report
 from evopress.resolve import resolve
 from evopress.run import locked
 from evopress.sections import DropSection, QuantizeSection, SparsifySection
+from evopress.wording import final
 
 TARGETS = ("bits", "bpw", "sparsity", "fraction")
 """The budgets that can be swept; the last two say what is removed, so the smallest is the most generous."""
@@ -89,8 +90,8 @@ def run_sweep(configs: Sequence[Config], out: Path, observer: Observer, track: S
 def table(runs: Sequence[Run]) -> dict[str, Any]:
     """What sweep.json holds: for each target the rows of its evaluation.json, and whether a smaller run is as good."""
     rows = [(run.directory.config.budget.target, run.directory.path.name, run.evaluation) for run in runs]
-    searched = [evaluation["profiles"]["searched"] for _, _, evaluation in rows]
-    points = [(row["bytes"], row["kl"]) for row in searched]
+    found = [evaluation["profiles"][final(evaluation["profiles"])] for _, _, evaluation in rows]
+    points = [(row["bytes"], row["kl"]) for row in found]
     targets = [
         {
             "target": target,

@@ -15,7 +15,8 @@ from typing import Any
 from evopress.files import write_text
 from evopress.harness import Harness, TaskSettings
 from evopress.profile import Profile
-from evopress.records import SCHEMA, read_fitting, read_json, read_profile
+from evopress.records import SCHEMA, read_json
+from evopress.scoring import POLISHED, shown_profiles
 from evopress.workspace import Workspace
 
 
@@ -32,8 +33,8 @@ def evaluate_tasks(
     workspace.observer.note(f"loading the tasks {', '.join(names)}")
     harness = Harness(names, settings)
     results = {}
-    with workspace.assembly() as assembly:
-        for name, one in profiles.items():
+    for name, one in profiles.items():
+        with workspace.assembly(polished=one if name == POLISHED else None) as assembly:
             assembly.apply(one)
             results[name] = harness.run(
                 workspace.loaded.model,
@@ -49,11 +50,9 @@ def evaluate_tasks(
 
 
 def _profiles(workspace: Workspace, given: Path | None) -> dict[str, Profile | None]:
-    searched = read_profile(workspace.run.profile)
     references = workspace.application.references
-    kept = {name: references[name] for name in references if name == "uniform"} or dict(references)
-    profiles: dict[str, Profile | None] = {"dense": None, **kept, "searched": searched}
-    return profiles if given is None else profiles | {"given": read_fitting(workspace, given)}
+    spare = [name for name in references if "uniform" in references and name != "uniform"]
+    return {name: one for name, one in shown_profiles(workspace, given).items() if name not in spare}
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:

@@ -70,17 +70,31 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def final(rows: Mapping[str, Any]) -> str:
+    """The row of evaluation.json that is the run's result: the searched profile, polished where that helped.
+
+    >>> final({"dense": {}, "searched": {}, "polished": {}}), final({"dense": {}, "searched": {}})
+    ('polished', 'searched')
+    """
+    return "polished" if "polished" in rows else "searched"
+
+
+def others(rows: Mapping[str, Any]) -> list[str]:
+    """The rows that the result is held against: references, and what it was before it was polished."""
+    return [name for name in rows if name not in ("dense", "given", final(rows))]
+
+
 def verdict(evaluation: Mapping[str, Any]) -> str:
     """The result in a sentence."""
     rows = evaluation["profiles"]
-    parts = []
-    for name in rows:
-        if name not in ("dense", "searched", "given") and rows[name]["kl"]:
-            change = 1 - rows["searched"]["kl"] / rows[name]["kl"]
+    own, parts = final(rows), []
+    for name in others(rows):
+        if rows[name]["kl"]:
+            change = 1 - rows[own]["kl"] / rows[name]["kl"]
             label = REFERENCES.get(name, name)
             amount = f"{abs(change):.0%}" if abs(change) >= 0.005 else "less than 1%"
             parts.append(f"{amount} {'below' if change > 0 else 'ABOVE'} {label}" if change else f"that of {label}")
-    return f"The searched profile's KL is {' and '.join(parts) or format(rows['searched']['kl'], '.4f')}."
+    return f"The {own} profile's KL is {' and '.join(parts) or format(rows[own]['kl'], '.4f')}."
 
 
 def differences(evaluation: Mapping[str, Any]) -> str:

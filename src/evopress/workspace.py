@@ -16,7 +16,9 @@ from evopress.applications import Application, make_application
 from evopress.applications.application import Tensors
 from evopress.assemble import Assembly, Load, no_levels
 from evopress.config import Config
+from evopress.database.build import stored_bits
 from evopress.database.methods import Method, corrects
+from evopress.database.polished import polished_levels
 from evopress.database.store import Database
 from evopress.errors import ConfigError
 from evopress.fitness.bank import Bank
@@ -42,7 +44,7 @@ from evopress.models.bos import bos_text, find_bos
 from evopress.models.ends import with_ends
 from evopress.models.load import require_positions
 from evopress.observer import Observer
-from evopress.plan import Shapes, available_memory, build_memory, require_memory, search_memory
+from evopress.plan import Shapes, available_memory, build_memory, measure_shapes, require_memory, search_memory
 from evopress.profile import DENSE, Profile
 from evopress.run import RunDirectory
 from evopress.search.presets import depth_generations
@@ -62,6 +64,7 @@ class Workspace:
 
     def __init__(self, run: RunDirectory, observer: Observer, fitness: LossFunction | None = None) -> None:
         self.run, self.observer, self.fitness = run, observer, fitness
+        self._polished: dict[Profile, Database] = {}
 
     @property
     def config(self) -> Config:
@@ -182,6 +185,13 @@ class Workspace:
         database.verify()
         return database
 
+    def levels(self, profile: Profile) -> Database:
+        """The database, with the polished levels in their places if it is this profile that was polished."""
+        if profile not in self._polished and self.run.polished.exists():
+            found = polished_levels(self.database, self.run.polished, profile)
+            self._polished |= {} if found is None else {profile: found}
+        return self._polished.get(profile) or self.database
+
     @property
     def generations(self) -> int:
         """How many generations the search has."""
@@ -216,37 +226,28 @@ class Workspace:
     @cached_property
     def shapes(self) -> Shapes:
         """What the memory formulas need."""
-        model, model_map = self.loaded.model, self.map
-        ends = [linear for linear in model_map.linears if not 0 <= linear.block < model_map.n_blocks]
-        groups: dict[str, tuple[int, int]] = {}
-        for linear in model_map.linears:
-            if linear.block == 0:
-                rows, columns = linear.view.shape
-                groups[linear.input_group] = (columns, groups.get(linear.input_group, (0, 0))[1] + rows)
-        return Shapes(
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            bytes_per_weight=self.loaded.model.dtype.itemsize,
-            blocks=model_map.n_blocks,
-            width=model.get_input_embeddings().weight.shape[1],
-            vocabulary=model.get_output_embeddings().weight.shape[0],
-            groups=tuple(groups.values()),
-            ends=sum(linear.view.shape[0] * linear.view.shape[1] for linear in ends),
-        )
+        return measure_shapes(self.loaded.model, self.map)
 
     def require_build_memory(self, method: Method) -> None:
         """ResourceError when the build would not fit; the model itself is already loaded."""
-        shapes, tokens, bits = self.shapes, self.splits.calibration.total, self._stored_bits(method)
+        shapes, tokens, bits = self.shapes, self.splits.calibration.total, stored_bits(self.map, method)
         needs = build_memory(shapes, tokens, bits, corrects=corrects(method))
         del needs["model"]
         require_memory(needs, self.free_memory, "the build")
 
     @contextmanager
     def evaluator(
-        self, text: Tokens, measures: tuple[Measure, ...], candidates: int, more: Mapping[str, int] | None = None
+        self,
+        text: Tokens,
+        measures: tuple[Measure, ...],
+        candidates: int,
+        more: Mapping[str, int] | None = None,
+        polished: Profile | None = None,
     ) -> Iterator[Evaluator]:
         """An evaluator on `text` that scores about `candidates` profiles in a call, a bounded number of them at once.
 
-        Its bank has half the memory that is free beside `more` (what: bytes).
+        Its bank has half the memory that is free beside `more` (what: bytes). With `polished` its levels are those of
+        that profile.
 
         The model is dense again on exit.
         """
@@ -255,7 +256,7 @@ class Workspace:
         del needs["model"]
         require_memory(needs, self.free_memory, f"scoring {candidates} profiles")
         free = (self.free_memory - sum(needs.values())) // 2
-        with Assembly(self.application.slots(self._loader(free))) as assembly:
+        with Assembly(self.application.slots(self._loader(free, polished))) as assembly:
             yield Evaluator(
                 self.runner,
                 assembly,
@@ -269,32 +270,29 @@ class Workspace:
             )
 
     @contextmanager
-    def assembly(self) -> Iterator[Assembly]:
-        """The model, to be given whole profiles and run by its own forward pass; dense again on exit."""
+    def assembly(self, polished: Profile | None = None) -> Iterator[Assembly]:
+        """The model, to be given whole profiles and run by its own forward pass; dense again on exit.
+
+        With `polished` its levels are those of that profile.
+        """
         copy = (self.shapes.compressed + self.shapes.ends) * self.shapes.bytes_per_weight
         require_memory({"the compressed weights": copy}, self.free_memory, "assembling a profile")
-        with Assembly(self.application.slots(self._loader(0))) as assembly:
+        with Assembly(self.application.slots(self._loader(0, polished))) as assembly:
             yield assembly
 
     def dense_tensors(self, profile: Profile) -> Tensors:
         """For each weight that is not left dense its parameter's name and what makes the tensor of its level."""
         levels = dict(profile.items())
+        database = self.levels(profile)
         return {
-            linear.view.parameter: partial(self.database.dense, linear.name, levels[linear.name])
+            linear.view.parameter: partial(database.dense, linear.name, levels[linear.name])
             for linear in self.map.linears
             if levels[linear.name] != DENSE
         }
 
-    def _loader(self, memory: int) -> Load:
+    def _loader(self, memory: int, polished: Profile | None = None) -> Load:
         """Levels from the database, at most `memory` bytes of them kept; nothing to load without a database."""
         if self.application.method is None:
             return no_levels
-        return Bank(self.database, self.runner.device, memory).load
-
-    def _stored_bits(self, method: Method) -> list[float]:
-        weights = sum(linear.view.shape[0] * linear.view.shape[1] for linear in self.map.linears)
-        bits: dict[str, int] = {}
-        for linear in self.map.linears:
-            for level, own in method.level_bits(linear.name, linear.view.shape).items():
-                bits[level] = bits.get(level, 0) + own
-        return [own / weights for own in bits.values()]
+        database = self.database if polished is None else self.levels(polished)
+        return Bank(database, self.runner.device, memory).load

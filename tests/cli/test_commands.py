@@ -172,6 +172,23 @@ def test_the_steps_one_by_one_give_the_same_run(quantize: Call, call: Call, tmp_
         assert (tmp_path / "steps" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_run_is_polished_later(quantize: Call, call: Call, tmp_path: Path) -> None:
+    run, small = tmp_path / "run", ("--polish-watched", "64", "--polish-batch", "64", "--dtype", "float32")
+    assert quantize(run, *small, "--polish-model-rate", "0.003").code == 0
+    result = call("polish", run, "--polish", "model")
+    assert result.code == 0, result.err
+    assert "polish: model, about 1 min" in result.err
+    assert "evaluated or exported before has the unpolished levels" in result.err
+    found = json.loads(call("evaluate", run, "--json").out)["profiles"]
+    assert list(found) == ["dense", "uniform", "dp", "searched", "polished"]
+    assert found["polished"]["kl"] < found["searched"]["kl"]
+    shown = call("inspect", run)
+    assert "polish: model" in shown.out
+    again = call("polish", run, "--polish", "both")
+    assert again.code == 12
+    assert "polish: model -> both" in again.err
+
+
 def test_inspect_shows_how_far_a_run_is(quantize: Call, call: Call, tmp_path: Path) -> None:
     quantize(tmp_path / "run")
     assert "21 of 21 units" in call("inspect", tmp_path / "run").out

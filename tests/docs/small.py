@@ -95,6 +95,12 @@ SCRIPTS = {
     "long_run.py": Small("--model my-model --only 3-any-0 --tokens 57344", without=frozenset({"generations"})),
     "packed_quality.py": Small("--model my-model", without=frozenset({"levels", "group_size"}), more="group_size=32"),
     "parts_figures.py": Small("--tokens 20000"),
+    "polish.py": Small(
+        "--data my-text.txt --second my-text.txt --bits 3 --seeds 1 --model my-model",
+        default="--only 3-uniform",
+        without=frozenset(),
+        more="polish_epochs=1 polish_model_epochs=1 polish_watched=64 polish_batch=64",
+    ),
     "put_faults_back.py": Small("--list"),
     "tables.py": Small(
         "--model my-model --data my-text.txt --second my-text.txt --targets bits=3 --seeds 1", without=frozenset()

@@ -124,6 +124,21 @@ def search(directory: Directory, track: Track = None, as_json: Json = False, deb
 
 
 @app.command()
+def polish(
+    directory: Directory,
+    polish: Annotated[
+        str | None, typer.Option("--polish", help="blocks, model, both or auto; default: that of the run, else auto")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Learn the codes and scales of the profile that was found, in the same bytes, or go on learning."""
+    from evopress import pipeline
+
+    _on_run(directory, as_json, lambda workspace: pipeline.polish(workspace, polish))
+
+
+@app.command()
 def evaluate(
     directory: Directory,
     data: Annotated[str | None, typer.Option(help="another text than the run's held-out one")] = None,

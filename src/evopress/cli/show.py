@@ -172,6 +172,10 @@ class Screen(Observer):
             if search
             else "search: not begun"
         )
+        if found["polish"]:
+            polish = found["polish"]
+            said = (polish["result"] or "nothing gained") if polish["done"] else "begun"
+            self._out.print(f"polish: {said}")
         if found["profile"]:
             self._out.print(picture(found["profile"]["profile"]))
         self._out.print(scores_table(found["evaluation"]) if found["evaluation"] else "evaluation: not begun")

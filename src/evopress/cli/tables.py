@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from evopress.wording import COLUMNS, after_bos
+from evopress.wording import COLUMNS, after_bos, final, others
 
 
 def scores_table(evaluation: dict[str, Any]) -> Table:
@@ -20,7 +20,7 @@ def scores_table(evaluation: dict[str, Any]) -> Table:
         table.add_column(COLUMNS[key][0], justify="right")
     limits = evaluation.get("uncertainty", {}).get("intervals", {})
     for name, row in evaluation["profiles"].items():
-        style = "bold" if name == "searched" else ""
+        style = "bold" if name == final(evaluation["profiles"]) else ""
         cells = (_cell(key, row.get(key), limits.get(name, {}).get(key)) for key in keys)
         table.add_row(name, *cells, style=style)
     return table
@@ -65,7 +65,7 @@ def front_table(found: dict[str, Any]) -> Table:
         table.add_column(header, justify="right" if number else "left")
     for target in found["targets"]:
         rows = target["profiles"]
-        row, other = rows["searched"], next(name for name in rows if name not in ("dense", "searched"))
+        row, other = rows[final(rows)], others(rows)[0]
         cells = [COLUMNS[key][1](row[key]) for key in ("bytes", "kl", "perplexity")]
         table.add_row(target["target"], *cells, other, f"{rows[other]['kl']:.4f}", "yes" if target["front"] else "no")
     return table

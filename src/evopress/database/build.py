@@ -9,26 +9,20 @@ where they are units, come before and after the blocks.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
 from evopress.assemble import EMBEDDING, Assembly, weight_slots
 from evopress.compress.hessian import Hessian
-from evopress.database.manifest import (
-    Manifest,
-    UnitEntry,
-    level_entry,
-    read_manifest,
-    write_manifest,
-)
+from evopress.database.manifest import Manifest, read_manifest, write_manifest
 from evopress.database.methods import Levels, Method, corrects
-from evopress.database.store import Database
+from evopress.database.store import Database, write_unit
 from evopress.errors import ConfigError, DatabaseError
-from evopress.files import PARTIAL, replacing, require_disk, sha256
+from evopress.files import PARTIAL, require_disk
 from evopress.models.batches import batches
 from evopress.models.capture import collect_inputs
 from evopress.models.describe import Linear, ModelMap
@@ -42,6 +36,15 @@ Progress = Callable[[int, int, str], None]
 def planned_bits(model_map: ModelMap, method: Method) -> int:
     """Bits that the tensors of a whole database take, computed without building it."""
     return sum(sum(method.level_bits(linear.name, linear.view.shape).values()) for linear in model_map.linears)
+
+
+def stored_bits(model_map: ModelMap, method: Method) -> list[float]:
+    """Stored bits a weight of the whole model at each level."""
+    weights = sum(linear.view.shape[0] * linear.view.shape[1] for linear in model_map.linears)
+    bits: Counter[str] = Counter()
+    for linear in model_map.linears:
+        bits.update(method.level_bits(linear.name, linear.view.shape))
+    return [own / weights for own in bits.values()]
 
 
 def build_database(
@@ -218,15 +221,5 @@ class _Builder:
                 self._write(linear, levels)
 
     def _write(self, linear: Linear, levels: Levels) -> None:
-        path = self.directory / f"{linear.name}.safetensors"
-        tensors = {
-            f"{name}.{key}": tensor.cpu().contiguous()
-            for name, level in levels.items()
-            for key, tensor in level.tensor.tensors().items()
-        }
-        with replacing(path) as temporary:
-            temporary.write_bytes(save(tensors))
-        entries = tuple(level_entry(name, level) for name, level in levels.items())
-        entry = UnitEntry(linear.name, linear.block, linear.role, linear.view, path.name, sha256(path), entries)
-        self.manifest = self.manifest.with_unit(entry)
+        self.manifest = self.manifest.with_unit(write_unit(self.directory, linear, levels))
         write_manifest(self.directory, self.manifest)

@@ -1,4 +1,4 @@
-"""Reading a database: lazy, memory-mapped, checked once before it is trusted.
+"""Reading a database: lazy, memory-mapped, checked once before it is trusted. And writing one of its files.
 
 Opening costs nothing but the manifest; `verify` reads every file once (about a second for each gigabyte); a level's
 tensors are read when asked for. Nothing here keeps them: what stays in memory is the bank's decision.
@@ -6,15 +6,18 @@ tensors are read when asked for. Nothing here keeps them: what stays in memory i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save
 
-from evopress.compress.packed import Packed
-from evopress.database.manifest import Manifest, read_manifest
+from evopress.compress.packed import Compressed, Packed
+from evopress.database.manifest import Manifest, UnitEntry, level_entry, read_manifest
 from evopress.errors import ChecksumError, DatabaseError
-from evopress.files import sha256
+from evopress.files import replacing, sha256
+from evopress.models.describe import Linear
 
 
 class Database:
@@ -61,3 +64,17 @@ class Database:
 def to_parameter(weight: torch.Tensor, transposed: bool) -> torch.Tensor:
     """(out, in) -> the layout of the parameter that stores it (GPT-2's Conv1D stores the transpose)."""
     return weight.T.contiguous() if transposed else weight
+
+
+def write_unit(directory: Path, linear: Linear, levels: Mapping[str, Compressed[Packed]]) -> UnitEntry:
+    """Write the file of a unit's levels, atomically; returns what a manifest says of it."""
+    path = directory / f"{linear.name}.safetensors"
+    tensors = {
+        f"{name}.{key}": tensor.cpu().contiguous()
+        for name, level in levels.items()
+        for key, tensor in level.tensor.tensors().items()
+    }
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(tensors))
+    entries = tuple(level_entry(name, level) for name, level in levels.items())
+    return UnitEntry(linear.name, linear.block, linear.role, linear.view, path.name, sha256(path), entries)

@@ -87,7 +87,7 @@ class Gguf:
         """OUT/model.gguf, whose levels are the database's bytes, or zeros among numbers of the model's own dtype."""
         packs: Packs = {}
         if isinstance(workspace.config.compression, QuantizeSection):
-            packs = level_packs(profile, workspace.database)
+            packs = level_packs(profile, workspace.levels(profile))
         elif isinstance(workspace.config.compression, SparsifySection):
             packs = dense_packs(workspace.application.tensors(profile), workspace.loaded.model.dtype)
         export_gguf(hidden(out / FILE), _plan(workspace, profile), packs, progress=progress)

@@ -16,6 +16,7 @@ import torch
 
 from evopress.compress.grid import Grid
 from evopress.compress.quantized import Quantized
+from evopress.database.store import Database
 from evopress.errors import ConfigError, UnsupportedModel
 from evopress.export.format import FileCosts
 from evopress.export.hf import save_rest, stored_tensors
@@ -129,7 +130,7 @@ class PackedFormat(ABC):
         return found | {workspace.map.head: None}
 
     def _entries(self, workspace: Workspace, profile: Profile) -> list[Entry]:
-        database, levels = workspace.database, dict(profile.items())
+        database, levels = workspace.levels(profile), dict(profile.items())
         units = {linear.view.parameter: linear.name for linear in workspace.map.linears}
         entries = []
         for name, tensor in stored_tensors(workspace.loaded.model):
@@ -140,13 +141,13 @@ class PackedFormat(ABC):
             unit = database.manifest.units[units[name]]
             grid = unit.level(level).grid
             assert grid is not None  # `check` has looked
-            read = partial(_read, workspace, unit.name, level)
+            read = partial(_read, database, unit.name, level)
             entries += self.weight(name.removesuffix(".weight"), unit.view.shape, grid, tensor.dtype, read)
         return entries
 
 
-def _read(workspace: Workspace, unit: str, level: str) -> Quantized:
-    packed = workspace.database.load(unit, level)
+def _read(database: Database, unit: str, level: str) -> Quantized:
+    packed = database.load(unit, level)
     assert isinstance(packed, Quantized)
     return packed
 

@@ -65,7 +65,7 @@ def probe(vocabulary: int) -> torch.Tensor:
 
 def searched_logits(workspace: Workspace, profile: Profile, ids: torch.Tensor) -> torch.Tensor:
     """Logits (sequences, tokens, vocabulary), fp32 on the CPU, of the searched model assembled in memory."""
-    with workspace.assembly() as assembly:
+    with workspace.assembly(polished=profile) as assembly:
         assembly.apply(profile)
         return logits(workspace.loaded.model, ids)
 

@@ -7,13 +7,14 @@ embedding and the masks, no block and no head. A caller may keep hidden states a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from evopress.errors import BadWeights, UnsupportedModel
 from evopress.models.describe import ModelMap
@@ -106,11 +107,20 @@ class Runner:
             f"a forward pass called {len(calls)} of {len(self._blocks)} blocks; expected all of them"
         )
 
-    def block(self, index: int, hidden: Tensor, contexts: Contexts) -> Tensor:
-        """Block `index` on hidden states (batch, length, width) of the shape that `contexts` were made for."""
-        context = contexts[index]
-        with torch.set_grad_enabled(hidden.requires_grad):
-            output = self._blocks[index](hidden, *context.args, **context.kwargs)
+    def block(
+        self, index: int, hidden: Tensor, contexts: Contexts, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Block `index` on hidden states (batch, length, width) of the shape that `contexts` were made for.
+
+        `weights` stand in for parameters of the model, by their names; gradients are recorded for them too.
+        """
+        context, block, prefix = contexts[index], self._blocks[index], f"{self.map.blocks}.{index}."
+        own = {name.removeprefix(prefix): tensor for name, tensor in (weights or {}).items()}
+        with torch.set_grad_enabled(hidden.requires_grad or any(tensor.requires_grad for tensor in own.values())):
+            if own:
+                output = functional_call(block, own, (hidden, *context.args), context.kwargs)
+            else:
+                output = block(hidden, *context.args, **context.kwargs)
         result: Tensor = output if isinstance(output, Tensor) else output[0]
         return result
 

@@ -41,11 +41,11 @@ def came(scored: Sequence[RunData]) -> str:
 def row(run: RunData, best: bool) -> dict[str, Any]:
     """One line of the table: searched and, where there is one, uniform or the other reference beside it."""
     profiles = run.evaluation["profiles"] if run.evaluation else {}
-    other = next((name for name in profiles if name not in ("dense", "searched", "given")), None)
+    other = next(iter(wording.others(profiles)), None)
     return {
         "path": str(run.path),
         "budget": wording.budget_text(run.config),
-        "searched": profiles.get("searched"),
+        "searched": profiles.get(wording.final(profiles)),
         "reference": other,
         "other": profiles[other] if other else None,
         "front": best,
@@ -71,23 +71,25 @@ def pareto(scored: Sequence[RunData], key: str) -> Chart | None:
     name, form = MEASURES[key]
     marks, line = [], []
     for run in sorted(scored, key=_bytes):
-        for profile, values in (run.evaluation or {})["profiles"].items():
-            if profile in ("dense", "given"):
-                continue
+        rows = (run.evaluation or {})["profiles"]
+        own = wording.final(rows)
+        for profile in (*wording.others(rows), own):
+            values = rows[profile]
             best = on_front(run, scored, key)
-            kind = "reference" if profile != "searched" else "accepted" if best else "kept"
+            kind = "reference" if profile != own else "accepted" if best else "kept"
             text = (
                 f"{profile} at {wording.budget_text(run.config)}: {size(values['bytes'])}, {form.format(values[key])}"
             )
-            label = run.config.budget.target if profile == "searched" else ""
+            label = run.config.budget.target if profile == own else ""
             marks.append(Mark(values["bytes"] / 1e6, values[key], kind, text, label))
-            if profile == "searched" and best:
+            if profile == own and best:
                 line.append((values["bytes"] / 1e6, values[key]))
     return scatter(marks, line, title=f"Size against {name}", x_label="megabytes", y_label=name, step=False)
 
 
 def _point(run: RunData, key: str) -> tuple[float, float]:
-    found = (run.evaluation or {})["profiles"]["searched"]
+    rows = (run.evaluation or {})["profiles"]
+    found = rows[wording.final(rows)]
     return found["bytes"], found[key]
 
 

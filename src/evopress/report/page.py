@@ -128,7 +128,8 @@ def asked(run: RunData) -> str:
 def came(run: RunData, course: Sequence[history.Generation]) -> str:
     """What came out, in a sentence."""
     if run.evaluation is not None:
-        row, dense = run.evaluation["profiles"]["searched"], run.evaluation["profiles"]["dense"]
+        rows = run.evaluation["profiles"]
+        row, dense = rows[wording.final(rows)], rows["dense"]
         dense_files = run.config.export.target is None and run.config.compression.method != "drop"
         taken = f"takes {size(row['bytes'])}, {row['bytes'] / dense['bytes']:.0%} of the dense model's size"
         return (
@@ -151,8 +152,8 @@ def tiles(run: RunData, course: Sequence[history.Generation]) -> list[tuple[str,
     found = []
     if run.evaluation is not None:
         rows = run.evaluation["profiles"]
-        row, dense = rows["searched"], rows["dense"]
-        others = {name: other["kl"] for name, other in rows.items() if name not in ("dense", "searched", "given")}
+        row, dense = rows[wording.final(rows)], rows["dense"]
+        others = {name: rows[name]["kl"] for name in wording.others(rows)}
         best = min(others, key=lambda name: others[name], default=None)
         found.append(("KL to dense", f"{row['kl']:.4f}", f"{best}: {others[best]:.4f}" if best else ""))
         found.append(("perplexity", f"{row['perplexity']:.2f}", f"dense: {dense['perplexity']:.2f}"))

@@ -1,0 +1,90 @@
+"""A database whose levels of one profile were polished: those lie beside it, and everything else is as it was.
+
+`polished/` in a run directory holds `blocks/` and `model/`, each a database of its own with one level for each learned
+unit, and polish.json: what is polished and how, from the first moment on, and at the end which of the two counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from evopress.compress.packed import Packed
+from evopress.database.store import Database
+from evopress.errors import RunError, SchemaError
+from evopress.files import write_text
+from evopress.profile import Profile
+
+SCHEMA = 1
+FILE = "polish.json"
+
+Phase = Literal["blocks", "model"]
+
+
+@dataclass(frozen=True)
+class PolishRecord:
+    """What polish.json says: whose levels, made how (`settings`), and once it is `done` which phase counts, if any.
+
+    `blocks` are each block's errors before and after; `watched` the divergences on the text that decided: `unpolished`,
+    `blocks`, and `model 1` and so on after each epoch.
+    """
+
+    settings: Mapping[str, Any]
+    profile: Mapping[str, str]
+    done: bool = False
+    result: Phase | None = None
+    blocks: tuple[tuple[float, float], ...] = ()
+    watched: Mapping[str, float] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+def write_record(directory: Path, record: PolishRecord) -> None:
+    """Write polish.json."""
+    write_text(directory / FILE, json.dumps(asdict(record), indent=1) + "\n")
+
+
+def read_record(directory: Path) -> PolishRecord | None:
+    """What polish.json says; None where there is none, RunError for a damaged one."""
+    path = directory / FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        schema = int(data["schema"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete {directory} and run the polish step again") from None
+    if schema > SCHEMA:
+        raise SchemaError(f"{path} has schema {schema}, this evopress reads up to {SCHEMA}; update evopress")
+    return PolishRecord(**{**data, "blocks": tuple((before, after) for before, after in data["blocks"])})
+
+
+class Polished(Database):
+    """The levels of `base`, those of the units in `over` replaced, as long as they are asked for by the same name."""
+
+    def __init__(self, base: Database, over: Database) -> None:
+        self.directory, self.manifest, self._base, self._over = base.directory, base.manifest, base, over
+
+    def verify(self) -> None:
+        """Both parts."""
+        self._base.verify()
+        self._over.verify()
+
+    def load(self, unit: str, level: str) -> Packed:
+        """The packed tensors of one level of one unit."""
+        entry = self._over.manifest.units.get(unit)
+        own = entry is not None and any(known.name == level for known in entry.levels)
+        return (self._over if own else self._base).load(unit, level)
+
+
+def polished_levels(base: Database, directory: Path, profile: Profile) -> Database | None:
+    """`base` with the polished levels of `profile` from `polished/`; None where that was not polished, or in vain."""
+    record = read_record(directory)
+    if record is None or not record.done or record.result is None or record.profile != dict(profile.items()):
+        return None
+    over = Database(directory / record.result)
+    over.require_complete()
+    over.verify()
+    return Polished(base, over)

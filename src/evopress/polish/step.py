@@ -1,0 +1,275 @@
+"""The step `polish` of a run: learn the levels of the profile that was found, and keep what helps.
+
+    blocks   calibration text, block after block   -> polished/blocks/
+    model    search text, end to end               -> polished/model/
+
+A part of the search text is never learned from. Its divergence decides after each phase whether the phase counts; where
+none does, polish.json says so and the run goes on with the levels of the database, which is never changed. A polish
+that was interrupted goes on at its first missing block or epoch, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from evopress.assemble import EMBEDDING, HEAD, Assembly
+from evopress.compress.packed import Packed
+from evopress.config import nothing_to_learn
+from evopress.database.polished import Phase, PolishRecord, read_record, write_record
+from evopress.database.store import Database
+from evopress.errors import ConfigError, NotEnoughTokens, RunMismatch
+from evopress.models import Linear
+from evopress.models.weights import weight
+from evopress.polish.blocks import Forms, Outcome, Rates, polish_block
+from evopress.polish.learnable import learnable
+from evopress.polish.model import Learning, ModelRates, Student, divergence, learn_epochs, teacher_inputs
+from evopress.polish.shelf import Shelf, read_state, write_state
+from evopress.polish.text import Pass, Text
+from evopress.profile import DENSE, Profile
+from evopress.records import read_profile
+from evopress.sections import PolishSection
+from evopress.workspace import Workspace
+
+BLOCK_PASSES, MODEL_PASSES = 4, 5
+"""What an epoch costs beside one pass forward: back through inputs and weights, and making the weights; for a model all
+blocks run forward twice."""
+
+Watched = tuple[Text, list[torch.Tensor]]
+"""A text and the teacher's head inputs on it."""
+
+
+def polish_levels(workspace: Workspace, section: PolishSection) -> PolishRecord:
+    """Learn the searched profile's levels as `section` says, or go on learning; does nothing where that is done.
+
+    Raises RunError without a searched profile, ConfigError for levels in which nothing can be learned, NotEnoughTokens
+    for search text that leaves none to learn from or to watch, RunMismatch for a run polished otherwise before.
+    """
+    profile = read_profile(workspace.run.profile)
+    if why := nothing_to_learn(workspace.config.compression):
+        raise ConfigError(f"--polish {section.polish} cannot be done: {why}; leave it out")
+    _require_text(workspace, section)
+    directory, wanted = workspace.run.polished, _settings(workspace, section, profile)
+    known = read_record(directory)
+    if known is not None and known.settings != wanted:
+        differs = [
+            f"{key}: {known.settings.get(key)} -> {wanted[key]}"
+            for key in wanted
+            if known.settings.get(key) != wanted[key]
+        ]
+        raise RunMismatch(f"{directory} was made with other settings ({'; '.join(differs)}); delete it to polish again")
+    if known is not None and known.done:
+        return known
+    directory.mkdir(exist_ok=True)
+    record = PolishRecord(wanted, dict(profile.items()))
+    write_record(directory, record)
+    with workspace.assembly() as assembly:
+        record = _Polish(workspace, section, profile, assembly).run(record)
+    write_record(directory, record)
+    workspace.observer.note(summary(record))
+    return record
+
+
+def summary(record: PolishRecord) -> str:
+    """One line that says what a polish came to."""
+    before, *others = record.watched.values()
+    if record.result is None:
+        return f"polish: KL on the watched text {before:.4g}, then {min(others):.4g} at best: levels stay as they are"
+    return f"polish: KL on the watched text {before:.4g} -> {min(others):.4g} ({record.result})"
+
+
+def _require_text(workspace: Workspace, section: PolishSection) -> None:
+    length, tokens = workspace.config.data.sequence_length, workspace.config.data.search_tokens
+    if section.polish_watched + min(length, section.polish_watched) > tokens:
+        raise NotEnoughTokens(
+            f"--polish-watched {section.polish_watched} leave nothing to learn of {tokens} search tokens; "
+            f"give at most {max(2, tokens - length)}, or more --search-tokens"
+        )
+
+
+def _settings(workspace: Workspace, section: PolishSection, profile: Profile) -> dict[str, Any]:
+    """All that a polish depends on, as JSON values: settings by name, and digests of the rest."""
+    units = workspace.database.manifest.units
+    levels = {name: units[name].sha256 for name, level in profile.items() if level != DENSE}
+    digests = {"profile": dict(profile.items()), "levels": levels}
+    return {
+        **section.model_dump(),
+        "seed": workspace.config.search.seed,
+        "calibration": workspace.splits.calibration.fingerprint,
+        "search": workspace.splits.search.fingerprint,
+        **{name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in digests.items()},
+    }
+
+
+def _seconds(run: Callable[[], torch.Tensor]) -> float:
+    """The seconds of a second run."""
+    with torch.no_grad():
+        float(run().sum())
+        started = time.monotonic()
+        float(run().sum())
+    return time.monotonic() - started
+
+
+@dataclass
+class _Polish:
+    """One run of the step."""
+
+    workspace: Workspace
+    section: PolishSection
+    profile: Profile
+    assembly: Assembly
+
+    def run(self, record: PolishRecord) -> PolishRecord:
+        """Both phases, as far as they are asked for, and what they came to."""
+        self.workspace.observer.note(self._estimate())
+        watched = {"unpolished": self._divergence(self.workspace.database)}
+        outcomes: tuple[tuple[float, float], ...] = ()
+        result: Phase | None = None
+        base, directory = self.workspace.database, self.workspace.run.polished
+        if self.section.polish in ("blocks", "both"):
+            shelf = Shelf(directory / "blocks", self.linears, self.levels)
+            found = self._blocks(shelf)
+            outcomes = tuple((found[block].before, found[block].after) for block in sorted(found))
+            watched["blocks"] = self._divergence(shelf.database)
+            if watched["blocks"] < watched["unpolished"]:
+                result, base = "blocks", shelf.database
+        if self.section.polish in ("model", "both"):
+            history = self._model(base, min(watched.values()))
+            watched |= {f"model {epoch}": value for epoch, value in enumerate(history, 1)}
+            if history and min(history) < min(value for name, value in watched.items() if not name.startswith("model")):
+                result = "model"
+        return replace(record, done=True, result=result, blocks=outcomes, watched=watched)
+
+    @cached_property
+    def levels(self) -> dict[str, str]:
+        """Unit -> its level."""
+        return dict(self.profile.items())
+
+    @cached_property
+    def linears(self) -> list[Linear]:
+        """The units in blocks that are not left dense: those that learn."""
+        map = self.workspace.map
+        return [own for block in range(map.n_blocks) for own in map.of_block(block) if self.levels[own.name] != DENSE]
+
+    @property
+    def transposed(self) -> frozenset[str]:
+        """Their parameters that are stored as (in, out)."""
+        return frozenset(linear.view.parameter for linear in self.linears if linear.view.transposed)
+
+    def of_block(self, block: int) -> list[Linear]:
+        """Those of a block."""
+        return [linear for linear in self.linears if linear.block == block]
+
+    def packed(self, database: Database, linears: list[Linear]) -> dict[str, Packed]:
+        """Parameter -> its level as a database has it, on the device."""
+        device = self.workspace.runner.device
+        return {own.view.parameter: database.load(own.name, self.levels[own.name]).to(device) for own in linears}
+
+    @cached_property
+    def _split(self) -> tuple[Text, Text]:
+        """The search text to learn from, and the watched one: its last sequences."""
+        sequences, watched, tokens = list(self.workspace.splits.search.sequences), [], 0
+        while len(sequences) > 1 and tokens < self.section.polish_watched:
+            watched.append(sequences.pop())
+            tokens += len(watched[-1])
+        return self._text(sequences), self._text(watched)
+
+    def _text(self, sequences: list[torch.Tensor]) -> Text:
+        return Text.of(self.workspace.runner, sequences, self.section.polish_batch)
+
+    @cached_property
+    def _watched(self) -> Watched:
+        text = self._split[1]
+        return text, teacher_inputs(text)
+
+    def _student(self, database: Database) -> Student:
+        runner, choices = self.workspace.runner, self.assembly.choices(self.profile)
+        rows = max(16, self.workspace.head_bytes // (4 * runner.vocabulary))
+        ends = {place: choices[place] for place in (EMBEDDING, HEAD)}
+        return Student(runner, self.packed(database, self.linears), self.transposed, self.assembly, ends, rows)
+
+    def _estimate(self) -> str:
+        """One line: what will be learned and about how long it takes, from one pass of a block and of the head."""
+        runner, section = self.workspace.runner, self.section
+        learned, watched = self._split
+        hidden, contexts = runner.begin(learned.tokens_of(learned.parts()[0]))
+        block = _seconds(lambda: runner.block(0, hidden, contexts)) * runner.map.n_blocks / hidden[..., 0].numel()
+        chunk = runner.finish(hidden).flatten(0, 1)[:256]
+        head = _seconds(lambda: runner.logits(chunk)) / len(chunk)
+        calibration = self.workspace.splits.calibration.total or learned.tokens
+        seconds = watched.tokens * 2 * (block + head)
+        if section.polish in ("blocks", "both"):
+            seconds += calibration * section.polish_epochs * block * BLOCK_PASSES
+        if section.polish in ("model", "both"):
+            seconds += learned.tokens * section.polish_model_epochs * (block + head) * MODEL_PASSES
+        return f"polish: {section.polish}, about {max(1, round(seconds / 60))} min"
+
+    def _divergence(self, database: Database) -> float:
+        return divergence(self._student(database), *self._watched)
+
+    def _blocks(self, shelf: Shelf) -> dict[int, Outcome]:
+        """Learn all blocks that are not on the shelf yet."""
+        runner, observer, section = self.workspace.runner, self.workspace.observer, self.section
+        calibration = list(self.workspace.splits.calibration.sequences)
+        text = self._text(calibration) if calibration else self._split[0]  # without Hessians there is no such text
+        rates = Rates(epochs=section.polish_epochs, codes=section.polish_code_rate, floats=section.polish_scale_rate,
+                      seed=self.workspace.config.search.seed)  # fmt: skip
+        dense = text.begin()
+        self.assembly.use(EMBEDDING, self.assembly.choices(self.profile)[EMBEDDING])
+        own = text.begin()
+        self.assembly.use(EMBEDDING)
+        for block in range(runner.map.n_blocks):
+            observer.progress("polish", block, runner.map.n_blocks, f"block {block}")
+            linears = self.of_block(block)
+            dense = text.through(dense, self._pass(block, {}))
+            if not shelf.has(linears):
+                forms = self._forms(linears)
+                outcome = polish_block(text, block, forms, own, dense, rates)
+                shelf.write(block, {name: form.packed() for name, form in forms.learned.items()}, outcome)
+            own = text.through(own, self._pass(block, self.packed(shelf.database, linears)))
+        observer.progress("polish", runner.map.n_blocks, runner.map.n_blocks, "blocks")
+        return shelf.outcomes()
+
+    def _pass(self, block: int, levels: dict[str, Packed]) -> Pass:
+        """A block with these levels; dense where there are none."""
+        weights: dict[str, torch.Tensor] = {}
+        for name, packed in levels.items():
+            made = packed.dequantize(self.workspace.loaded.model.dtype)
+            weights[name] = made.T if name in self.transposed else made
+        return lambda state, contexts: self.workspace.runner.block(block, state, contexts, weights)
+
+    def _forms(self, linears: list[Linear]) -> Forms:
+        model, packed = self.workspace.loaded.model, self.packed(self.workspace.database, linears)
+        made = {own.view.parameter: learnable(packed[own.view.parameter], weight(model, own.view)) for own in linears}
+        return Forms({name: form for name, form in made.items() if form is not None}, self.transposed)
+
+    def _model(self, base: Database, before: float) -> list[float]:
+        """Learn end to end from the levels of `base`; the divergences on the watched text after each epoch."""
+        directory, section = self.workspace.run.polished / "model", self.section
+        text, student = self._split[0], self._student(base)
+        rates = ModelRates(epochs=section.polish_model_epochs, floats=section.polish_model_rate,
+                           seed=self.workspace.config.search.seed)  # fmt: skip
+        learning = Learning.start(student, rates, before)
+        if (known := read_state(directory)) is not None:
+            learning.restore(*known)
+        if len(learning.watched) <= rates.epochs:
+            teacher = teacher_inputs(text)
+            for done in learn_epochs(learning, text, teacher, self._watched, rates):
+                write_state(directory, learning.tensors(), learning.watched)
+                self.workspace.observer.progress(
+                    "polish", done, rates.epochs, f"epoch {done}, KL {learning.watched[-1]:.4g}"
+                )
+        for name, tensor in learning.best.items():
+            student.floats[name].data.copy_(tensor)
+        shelf, packed = Shelf(directory, self.linears, self.levels), student.packed()
+        for block in range(self.workspace.map.n_blocks):
+            if not shelf.has(self.of_block(block)):
+                shelf.write(block, packed)
+        return learning.watched[1:]

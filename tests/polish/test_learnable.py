@@ -1,0 +1,116 @@
+"""Learnable levels: iteration 0 is the level, gradients are those of a slow reference, and packing changes no byte."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evopress.compress.grid import Grid
+from evopress.compress.magnitude import prune_magnitude
+from evopress.compress.packed import Packed
+from evopress.compress.quantized import Quantized
+from evopress.compress.rtn import quantize_rtn
+from evopress.compress.sparse import Sparse
+from evopress.polish.learnable import Learnable, LearnableGrid, LearnableSparse, learnable
+
+GRIDS = [Grid(3, 8), Grid(2, 5), Grid(4), Grid(3, 8, symmetric=True), Grid(1, 4), Grid(8, 16, symmetric=True)]
+
+
+def draw(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * 0.1
+
+
+def quantized(dense: torch.Tensor, grid: Grid, seed: int = 0) -> Quantized:
+    """A level whose codes are not all the nearest, as those of a sweep are not."""
+    level = quantize_rtn([dense], [grid])[0][0].tensor
+    moved = torch.randint(-1, 2, dense.shape, generator=torch.Generator().manual_seed(seed))
+    codes = (level.unpacked_codes().int() + moved).clamp(0, grid.top).to(torch.uint8)
+    return Quantized.from_codes(codes, level.scale, level.unpacked_zeros(), grid)
+
+
+def same(one: Packed, other: Packed) -> bool:
+    mine, theirs = one.tensors(), other.tensors()
+    return mine.keys() == theirs.keys() and all(
+        mine[k].dtype == theirs[k].dtype and torch.equal(mine[k], theirs[k]) for k in mine
+    )
+
+
+@given(st.sampled_from(GRIDS), st.integers(1, 5), st.integers(16, 33), st.integers(0, 9))
+def test_a_grid_starts_as_its_level_and_packs_into_the_same_bytes(grid: Grid, rows: int, columns: int, seed: int):
+    dense = draw(rows, columns, seed)
+    level = quantized(dense, grid, seed)
+    form = learnable(level, dense)
+    assert isinstance(form, LearnableGrid)
+    assert torch.equal(form.weight(torch.float32), level.dequantize())
+    assert torch.equal(form.weight(torch.bfloat16), level.dequantize(torch.bfloat16))
+    assert same(form.packed(), level)
+    generator = torch.Generator().manual_seed(seed)
+    form.codes += torch.randn(form.codes.shape, generator=generator)
+    form.floats += torch.randn(form.floats.shape, generator=generator)
+    form.confine()
+    learned = form.packed()
+    assert (learned.shape, learned.grid, learned.storage_bits) == (level.shape, level.grid, level.storage_bits)
+    assert {k: v.shape for k, v in learned.tensors().items()} == {k: v.shape for k, v in level.tensors().items()}
+    assert torch.equal(form.weight(torch.float32), learned.dequantize())
+    if grid.symmetric:
+        assert torch.equal(learned.scale, learned.scale.to(torch.bfloat16).to(torch.float16))
+    assert bool(learned.scale.isfinite().all())
+    assert bool((learned.scale > 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_sparse_values_move_under_a_fixed_mask(dtype: torch.dtype):
+    level = prune_magnitude([draw(6, 20)], [[50]], dtype=dtype)[0][0].tensor
+    form = learnable(level, draw(6, 20))
+    assert isinstance(form, LearnableSparse)
+    assert same(form.packed(), level)
+    form.floats += draw(6, 20, seed=1)
+    learned = form.packed()
+    assert torch.equal(learned.mask, level.mask)
+    assert not torch.equal(learned.values, level.values)
+    assert (learned.values.dtype, learned.storage_bits) == (dtype, level.storage_bits)
+    assert torch.equal(form.weight(torch.float32), learned.dequantize())
+
+
+def test_what_has_nothing_to_learn_is_none():
+    class Other:
+        shape = (2, 2)
+
+    assert learnable(Other(), torch.zeros(2, 2)) is None  # type: ignore[arg-type]
+
+
+def test_gradients_are_those_of_a_slow_reference():
+    """For each number: the chain rule by hand, roundings taken as the identity, in float64."""
+    dense, grid = draw(3, 10), Grid(3, 4)
+    level = quantized(dense, grid)
+    form = learnable(level, dense)
+    assert isinstance(form, LearnableGrid)
+    upstream = draw(3, 10, seed=2)
+    for numbers in (form.codes, form.floats):
+        numbers.requires_grad_()
+    (form.weight(torch.float32) * upstream).sum().backward()
+    codes, zeros = level.unpacked_codes().double(), level.unpacked_zeros().double()
+    places = torch.zeros(3, 3, 4, dtype=torch.float64)
+    stretch = torch.zeros(3, 3, dtype=torch.float64)
+    for row in range(3):
+        for column in range(10):
+            group, scale = column // 4, level.scale[row, column // 4].double()
+            places[row, group, column % 4] = upstream[row, column] * scale
+            stretch[row, group] += upstream[row, column] * (codes[row, column] - zeros[row, group]) * scale
+    torch.testing.assert_close(form.codes.grad, places.float())
+    torch.testing.assert_close(form.floats.grad[..., 0], stretch.float())
+
+
+def test_gradients_of_sparse_values_are_those_of_a_slow_reference():
+    level: Sparse = prune_magnitude([draw(3, 10)], [[14]], dtype=torch.float32)[0][0].tensor
+    form: Learnable = LearnableSparse(level)
+    upstream = draw(3, 10, seed=2)
+    assert form.floats is not None
+    form.floats.requires_grad_()
+    (form.weight(torch.float32) * upstream).sum().backward()
+    unit = float(level.dequantize().square().mean().sqrt())
+    kept = level.unpacked_mask()
+    expected = [[upstream[r, c].item() * unit if kept[r, c] else 0.0 for c in range(10)] for r in range(3)]
+    torch.testing.assert_close(form.floats.grad, torch.tensor(expected))

@@ -1,0 +1,200 @@
+"""The step: polished levels of the same bytes beside a database that stays as it is, and what takes them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from evopress import pipeline
+from evopress.config import from_toml, to_toml
+from evopress.database.polished import read_record
+from evopress.database.store import Database
+from evopress.errors import ConfigError, EvopressError, NotEnoughTokens, RunError, RunMismatch
+from evopress.observer import Observer
+from evopress.records import read_profile
+from evopress.resolve import resolve
+from evopress.run import RunDirectory, read_run
+from evopress.workspace import Workspace
+
+Fresh = Callable[[], RunDirectory]
+
+POLISH = {"polish_epochs": 3, "polish_batch": 64, "polish_watched": 64, "dtype": "float32"}
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def changed(run: RunDirectory, **settings: Any) -> Workspace:
+    """The run with other settings of the polish."""
+    config = run.config.model_copy(update={"polish": run.config.polish.model_copy(update=settings)})
+    (run.path / "config.toml").write_text(to_toml(config))
+    return Workspace(read_run(run.path), Observer())
+
+
+class Stop(Observer):
+    """Ends the process, so to say, at the n-th report of progress."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def progress(self, phase: str, done: float, total: float, detail: str = "") -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+def test_both_phases_gain_in_the_same_bytes_and_everything_takes_the_result(fresh: Fresh) -> None:
+    run = fresh()
+    database = content(run.database)
+    pipeline.polish(Workspace(run, Observer()), "both")
+    record = read_record(run.polished)
+    assert record is not None
+    assert record.result == "model"
+    assert min(record.watched.values()) < record.watched["unpolished"]
+    assert content(run.database) == database
+
+    workspace, profile = Workspace(run, Observer()), read_profile(run.profile)
+    levels = workspace.levels(profile)
+    differ = 0
+    for unit, level in profile.items():
+        before, after = workspace.database.load(unit, level), levels.load(unit, level)
+        assert (after.shape, after.storage_bits) == (before.shape, before.storage_bits)
+        assert {k: (v.dtype, v.shape) for k, v in after.tensors().items()} == {
+            k: (v.dtype, v.shape) for k, v in before.tensors().items()
+        }
+        differ += not torch.equal(after.dequantize(), before.dequantize())
+        other = next(own.name for own in levels.manifest.units[unit].levels if own.name != level)
+        assert torch.equal(levels.load(unit, other).dequantize(), workspace.database.load(unit, other).dequantize())
+    assert differ > 10
+
+    rows = pipeline.evaluate(workspace)["profiles"]
+    assert list(rows)[-2:] == ["searched", "polished"]
+    assert rows["polished"]["bytes"] == rows["searched"]["bytes"]
+    assert rows["polished"]["kl"] < rows["searched"]["kl"]
+    dense = pipeline.export(workspace, out=run.path / "hf", format="hf")
+    weights = load_file(dense / "model.safetensors")
+    for unit, level in profile.items():
+        stored = weights[f"{unit}.weight"]
+        assert torch.equal(stored, levels.load(unit, level).dequantize(stored.dtype))
+
+
+def test_the_same_bytes_each_time_and_after_every_interruption(fresh: Fresh) -> None:
+    def go(run: RunDirectory, observer: Observer) -> None:
+        pipeline.polish(Workspace(run, observer), "both")
+
+    whole = fresh()
+    go(whole, Observer())
+    expected = content(whole.polished)
+    again = fresh()
+    for after in (2, 3, 2):  # between blocks, then between epochs
+        with pytest.raises(KeyboardInterrupt):
+            go(again, Stop(after))
+    go(again, Observer())
+    assert content(again.polished) == expected
+    before = {path: path.stat().st_mtime_ns for path in again.polished.rglob("*")}
+    go(again, Observer())
+    assert {path: path.stat().st_mtime_ns for path in again.polished.rglob("*")} == before
+
+
+def test_what_does_not_help_changes_nothing_and_is_said(fresh: Fresh) -> None:
+    notes: list[str] = []
+
+    class Notes(Observer):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    run = fresh()
+    workspace = changed(run, polish_model_rate=0.5, polish_model_epochs=1)
+    pipeline.polish(Workspace(workspace.run, Notes()), "model")
+    record = read_record(run.polished)
+    assert record is not None
+    assert record.done
+    assert record.result is None
+    assert "levels stay as they are" in notes[-1]
+    workspace = Workspace(workspace.run, Observer())
+    assert workspace.levels(read_profile(run.profile)) is workspace.database
+    assert "polished" not in pipeline.evaluate(workspace)["profiles"]
+
+
+def test_another_profile_has_the_levels_of_the_database(fresh: Fresh) -> None:
+    run = fresh()
+    pipeline.polish(Workspace(run, Observer()), "blocks")
+    workspace = Workspace(run, Observer())
+    assert workspace.levels(workspace.space.uniform()) is workspace.database
+
+
+def test_bad_input_in_one_line(fresh: Fresh, small_other: dict[str, Any], tmp_path: Path) -> None:
+    def fails(error: type[EvopressError], match: str, action: Callable[[], Any]) -> None:
+        with pytest.raises(error, match=match) as caught:
+            action()
+        assert "\n" not in str(caught.value)
+
+    run = fresh()
+    fails(NotEnoughTokens, "--polish-watched 512 leave nothing to learn of 512 search tokens; give at most 496",
+          lambda: pipeline.polish(changed(run, polish_watched=512), "model"))  # fmt: skip
+    pipeline.polish(changed(run, polish_watched=64), "blocks")
+    fails(RunMismatch, "made with other settings .polish_code_rate: 0.1 -> 0.2.; delete it",
+          lambda: pipeline.polish(changed(run, polish_code_rate=0.2), "blocks"))  # fmt: skip
+    (run.polished / "polish.json").write_text("{}")
+    fails(RunError, "is damaged", lambda: pipeline.polish(Workspace(run, Observer()), "blocks"))
+    run.profile.unlink()
+    fails(RunError, "run the search step first", lambda: pipeline.polish(Workspace(run, Observer())))
+    fails(ConfigError, "--polish both cannot be done: what depth pruning keeps is the dense model",
+          lambda: resolve(**small_other, fraction=0.25, polish="both"))  # fmt: skip
+    fails(ConfigError, "scales of ggml types cannot be learned yet",
+          lambda: resolve(**small_other, bpw=4.5, method="ggml", levels=("Q4_K", "Q6_K"), polish="both"))  # fmt: skip
+    assert resolve(**small_other, fraction=0.25, polish="auto").polish.polish == "none"
+    assert resolve(**small_other, bits=3, polish="auto").polish.polish == "both"
+    old = to_toml(resolve(**small_other, bits=3)).partition("\n[polish]")[0]
+    assert from_toml(old, "old").polish.polish == "none"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bits": 3, "levels": (2, 3, 4), "method": "rtn", "group_size": 20},
+        {"bits": 3, "levels": (2, 3, 4), "group_size": 16, "embeddings": True, "symmetric": True},
+        {"sparsity": 0.5},
+        {"sparsity": 0.5, "pattern": "2:4", "method": "wanda"},
+    ],
+    ids=["rtn", "embeddings", "sparse", "2:4"],
+)
+def test_every_family_of_weights(small_other: dict[str, Any], options: dict[str, Any], tmp_path: Path) -> None:
+    run = pipeline.compress(
+        out=tmp_path / "run",
+        application="sparsity" if "sparsity" in options else "bits",
+        polish="both",
+        **small_other | options | {**POLISH, "generations": 1},
+    )
+    rows = run.evaluation["profiles"]
+    assert rows["polished"]["kl"] < rows["searched"]["kl"]
+    assert rows["polished"]["bytes"] == rows["searched"]["bytes"]
+    record = read_record(run.directory.polished)
+    assert record is not None
+    phase = Database(run.directory.polished / str(record.result))
+    phase.verify()
+    shutil.rmtree(run.directory.polished / str(record.result))
+    with pytest.raises(EvopressError, match="no database"):
+        Workspace(run.directory, Observer()).levels(run.profile)
+
+
+def test_servers_formats_hold_the_polished_levels(small_other: dict[str, Any], tmp_path: Path) -> None:
+    options = {"bits": 5, "levels": (4, 8), "group_size": 16, "symmetric": True, "polish": "model", "generations": 1}
+    run = pipeline.quantize(out=tmp_path / "run", **small_other | POLISH | options)
+    workspace = Workspace(run.directory, Observer())
+    levels = workspace.levels(run.profile)
+    assert levels is not workspace.database
+    for format in ("gptq", "compressed-tensors"):  # which compares bytes with those predicted, and logits
+        out = pipeline.export(workspace, format=format)
+        stored = load_file(out / "model.safetensors")
+        for unit, level in run.profile.items():
+            packed: Any = levels.load(unit, level)
+            scale = stored[f"{unit}.scales"].T if format == "gptq" else stored[f"{unit}.weight_scale"]
+            assert torch.equal(scale.float(), packed.scale.float())
