@@ -89,6 +89,10 @@ class Config(Section):
             raise BudgetError(f"the {name} is {self.budget.target}; give a number from 0 to below 1, such as 0.25")
         if self.polish.polish not in ("none", "auto") and (why := nothing_to_learn(self.compression)):
             raise ConfigError(f"--polish {self.polish.polish} cannot be done: {why}; leave it out")
+        if self.polish.polish == "sweep" and not sweeps(self.compression):
+            raise ConfigError(
+                f"--polish sweep cannot be done: {self.compression.method} has no sweep; use blocks or model"
+            )
         search = self.search
         asked = {"start-tokens": search.start_tokens}
         if search.start == "sensitivity":
@@ -111,6 +115,11 @@ def nothing_to_learn(section: Compression) -> str:
     if section.method == "drop":
         return "what depth pruning keeps is the dense model, which has no codes or scales"
     return "scales of ggml types cannot be learned yet" if section.method == "ggml" else ""
+
+
+def sweeps(section: Compression) -> bool:
+    """Whether levels are made by a sweep with error feedback, which can repair what other inputs do to them."""
+    return section.method in ("gptq", "sparsegpt")
 
 
 def _check_bits(budget: BudgetSection, section: QuantizeSection) -> None:

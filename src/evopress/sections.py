@@ -272,9 +272,10 @@ SECONDS = {"s": 1, "m": 60, "h": 3600}
 class PolishSection(Section):
     """What is learned of the profile that was found, and how."""
 
-    polish: Literal["auto", "none", "blocks", "model", "both"] = Field(
+    polish: Literal["auto", "none", "sweep", "blocks", "model", "both"] = Field(
         "none",
-        description="learn the found levels: none, blocks, model (end to end), both; auto: both if they can learn",
+        description="improve the found levels: none, sweep (made again), blocks (then learned), model (learned end to "
+        "end), both; auto: both if they can learn",
     )
     polish_epochs: int = Field(24, ge=1, description="passes over the calibration text for each block")
     polish_batch: int = Field(2048, ge=2, description="tokens of one step")

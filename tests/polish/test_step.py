@@ -93,7 +93,7 @@ def test_the_same_bytes_each_time_and_after_every_interruption(fresh: Fresh) -> 
     go(whole, Observer())
     expected = content(whole.polished)
     again = fresh()
-    for after in (2, 3, 2):  # between blocks, then between epochs
+    for after in (2, 6, 2, 2):  # in the sweep, between blocks, then between epochs
         with pytest.raises(KeyboardInterrupt):
             go(again, Stop(after))
     go(again, Observer())
@@ -101,6 +101,20 @@ def test_the_same_bytes_each_time_and_after_every_interruption(fresh: Fresh) -> 
     before = {path: path.stat().st_mtime_ns for path in again.polished.rglob("*")}
     go(again, Observer())
     assert {path: path.stat().st_mtime_ns for path in again.polished.rglob("*")} == before
+
+
+def test_the_sweep_alone_makes_the_levels_again_in_the_same_bytes(fresh: Fresh) -> None:
+    run = fresh()
+    pipeline.polish(Workspace(run, Observer()), "sweep")
+    record = read_record(run.polished)
+    assert record is not None
+    assert list(record.watched) == ["unpolished", "sweep"]
+    assert record.result == ("sweep" if record.watched["sweep"] < record.watched["unpolished"] else None)
+    made, base, profile = Database(run.polished / "sweep"), Database(run.database), read_profile(run.profile)
+    made.verify()
+    for unit, level in profile.items():
+        [own] = made.manifest.units[unit].levels
+        assert (own.name, own.storage_bits) == (level, base.manifest.units[unit].level(level).storage_bits)
 
 
 def test_what_does_not_help_changes_nothing_and_is_said(fresh: Fresh) -> None:
@@ -150,6 +164,8 @@ def test_bad_input_in_one_line(fresh: Fresh, small_other: dict[str, Any], tmp_pa
           lambda: resolve(**small_other, fraction=0.25, polish="both"))  # fmt: skip
     fails(ConfigError, "scales of ggml types cannot be learned yet",
           lambda: resolve(**small_other, bpw=4.5, method="ggml", levels=("Q4_K", "Q6_K"), polish="both"))  # fmt: skip
+    fails(ConfigError, "--polish sweep cannot be done: rtn has no sweep; use blocks or model",
+          lambda: resolve(**small_other, bits=3, method="rtn", polish="sweep"))  # fmt: skip
     assert resolve(**small_other, fraction=0.25, polish="auto").polish.polish == "none"
     assert resolve(**small_other, bits=3, polish="auto").polish.polish == "both"
     old = to_toml(resolve(**small_other, bits=3)).partition("\n[polish]")[0]

@@ -1,7 +1,7 @@
 """A database whose levels of one profile were polished: those lie beside it, and everything else is as it was.
 
-`polished/` in a run directory holds `blocks/` and `model/`, each a database of its own with one level for each learned
-unit, and polish.json: what is polished and how, from the first moment on, and at the end which of the two counts.
+`polished/` in a run directory holds `sweep/`, `blocks/` and `model/`, each a database of its own with one level for a
+unit, and polish.json: what is polished and how, from the first moment on, and at the end which of them counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evopress.profile import Profile
 SCHEMA = 1
 FILE = "polish.json"
 
-Phase = Literal["blocks", "model"]
+Phase = Literal["sweep", "blocks", "model"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class PolishRecord:
     """What polish.json says: whose levels, made how (`settings`), and once it is `done` which phase counts, if any.
 
     `blocks` are each block's errors before and after; `watched` the divergences on the text that decided: `unpolished`,
-    `blocks`, and `model 1` and so on after each epoch.
+    `sweep`, `blocks`, and `model 1` and so on after each epoch.
     """
 
     settings: Mapping[str, Any]

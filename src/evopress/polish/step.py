@@ -1,7 +1,8 @@
 """The step `polish` of a run: learn the levels of the profile that was found, and keep what helps.
 
-    blocks   calibration text, block after block   -> polished/blocks/
-    model    search text, end to end               -> polished/model/
+    sweep    calibration text, made again for the inputs that the profile gives   -> polished/sweep/
+    blocks   calibration text, learned block after block                          -> polished/blocks/
+    model    search text, learned end to end                                      -> polished/model/
 
 A part of the search text is never learned from. Its divergence decides after each phase whether the phase counts; where
 none does, polish.json says so and the run goes on with the levels of the database, which is never changed. A polish
@@ -22,7 +23,7 @@ import torch
 
 from evopress.assemble import EMBEDDING, HEAD, Assembly
 from evopress.compress.packed import Packed
-from evopress.config import nothing_to_learn
+from evopress.config import nothing_to_learn, sweeps
 from evopress.database.polished import Phase, PolishRecord, read_record, write_record
 from evopress.database.store import Database
 from evopress.errors import ConfigError, NotEnoughTokens, RunMismatch
@@ -32,15 +33,16 @@ from evopress.polish.blocks import Forms, Outcome, Rates, polish_block
 from evopress.polish.learnable import learnable
 from evopress.polish.model import Learning, ModelRates, Student, divergence, learn_epochs, teacher_inputs
 from evopress.polish.shelf import Shelf, read_state, write_state
+from evopress.polish.sweep import sweep_again
 from evopress.polish.text import Pass, Text
 from evopress.profile import DENSE, Profile
 from evopress.records import read_profile
 from evopress.sections import PolishSection
 from evopress.workspace import Workspace
 
-BLOCK_PASSES, MODEL_PASSES = 4, 5
-"""What an epoch costs beside one pass forward: back through inputs and weights, and making the weights; for a model all
-blocks run forward twice."""
+SWEEP_PASSES, BLOCK_PASSES, MODEL_PASSES = 8, 6, 7
+"""What the sweep and each epoch cost beside one pass forward. An epoch goes back through inputs and weights, and makes
+the weights; for a model all blocks run forward twice."""
 
 Watched = tuple[Text, list[torch.Tensor]]
 """A text and the teacher's head inputs on it."""
@@ -133,12 +135,17 @@ class _Polish:
         outcomes: tuple[tuple[float, float], ...] = ()
         result: Phase | None = None
         base, directory = self.workspace.database, self.workspace.run.polished
+        if self._sweeps:
+            made = sweep_again(self.workspace, self.levels, directory / "sweep")
+            watched["sweep"] = self._divergence(made)
+            if watched["sweep"] < watched["unpolished"]:
+                result, base = "sweep", made
         if self.section.polish in ("blocks", "both"):
             shelf = Shelf(directory / "blocks", self.linears, self.levels)
-            found = self._blocks(shelf)
+            found = self._blocks(shelf, base)
             outcomes = tuple((found[block].before, found[block].after) for block in sorted(found))
             watched["blocks"] = self._divergence(shelf.database)
-            if watched["blocks"] < watched["unpolished"]:
+            if watched["blocks"] < min(value for name, value in watched.items() if name != "blocks"):
                 result, base = "blocks", shelf.database
         if self.section.polish in ("model", "both"):
             history = self._model(base, min(watched.values()))
@@ -205,6 +212,8 @@ class _Polish:
         head = _seconds(lambda: runner.logits(chunk)) / len(chunk)
         calibration = self.workspace.splits.calibration.total or learned.tokens
         seconds = watched.tokens * 2 * (block + head)
+        if self._sweeps:
+            seconds += calibration * block * SWEEP_PASSES
         if section.polish in ("blocks", "both"):
             seconds += calibration * section.polish_epochs * block * BLOCK_PASSES
         if section.polish in ("model", "both"):
@@ -214,8 +223,13 @@ class _Polish:
     def _divergence(self, database: Database) -> float:
         return divergence(self._student(database), *self._watched)
 
-    def _blocks(self, shelf: Shelf) -> dict[int, Outcome]:
-        """Learn all blocks that are not on the shelf yet."""
+    @property
+    def _sweeps(self) -> bool:
+        """Whether the levels are made again; a method that has no error feedback would make the same."""
+        return self.section.polish != "model" and sweeps(self.workspace.config.compression)
+
+    def _blocks(self, shelf: Shelf, base: Database) -> dict[int, Outcome]:
+        """Learn all blocks that are not on the shelf yet, from the levels of `base`."""
         runner, observer, section = self.workspace.runner, self.workspace.observer, self.section
         calibration = list(self.workspace.splits.calibration.sequences)
         text = self._text(calibration) if calibration else self._split[0]  # without Hessians there is no such text
@@ -230,7 +244,7 @@ class _Polish:
             linears = self.of_block(block)
             dense = text.through(dense, self._pass(block, {}))
             if not shelf.has(linears):
-                forms = self._forms(linears)
+                forms = self._forms(linears, base)
                 outcome = polish_block(text, block, forms, own, dense, rates)
                 shelf.write(block, {name: form.packed() for name, form in forms.learned.items()}, outcome)
             own = text.through(own, self._pass(block, self.packed(shelf.database, linears)))
@@ -245,8 +259,8 @@ class _Polish:
             weights[name] = made.T if name in self.transposed else made
         return lambda state, contexts: self.workspace.runner.block(block, state, contexts, weights)
 
-    def _forms(self, linears: list[Linear]) -> Forms:
-        model, packed = self.workspace.loaded.model, self.packed(self.workspace.database, linears)
+    def _forms(self, linears: list[Linear], base: Database) -> Forms:
+        model, packed = self.workspace.loaded.model, self.packed(base, linears)
         made = {own.view.parameter: learnable(packed[own.view.parameter], weight(model, own.view)) for own in linears}
         return Forms({name: form for name, form in made.items() if form is not None}, self.transposed)
 
