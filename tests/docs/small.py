@@ -95,6 +95,7 @@ SCRIPTS = {
     "long_run.py": Small("--model my-model --only 3-any-0 --tokens 57344", without=frozenset({"generations"})),
     "packed_quality.py": Small("--model my-model", without=frozenset({"levels", "group_size"}), more="group_size=32"),
     "parts_figures.py": Small("--tokens 20000"),
+    "peers.py": Small("--model my-model --only rtn evopress --bits 3", without=frozenset()),
     "put_faults_back.py": Small("--list"),
     "tables.py": Small(
         "--model my-model --data my-text.txt --second my-text.txt --targets bits=3 --seeds 1", without=frozenset()
