@@ -9,11 +9,12 @@ and `about.json`: versions, threads, CPU and wall seconds of the quantization al
 Only linears of the blocks are quantized, asymmetric, `--group-size` weights of a row to a scale and a zero. Beside
 that, the text and its length, each tool keeps its defaults, but:
 
-* autoround: `-50` is its "light" recipe (50 iterations, lr 5e-3), `-200` its default one; the batch of 8 is both's.
+* autoround: `-50` is its "light" recipe (50 iterations, lr 5e-3), `-200` its default one. Both have batches of 8 and
+  `torch.compile`, a minute or two of one core that no cache shortens here.
 * llmcompressor: `-mse` searches scales (observer memoryless_mse), the default takes minimum and maximum; AWQ has
   `duo_scaling="both"`, as the tool's own recipes. AWQ changes norms too, by what it takes from the weights.
 * hqq: `axis=1`, the groups that the others have (its default takes them across rows). Its zeros are no whole numbers,
-  so they take more bytes than the others'. It looks at weights alone.
+  which takes more bytes than the others' zeros; they and the scales stay fp32 here. It looks at weights alone.
 
 The tools are imported where they are used: an environment has one of them.
 """

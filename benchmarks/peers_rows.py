@@ -72,15 +72,16 @@ def finished(rows: Path) -> dict[Job, dict[str, Any]]:
 
 def table(rows: Path) -> str:
     """Markdown, a table for each task, the smallest KL of each width first."""
-    tasks: dict[str, list[tuple[int, float, str]]] = {}
+    tasks: dict[str, list[tuple[Job, dict[str, Any]]]] = {}
     for job, line in finished(rows).items():
         more = "".join(f", {name}={value}" for name, value in task(list(job.settings.items())).items())
-        found = tasks.setdefault(f"{job.model}{more}", [])
-        found.append((job.bits, line.get("kl", math.inf), cells(job, line)))
-    parts = [
-        f"{title}:\n\n{HEAD}\n" + "".join(f"{row}\n" for *_, row in sorted(found)) for title, found in tasks.items()
-    ]
-    return "\n".join(parts)
+        tasks.setdefault(f"{job.model}{more}", []).append((job, line))
+    parts = []
+    for title, found in tasks.items():
+        found.sort(key=lambda pair: (pair[0].bits, pair[1].get("kl", math.inf)))
+        dense = [f", dense perplexity {line['dense_perplexity']:.2f}" for _, line in found if "kl" in line][:1]
+        parts.append("\n".join(["".join([title, *dense, ":"]), "", HEAD, *(cells(*pair) for pair in found)]))
+    return "\n\n".join(parts)
 
 
 def cells(job: Job, line: Mapping[str, Any]) -> str:
@@ -89,4 +90,9 @@ def cells(job: Job, line: Mapping[str, Any]) -> str:
     label = f"| {job.bits} | {job.peer}{own and f' ({own})'} |"
     if "failed" in line:
         return f"{label} failed: {line['failed']} | | |"
-    return f"{label} {line['kl']:.4f} | {line['perplexity']:.2f} | {line['cpu_seconds']:,.0f} |"
+    cost = f"{line['cpu_seconds']:,.0f}"
+    if line["device"] != "CPU":
+        cost = f"{line['seconds']:,.0f} s on {line['device']}"
+    elif line["threads"] > 1:
+        cost += f" ({line['threads']} threads)"
+    return f"{label} {line['kl']:.4f} | {line['perplexity']:.2f} | {cost} |"
