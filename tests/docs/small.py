@@ -101,6 +101,7 @@ SCRIPTS = {
         without=frozenset(),
         more="polish_epochs=1 polish_model_epochs=1 polish_watched=64 polish_batch=64",
     ),
+    "peers.py": Small("--model my-model --only rtn evopress --bits 3", without=frozenset()),
     "put_faults_back.py": Small("--list"),
     "tables.py": Small(
         "--model my-model --data my-text.txt --second my-text.txt --targets bits=3 --seeds 1", without=frozenset()
