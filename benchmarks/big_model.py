@@ -2,8 +2,8 @@
 
 Asserted first: sharing prefixes changes no score. Then measured, once each, with the memory of the device at its peak:
 
-* the build: GPTQ at 2, 3, 4, 5 and 6 bits in groups of 128, as the paper makes them and with all parts of the default, of
-  the first blocks only (each costs the same);
+* the build: GPTQ at 2, 3, 4, 5 and 6 bits in groups of 128, as the paper makes them and with all parts of the default,
+  of the first blocks only (each costs the same);
 * the search: one generation of the paper's schedule for bits on levels that were rounded to nearest, whose numbers cost
   what any others cost, beside the plain forward passes of as many tokens in the same model.
 
