@@ -17,8 +17,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: test demo docs lint browser clean
 .DELETE_ON_ERROR:
 
+# One process a core, each with one thread: the models of the tests are too small for two.
+test: export OMP_NUM_THREADS = 1
 test: lint
-	$(BIN)/python -m pytest -q -rs
+	$(BIN)/python -m pytest -q -rs -n logical --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
