@@ -75,7 +75,7 @@ def build_database(
     for block in range(steps):
         progress(block, steps, f"block {block}")
         hidden = builder.block(block, hidden, contexts)
-    builder.head(hidden)
+    builder.head(hidden, contexts)
     progress(steps, steps, "done")
     return Database(directory)
 
@@ -120,14 +120,14 @@ class _Builder:
             if unit.name not in self.manifest.units and unit != self._head:
                 self._compress([unit], None)
 
-    def head(self, hidden: list[torch.Tensor]) -> None:
+    def head(self, hidden: list[torch.Tensor], contexts: list[Contexts]) -> None:
         """Make the head from the last block's outputs."""
         unit = self._head
         if unit is None:
             return
         hessian = Hessian(unit.view.shape[1], self.runner.device)
-        for state in hidden:
-            hessian.add(self.runner.finish(state).flatten(0, 1))
+        for state, context in zip(hidden, contexts, strict=True):
+            hessian.add(self.runner.finish(state, context).flatten(0, 1))
         self._compress([unit], hessian.matrix if self.method.needs_text else None)
 
     def block(self, block: int, hidden: list[torch.Tensor], contexts: list[Contexts]) -> list[torch.Tensor]:
@@ -154,7 +154,7 @@ class _Builder:
             return []
         if self.method.propagate == "dense":
             return dense_out or self._forward(block, hidden, contexts)
-        return self._forward_compressed(block, linears, hidden, contexts)
+        return self._forward_compressed(block, hidden, contexts)
 
     def _measure(
         self, block: int, groups: Mapping[str, list[Linear]], hidden: list[torch.Tensor], contexts: list[Contexts]
@@ -174,7 +174,7 @@ class _Builder:
         return [self.runner.block(block, state, context) for state, context in zip(hidden, contexts, strict=True)]
 
     def _forward_compressed(
-        self, block: int, linears: list[Linear], hidden: list[torch.Tensor], contexts: list[Contexts]
+        self, block: int, hidden: list[torch.Tensor], contexts: list[Contexts]
     ) -> list[torch.Tensor]:
         database = Database(self.directory)
 
@@ -182,7 +182,7 @@ class _Builder:
             return database.dense(unit, level, dtype).to(self.runner.device)
 
         with Assembly(weight_slots(self.runner.model, self.runner.map, load)) as assembly:
-            assembly.use(block, tuple(self.method.propagate for _ in linears))
+            assembly.use(block, tuple(self.method.propagate for _ in assembly.names(block)))
             return self._forward(block, hidden, contexts)
 
     def _compress(self, linears: list[Linear], hessian: torch.Tensor | None) -> None:

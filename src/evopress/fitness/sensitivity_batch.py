@@ -57,7 +57,7 @@ class Batch:
     def differentiate_head(self, evaluator: Evaluator, ends: Ends, head: Choice, generator: torch.Generator) -> None:
         """From the last block's output to the gradients with respect to it."""
         last = self.hidden.detach().requires_grad_()
-        head_input = evaluator.runner.finish(last)
+        head_input = evaluator.runner.finish(last, self.contexts)
         flat = head_input.detach().reshape(-1, head_input.shape[-1])
         teacher = torch.cat([evaluator.teacher.hidden(piece.sequence, piece.length) for piece in self.pieces])
         kl, nll = torch.empty_like(flat), torch.empty_like(flat)

@@ -71,6 +71,7 @@ _LINEAR_FULL = {"layer_types": ["linear_attention", "full_attention"] * 2}
 # Model type, of a part too -> what its configuration needs beyond small sizes. The names are its own.
 _NEEDS: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"n_group": 1, "topk_group": 1},
+    "bamba": {"attn_layer_indices": [1, 3]},
     "bert": {"is_decoder": True},
     "chameleon": {"vocabulary_map": {"<image>": 95}},
     "cohere_compass_text": {
