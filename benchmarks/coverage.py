@@ -1,8 +1,8 @@
 """Which of transformers' classes does evopress take? Tiny random models of all of them, through whole runs.
 
-Each model runs in a process of its own, from its configuration to two exports that the plain Auto class loads: `describe`,
-`Runner`, sub-layers, `quantize`, `drop` of sub-layers and of blocks. What has a result in --out is not run again, so the
-script can be stopped at any time. About 20 seconds of one core a model; --steps says how far to go.
+Each model runs in a process of its own, from its configuration to exports that the plain Auto class loads: `describe`,
+`Runner`, sub-layers, `quantize`, `drop` of sub-layers and of blocks. What has a result in --out is not run again, so
+the script can be stopped at any time. About 10 seconds of one core a model.
 
     python benchmarks/coverage.py --out runs/coverage                      # all that are missing, then the table
     python benchmarks/coverage.py --out runs/coverage --only qwen3_vl,lfm2 --again
@@ -12,6 +12,7 @@ script can be stopped at any time. About 20 seconds of one core a model; --steps
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -216,10 +217,8 @@ def main() -> None:
             if file.exists() and not options.again:
                 continue
             command = [sys.executable, __file__, "--out", str(options.out), "--judge", kind, model_type]
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 subprocess.run(command, timeout=options.seconds, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            except subprocess.TimeoutExpired:
-                pass
             print(
                 file.stem,
                 *(
