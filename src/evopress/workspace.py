@@ -90,6 +90,11 @@ class Workspace:
             trust_remote_code=section.trust_remote_code,
         )
         check_finite(loaded.model)
+        if loaded.files is not None and (unused := loaded.files.unused):
+            self.observer.note(
+                f"{len(unused)} tensors of the checkpoint, such as {unused[0]}, are unused by "
+                f"{type(loaded.model).__name__}; exports with safetensors carry them through unchanged"
+            )
         return loaded
 
     @cached_property

@@ -65,7 +65,8 @@ class ModelMap:
 
     `tail` is in call order: usually the final norm, for some models also a projection. `again` are linears that
     multiply with the weight of one of `linears` in another block or another module; their view names that weight.
-    `left` are the blocks' other parameters of two and more dimensions.
+    `left` are the blocks' other parameters of two and more dimensions, `asleep` the modules beside the blocks that text
+    does not run, `tower` the module that holds all of the text model but its head, empty where that is the whole model.
     """
 
     blocks: str
@@ -75,6 +76,14 @@ class ModelMap:
     head: str
     again: tuple[Linear, ...] = ()
     left: tuple[Left, ...] = ()
+    asleep: tuple[str, ...] = ()
+    tower: str = ""
+
+    def untouched_by_text(self, name: str) -> bool:
+        """Whether a parameter or buffer is none of the text model's: it lies in another tower."""
+        if any(name.startswith(f"{module}.") for module in self.asleep):
+            return True
+        return bool(self.tower) and not name.startswith((f"{self.tower}.", f"{self.head}."))
 
     def of_block(self, block: int) -> tuple[Linear, ...]:
         """The linears of one block, in the order of the block's own modules."""
@@ -125,7 +134,17 @@ def describe(model: Any, probe: Tensor | None = None) -> ModelMap:
         raise UnsupportedModel(f"no linear layer found in {blocks}; expected torch.nn.Linear or transformers' Conv1D")
     last = f"{blocks}.{len(modules) - 1}"
     tail = _find_tail(trace, last, head)
-    return ModelMap(blocks, len(modules), tuple(found.linears), tail, head, tuple(found.again), found.left())
+    return ModelMap(
+        blocks,
+        len(modules),
+        tuple(found.linears),
+        tail,
+        head,
+        tuple(found.again),
+        found.left(),
+        _find_asleep(model, trace, blocks, head),
+        _find_tower(model, blocks),
+    )
 
 
 def _find_head(model: Any) -> str:
@@ -211,6 +230,29 @@ class _Linears:
                 if path not in entered and any(other in entered for other in chosen):
                     raise _experts(path.rpartition(".")[0], len(chosen) + 1)
         return left
+
+
+def _find_asleep(model: nn.Module, trace: Trace, blocks: str, head: str) -> tuple[str, ...]:
+    """The outermost modules that hold parameters and of which nothing ran, blocks, head and embedding aside."""
+    ran = set(trace.entered())
+    awake = ran | {".".join(name.split(".")[:depth]) for name in ran for depth in range(1, name.count(".") + 1)}
+    found: list[str] = []
+    for name, module in model.named_modules():
+        inside = name == head or f"{name}.".startswith(f"{blocks}.") or any(name.startswith(f"{o}.") for o in found)
+        if name and name not in awake and not inside and next(module.parameters(), None) is not None:
+            found.append(name)
+    return tuple(found)
+
+
+def _find_tower(model: Any, blocks: str) -> str:
+    """The text model inside a model of several: the module around the blocks that holds the embedding too."""
+    if model.config.get_text_config() is model.config:
+        return ""
+    embedding = model.get_input_embeddings()
+    tower = blocks.rpartition(".")[0]
+    while tower and all(module is not embedding for module in model.get_submodule(tower).modules()):
+        tower = tower.rpartition(".")[0]
+    return tower
 
 
 NOT_CALLED, NO_LINEAR = "not called on text", "no linear layer"
