@@ -89,6 +89,10 @@ class ModelMap:
         """The linears of one block, in the order of the block's own modules."""
         return tuple(linear for linear in self.linears if linear.block == block)
 
+    def called_in(self, block: int) -> tuple[Linear, ...]:
+        """The linears that one block calls, those too whose weight is another one's."""
+        return self.of_block(block) + tuple(linear for linear in self.again if linear.block == block)
+
     @property
     def share(self) -> float:
         """The part of the blocks' weights (parameters of two and more dimensions) that are units."""

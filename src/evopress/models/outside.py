@@ -46,7 +46,7 @@ class Outside:
     """
 
     model: Any
-    blocks: Sequence[nn.Module]
+    blocks: nn.ModuleList
     head: nn.Module
     outputs: Sequence[int | None]
 
@@ -108,7 +108,7 @@ class Outside:
             result, length = block(at, hidden, Context(tuple(rest), kwargs)), self.outputs[at]
             return result if length is None else (result, *[None] * (length - 1))
 
-        with _forward_replaced(self.blocks, instead), _forward_replaced([self.head] if head else [], head):
+        with _forward_replaced(list(self.blocks), instead), _forward_replaced([self.head] if head else [], head):
             try:
                 return self.model(input_ids=ids, use_cache=False)
             except _Left:

@@ -59,7 +59,7 @@ class Runner:
     def __init__(self, model: Any, map: ModelMap) -> None:
         self.model, self.map = model, map
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
-        self._blocks: list[nn.Module] = list(model.get_submodule(map.blocks))
+        self._blocks: nn.ModuleList = model.get_submodule(map.blocks)  # looked up at each call: blocks are swapped
         self._tail: list[nn.Module] = [model.get_submodule(name) for name in map.tail]
         self._head: nn.Module = model.get_submodule(map.head)
         config = model.config.get_text_config()

@@ -103,6 +103,7 @@ _NEEDS: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_d_ssm": 128},
     "gemma3n_text": {
         "num_kv_shared_layers": 0,
+        "intermediate_size": 128,
         "num_hidden_layers": 5,
         "layer_types": ["sliding_attention"] * 4 + ["full_attention"],
         "activation_sparsity_pattern": [0.0] * 5,
