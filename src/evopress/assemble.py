@@ -66,14 +66,20 @@ class WeightSlot:
 
 
 def weight_slots(model: nn.Module, model_map: ModelMap, load: Load) -> Slots:
-    """A slot for each linear of the map."""
+    """A slot for each linear of the map, in every block that multiplies with its weight."""
     slots: list[list[WeightSlot]] = [[] for _ in range(model_map.n_blocks + 2)]
+    own: dict[str, WeightSlot] = {}
     head = head_unit(model, model_map)
     for linear in model_map.linears:
         slot = WeightSlot(linear.name, model.get_parameter(linear.view.parameter), load)
         slots[linear.block].append(slot)
         if linear == head and linear.block != model_map.n_blocks:
             slots[HEAD].append(slot)
+        own[linear.view.parameter] = slot
+    for linear in model_map.again:
+        slot = own[linear.view.parameter]
+        if slot not in slots[linear.block]:
+            slots[linear.block].append(slot)
     return slots
 
 

@@ -6,18 +6,19 @@ Everything here is names and integers; what dropping does to a model is the matt
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
 from typing import Literal, get_args
 
 from evopress.errors import ConfigError, ProfileError
 from evopress.models.bypass import DROP, KEEP
-from evopress.models.sublayers import Granularity, Kind, SubLayer, group_sublayers
+from evopress.models.sublayers import Granularity, SubLayer, group_sublayers
 from evopress.profile import Level, Unit
 
 Cost = Literal["count", "parameters", "bytes"]
 """What keeping a sub-layer costs: one, its number of parameters, or the bytes these take in the model's dtype."""
 
-WORDS: dict[str, tuple[Kind, ...]] = {"none": (), "attn": ("attn",), "mlp": ("mlp",), "attn+mlp": ("attn", "mlp")}
-"""Word of a drop config -> what is dropped in that block."""
+NONE = "none"
+"""Word of a drop config for a block of which nothing is dropped; else it is the kinds that are, with + between them."""
 
 
 def depth_units(
@@ -81,21 +82,23 @@ def unit_levels(levels: Mapping[str, str], sublayers: Sequence[SubLayer], granul
 def parse_drop_config(text: str, sublayers: Sequence[SubLayer]) -> dict[str, str]:
     """The official code's drop config -> sub-layer name: `drop` or `keep`.
 
-    One line for each block says what is dropped there: `none`, `attn`, `mlp` or `attn+mlp`. Blank lines at the end do
-    not count. ProfileError names the first line that is something else, or the number of lines.
+    One line for each block says what is dropped there: `none`, `attn`, `mlp` or `attn+mlp`, and more in models whose
+    blocks have more. Blank lines at the end do not count. ProfileError names the first line that is something else, or
+    the number of lines.
     """
     blocks = _by_block(sublayers)
     lines = text.rstrip().splitlines()
-    for number, line in enumerate(lines, start=1):
-        if line.strip() not in WORDS:
-            raise ProfileError(f"line {number} of the drop config is {line!r}; expected {', '.join(WORDS)}")
+    for number, (line, block) in enumerate(zip(lines, blocks, strict=False), start=1):
+        words = _words(block)
+        if line.strip() not in words:
+            raise ProfileError(f"line {number} of the drop config is {line!r}; expected {', '.join(words)}")
     if len(lines) != len(blocks):
         odd = f"{len(blocks) + 1} is too many" if len(lines) > len(blocks) else f"{len(lines) + 1} is missing"
         raise ProfileError(
             f"the drop config has {len(lines)} lines for {len(blocks)} blocks: line {odd}; give one line for each block"
         )
     return {
-        sublayer.name: DROP if sublayer.kind in WORDS[line.strip()] else KEEP
+        sublayer.name: DROP if sublayer.kind in line.strip().split("+") else KEEP
         for line, block in zip(lines, blocks, strict=True)
         for sublayer in block
     }
@@ -107,9 +110,14 @@ def format_drop_config(levels: Mapping[str, str], sublayers: Sequence[SubLayer])
     for name, level in levels.items():
         if level not in (DROP, KEEP):
             raise ProfileError(f"unit {name}: unknown level {level!r}, it has {DROP}, {KEEP}")
-    words = {kinds: word for word, kinds in WORDS.items()}
-    dropped = [tuple(s.kind for s in block if levels[s.name] == DROP) for block in _by_block(sublayers)]
-    return "".join(f"{words[kinds]}\n" for kinds in dropped)
+    dropped = ["+".join(s.kind for s in block if levels[s.name] == DROP) for block in _by_block(sublayers)]
+    return "".join(f"{kinds or NONE}\n" for kinds in dropped)
+
+
+def _words(block: Sequence[SubLayer]) -> list[str]:
+    """What a line can say of a block with these sub-layers."""
+    kinds = [sublayer.kind for sublayer in block]
+    return [NONE, *("+".join(some) for count in range(1, len(kinds) + 1) for some in combinations(kinds, count))]
 
 
 def _by_block(sublayers: Sequence[SubLayer]) -> list[tuple[SubLayer, ...]]:

@@ -160,3 +160,12 @@ def first_line(error: Exception) -> str:
     'no'
     """
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def last_line(error: Exception) -> str:
+    r"""The last line of a library's error, where validators say what was wrong, or its class where it says nothing.
+
+    >>> last_line(ValueError("validation error:\n  no such thing"))
+    'no such thing'
+    """
+    return next(reversed(str(error).strip().splitlines()), type(error).__name__).strip()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 
 import torch
@@ -20,7 +20,7 @@ from evopress.database.build import stored_bits
 from evopress.database.methods import Method, corrects
 from evopress.database.polished import polished_levels
 from evopress.database.store import Database
-from evopress.errors import ConfigError
+from evopress.errors import ConfigError, UnsupportedModel
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import Measure, make_measure
 from evopress.fitness.evaluator import AT_ONCE, HEAD_BYTES, Evaluator
@@ -35,19 +35,23 @@ from evopress.models import (
     check_finite,
     choose_dtype,
     describe,
+    find_blocks,
     find_sublayers,
     fingerprint,
     load_model,
     measure_influence,
 )
 from evopress.models.bos import bos_text, find_bos
+from evopress.models.coverage import coverage, narrow
 from evopress.models.ends import with_ends
 from evopress.models.load import require_positions
+from evopress.models.shorten import why_not_shorten
 from evopress.observer import Observer
 from evopress.plan import Shapes, available_memory, build_memory, measure_shapes, require_memory, search_memory
 from evopress.profile import DENSE, Profile
 from evopress.run import RunDirectory
 from evopress.search.presets import depth_generations
+from evopress.sections import DropSection, QuantizeSection
 from evopress.space import SearchSpace
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
@@ -95,18 +99,50 @@ class Workspace:
             trust_remote_code=section.trust_remote_code,
         )
         check_finite(loaded.model)
+        if loaded.files is not None and (unused := loaded.files.unused):
+            self.observer.note(
+                f"{len(unused)} tensors of the checkpoint, such as {unused[0]}, are unused by "
+                f"{type(loaded.model).__name__}; exports with safetensors carry them through unchanged"
+            )
         return loaded
 
     @cached_property
     def map(self) -> ModelMap:
         """Blocks and linear layers, and embedding and head where they are compressed too."""
         found = describe(self.loaded.model)
-        return with_ends(self.loaded.model, found) if self.config.compression.embeddings else found
+        section = self.config.compression
+        if isinstance(section, QuantizeSection) and section.group_size is not None:
+            found = found.without(narrow(found, section.group_size), "narrower than a group")
+        if not found.linears:
+            raise UnsupportedModel(f"no linear layer of {type(self.loaded.model).__name__} can be compressed")
+        if (said := coverage(found)) and not isinstance(section, DropSection):
+            self.observer.note(said)
+        return with_ends(self.loaded.model, found) if section.embeddings else found
 
     @cached_property
     def sublayers(self) -> tuple[SubLayer, ...]:
-        """Attention and MLP of each block, found by running them; ask for it first while the model is whole."""
-        return find_sublayers(self.loaded.model, self.map)
+        """Attention, MLP and the like of each block, found by running them; ask for it first while the model is whole.
+
+        Whole blocks where those are dropped and sub-layers cannot be told apart, or are not all that a block does.
+        """
+        model, section = self.loaded.model, self.config.compression
+        if not isinstance(section, DropSection) or section.granularity == "sublayer":
+            return find_sublayers(model, self.map)
+        try:
+            found = find_sublayers(model, self.map)
+        except UnsupportedModel as error:
+            self.observer.note(f"blocks are dropped as they are, because {error}")
+            return find_blocks(model, self.map)
+        return found if why_not_shorten(model, self.map, found) is None else self._better_blocks(found)
+
+    def _better_blocks(self, found: tuple[SubLayer, ...]) -> tuple[SubLayer, ...]:
+        """Whole blocks if a checkpoint can lack those, else the sub-layers that were found."""
+        model = self.loaded.model
+        with suppress(UnsupportedModel):
+            blocks = find_blocks(model, self.map)
+            if why_not_shorten(model, self.map, blocks) is None:
+                return blocks
+        return found
 
     @cached_property
     def runner(self) -> Runner:

@@ -110,7 +110,7 @@ def test_in_place_change_between_two_readers_splits_the_group():
 
 def test_experts_in_one_parameter_are_named():
     config = transformers.MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2)
-    with pytest.raises(UnsupportedModel, match=r"^model\.layers\.0\.mlp\.experts\.\w+ is a 3-D weight \(4, .*\)"):
+    with pytest.raises(UnsupportedModel, match=r"^model\.layers\.0\.mlp\.experts\.\w+ holds 4 experts; mixtures"):
         describe(random_model(config))
 
 
@@ -131,23 +131,53 @@ def test_encoder_decoder_and_missing_head():
 
 def test_no_list_of_blocks():
     model = pico_model("llama", blocks=2)
-    model.model.layers[1].__class__ = type("Other", (type(model.model.layers[1]),), {})
+    model.model.layers[1] = model.model.layers[0]
     with pytest.raises(UnsupportedModel, match="no list of blocks found in LlamaForCausalLM"):
         describe(model)
 
 
-def test_a_layer_that_is_not_called():
+def test_what_is_no_linear_that_text_reaches_is_left_dense_and_counted():
     model = pico_model("llama")
-    model.model.layers[2].spare = nn.Linear(4, 4)
-    with pytest.raises(UnsupportedModel, match=r"^model\.layers\.2\.spare is not called"):
+    block = model.model.layers[2]
+    block.spare, block.conv = nn.Linear(4, 5), nn.Conv1d(8, 8, 4, groups=8)
+    block.vectors, block.scale = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(7))
+    mapped = describe(model)
+    assert mapped.linears == describe(pico_model("llama")).linears
+    assert {left.parameter: (left.size, left.why) for left in mapped.left} == {
+        "model.layers.2.spare.weight": (20, "not called on text"),
+        "model.layers.2.conv.weight": (32, "no linear layer"),
+        "model.layers.2.vectors": (6, "no linear layer"),
+    }
+    units = sum(linear.view.shape[0] * linear.view.shape[1] for linear in mapped.linears)
+    assert mapped.share == units / (units + 58)
+    assert describe(pico_model("llama")).share == 1.0
+
+
+def test_modules_of_which_a_token_chooses_are_experts():
+    model = pico_model("llama")
+    mlp = model.model.layers[1].mlp
+    mlp.experts = nn.ModuleList(nn.Linear(48, 48) for _ in range(4))
+    mlp.register_forward_hook(lambda module, args, output: output + module.experts[2](args[0]))
+    with pytest.raises(UnsupportedModel, match=r"^model\.layers\.1\.mlp\.experts holds 4 experts; mixtures"):
         describe(model)
 
 
-def test_shared_weights():
+def test_blocks_of_several_classes_and_blocks_without_linears():
+    model = pico_model("llama", blocks=2)
+    model.model.layers[1].__class__ = type("Other", (type(model.model.layers[1]),), {})
+    assert describe(model) == describe(pico_model("llama", blocks=2))
+
+
+def test_a_weight_that_blocks_share_is_one_unit():
     model = pico_model("llama")
     model.model.layers[2].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
-    with pytest.raises(UnsupportedModel, match=r"layers\.0\.mlp\.up_proj\.weight and .*layers\.2.* are one weight"):
-        describe(model)
+    mapped = describe(model)
+    (again,) = mapped.again
+    assert (again.name, again.block) == ("model.layers.2.mlp.up_proj", 2)
+    assert again.view.parameter == "model.layers.0.mlp.up_proj.weight"
+    assert again.name not in [linear.name for linear in mapped.linears]
+    assert len(mapped.linears) == len(describe(pico_model("llama")).linears) - 1
+    assert mapped.share == 1.0
 
 
 def test_integer_weights():

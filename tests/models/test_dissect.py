@@ -7,6 +7,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from evopress.errors import UnsupportedModel
 from evopress.models import describe, find_sublayers
 from evopress.testing import ARCHITECTURES, pico_model, random_model
+from evopress.testing.tiny import tiny_config
 
 torch.set_num_threads(1)
 
@@ -124,13 +125,17 @@ class TwoWriters(LlamaDecoderLayer):
         return super().forward(hidden_states, **kwargs) + self.extra(hidden_states)
 
 
-def test_linears_with_two_ways_to_the_residual_stream_are_refused():
+def test_a_third_contribution_is_a_sublayer_of_its_own():
     model = pico_model("llama", blocks=2)
     for block in model.model.layers:
         block.extra = nn.Linear(48, 48)
         block.__class__ = TwoWriters
-    with pytest.raises(UnsupportedModel, match=r"cannot drop the mlp of model\.layers\.0: neither .*extra nor"):
-        find_sublayers(model, describe(model))
+    found = find_sublayers(model, describe(model))
+    assert [(one.kind, one.writer.rpartition(".")[2]) for one in found[:3]] == [
+        ("attn", "self_attn"),
+        ("mlp", "mlp"),
+        ("extra", "extra"),
+    ]
 
 
 class Watched(LlamaDecoderLayer):
@@ -150,21 +155,33 @@ def test_a_module_that_serves_nobody_belongs_to_one_sublayer_at_most():
     assert len(servants) == len(set(servants))
 
 
-def test_attention_without_a_cache_is_refused():
-    config = transformers.AutoConfig.for_model("openai-gpt", **SHAPE)
-    model = random_model(config)
-    with pytest.raises(UnsupportedModel, match=r"no attention found in transformer\.h\.0: 0 of its modules write"):
-        find_sublayers(model, describe(model))
+def kinds_of(architecture, **options):
+    """For each block the kinds of its sub-layers and their writers' own names."""
+    model = random_model(tiny_config(architecture, **options))
+    blocks = {}
+    for one in find_sublayers(model, describe(model)):
+        blocks.setdefault(one.block, []).append((one.kind, one.writer.rpartition(".")[2]))
+    return list(map(dict, blocks.values()))
 
 
-def test_a_block_without_an_mlp_is_refused():
-    model = pico_model("llama", blocks=2)
-    for block in model.model.layers:
-        block.mlp = nn.Identity()
-    with pytest.raises(
-        UnsupportedModel, match=r"no MLP found in model\.layers\.0: it has no linear beside .*self_attn"
-    ):
-        find_sublayers(model, describe(model))
+def test_what_keeps_a_state_is_found_like_attention():
+    recurrent, attending = {"attn": "linear_attn", "mlp": "mlp"}, {"attn": "self_attn", "mlp": "mlp"}
+    assert kinds_of("qwen3_5_text") == [recurrent, attending] * 2
+    assert (
+        kinds_of("lfm2") == [{"attn": "conv", "mlp": "feed_forward"}, {"attn": "self_attn", "mlp": "feed_forward"}] * 2
+    )
+    assert kinds_of("mamba2", num_hidden_layers=2) == [{"attn": "mixer"}] * 2
+
+
+def test_blocks_with_three_sublayers():
+    expected = {"attn": "self_attn", "mixer": "mamba", "mlp": "feed_forward"}
+    assert kinds_of("falcon_h1", num_hidden_layers=2) == [expected] * 2
+    expected = {"attn": "self_attn", "mlp": "mlp", "extra": "per_layer_projection"}
+    assert kinds_of("gemma4_text", num_hidden_layers=2) == [expected] * 2
+
+
+def test_attention_that_keeps_nothing_is_what_comes_first():
+    assert kinds_of("rwkv", num_hidden_layers=2) == [{"attn": "attention", "mlp": "feed_forward"}] * 2
 
 
 def test_a_model_that_looks_into_its_attention_is_refused():

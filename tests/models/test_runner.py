@@ -3,7 +3,8 @@ import torch
 
 from evopress.errors import BadWeights, UnsupportedModel
 from evopress.models import Runner, describe
-from evopress.testing import ARCHITECTURES, WINDOW, pico_model
+from evopress.testing import ARCHITECTURES, WINDOW, pico_model, random_model
+from evopress.testing.tiny import tiny_config
 
 torch.set_num_threads(1)
 
@@ -38,7 +39,7 @@ def test_contexts_serve_any_batch_of_the_shape_and_blocks_keep_their_input(archi
         assert torch.equal(kept, before)
         assert not torch.equal(hidden, before)
     with torch.no_grad():
-        assert torch.equal(runner.logits(runner.finish(hidden)), model(ids).logits)
+        assert torch.equal(runner.logits(runner.finish(hidden, contexts)), model(ids).logits)
 
 
 def test_sliding_window_reaches_the_blocks():
@@ -62,7 +63,7 @@ def test_begin_runs_no_block_no_tail_and_no_head():
     hidden, contexts = runner.begin(random_ids(2, 5))
     assert ran == []
     assert hidden.shape == (2, 5, 48)
-    assert len(contexts) == 3
+    assert len(contexts.blocks) == 3
 
 
 def test_begin_restores_the_model_after_success_and_failure():
@@ -104,7 +105,7 @@ def test_gradients_are_the_models_own_exactly_when_the_hidden_state_asks(archite
         with torch.no_grad():
             for block in range(3):
                 state = runner.block(block, state, contexts)
-            logits = runner.logits(runner.finish(state))
+            logits = runner.logits(runner.finish(state, contexts))
         assert logits.requires_grad == state.requires_grad == given.requires_grad
     weight = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
     (ours,) = torch.autograd.grad(logits, start, weight)
@@ -121,20 +122,56 @@ def test_gradients_are_the_models_own_exactly_when_the_hidden_state_asks(archite
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_an_unknown_step_after_the_head_is_refused():
-    model = pico_model("llama")
-    model.lm_head.register_forward_hook(lambda module, args, output: output)
+def with_logits(model, change):
+    """The model with a last step of its own."""
     own = model.forward
 
-    def scaled(*args, **kwargs):
+    def forward(*args, **kwargs):
         output = own(*args, **kwargs)
-        output.logits = output.logits * 1.01
+        output.logits = change(output.logits)
         return output
 
     mapped = describe(model)
-    model.forward = scaled
+    model.forward = forward
+    return mapped
+
+
+def test_what_the_model_does_to_logits_is_left_to_the_model():
+    model = pico_model("llama")
+    runner = Runner(model, with_logits(model, lambda logits: logits.cos() * 1.01))
+    ids = random_ids(2, 9)
+    with torch.no_grad():
+        stock = model(ids).logits
+    head_input = runner.head_input(ids)
+    assert torch.equal(runner.logits(head_input), stock)
+    torch.testing.assert_close(runner.logits(head_input[0, 3:5]), stock[0, 3:5])
+
+
+def test_a_step_that_mixes_tokens_is_refused():
+    model = pico_model("llama")
+    mapped = with_logits(model, lambda logits: logits - logits.mean(1, keepdim=True))
     with pytest.raises(UnsupportedModel, match="LlamaForCausalLM run block by block differs"):
         Runner(model, mapped)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", ["gemma3n_text", "recurrent_gemma", "mamba2", "bert"])
+def test_what_lies_between_the_blocks_is_left_to_the_model(architecture, dtype):
+    model = random_model(tiny_config(architecture)).to(dtype)
+    runner = Runner(model, describe(model))
+    ids = random_ids(2, 13)
+    with torch.no_grad():
+        stock = model(ids).logits.float()
+    tolerance = float(stock.abs().max()) * (1e-5 if dtype == torch.float32 else 2e-2)
+    torch.testing.assert_close(runner.logits(runner.head_input(ids)), stock, rtol=0, atol=tolerance)
+    hidden, contexts = runner.begin(ids)
+    start = hidden.clone().requires_grad_()
+    state = start
+    for block in range(runner.map.n_blocks):
+        state = runner.block(block, state, contexts)
+    (gradient,) = torch.autograd.grad(runner.logits(runner.finish(state, contexts)).square().sum(), start)
+    assert gradient.isfinite().all()
+    assert gradient.any()
 
 
 def test_weights_that_are_not_finite():

@@ -17,12 +17,12 @@ import torch
 from evopress.applications.application import Stored, Tensors
 from evopress.assemble import Load, Slots
 from evopress.depth import depth_units, format_drop_config, parse_drop_config, sublayer_levels, unit_levels
-from evopress.errors import BudgetError, ConfigError
+from evopress.errors import BudgetError, ConfigError, UnsupportedModel
 from evopress.export.format import Format, require_size
 from evopress.export.formats import find_format
 from evopress.models import SubLayer, bypass_slots
 from evopress.models.bypass import DROP, KEEP
-from evopress.models.shorten import whole_blocks, why_not_shorten
+from evopress.models.shorten import shortened_config, whole_blocks, why_not_shorten
 from evopress.profile import DENSE_BITS, Level, Profile, Unit
 from evopress.search import (
     BestOf,
@@ -50,6 +50,9 @@ class Drop:
 
     def __init__(self, workspace: Workspace, section: DropSection) -> None:
         self._workspace, self._section = workspace, section
+        self._fitting: dict[tuple[int, ...], tuple[int, ...]] = {}  # dropped blocks -> those a checkpoint can lack
+        if section.granularity != "sublayer":
+            _ = self.removable  # refuses before anything is searched
 
     @property
     def sublayers(self) -> tuple[SubLayer, ...]:
@@ -87,11 +90,12 @@ class Drop:
 
     @property
     def _protected(self) -> tuple[str, ...]:
-        """What the user protects, and what the target needs."""
+        """What the user protects, what the target needs, and a first block that no checkpoint can lack."""
         target = self._workspace.config.target
         alone = self._section.granularity == "sublayer" and target is not None and target.first_attention
-        first = next(sublayer.name for sublayer in self.sublayers if sublayer.kind == "attn")
-        return self._section.protected + ((first,) if alone else ())
+        first = [sublayer.name for sublayer in self.sublayers if sublayer.kind == "attn"][:1]
+        stays = [self.sublayers[0].name] if self._whole and 0 not in self.removable else []
+        return self._section.protected + (tuple(first) if alone else ()) + tuple(stays)
 
     @property
     def references(self) -> dict[str, Profile]:
@@ -138,22 +142,49 @@ class Drop:
         return made | ({"brute-force": lambda: BruteForce(space, tokens=tokens)} if brute else {})
 
     @cached_property
-    def leaves_blocks_out(self) -> bool:
-        """Whether a checkpoint can lack whole blocks; else they stay in it and add zero, which is said once."""
-        why = why_not_shorten(self._workspace.loaded.model, self._workspace.map, self.sublayers)
-        if why is not None:
-            self._workspace.observer.note(f"dropped blocks stay in the checkpoint and add zero, because {why}")
-        return why is None
+    def removable(self) -> range:
+        """The blocks that a checkpoint can lack: all, or all but the first, or none; then they stay and add zero.
+
+        What cannot be left out is said once.
+        """
+        count = self._workspace.map.n_blocks
+        reason = ""
+        for first in (0, 1):
+            why = why_not_shorten(self._workspace.loaded.model, self._workspace.map, self.sublayers, first)
+            if why is None:
+                return range(first, count)
+            reason = reason if first else why
+        if self._whole:
+            raise UnsupportedModel(f"no checkpoint can lack blocks of this model: {reason}")
+        self._workspace.observer.note(f"dropped blocks stay in the checkpoint and add zero, because {reason}")
+        return range(0)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether units are blocks that cannot be made to add zero."""
+        return any(sublayer.kind == "block" for sublayer in self.sublayers)
 
     def slots(self, load: Load) -> Slots:
         """One for each unit and block."""
-        _ = self.leaves_blocks_out  # found out while the model is whole
+        _ = self.removable  # found out while the model is whole
         return bypass_slots(self._workspace.loaded.model, self.sublayers, self._section.granularity)
 
     def left_out(self, profile: Profile) -> tuple[int, ...]:
         """The blocks that are dropped whole."""
         names = [sublayer.name for sublayer in self._dropped(profile)]
-        return whole_blocks(self.sublayers, names) if names and self.leaves_blocks_out else ()
+        blocks = (
+            tuple(block for block in whole_blocks(self.sublayers, names) if block in self.removable) if names else ()
+        )
+        if blocks not in self._fitting:
+            try:
+                shortened_config(self._workspace.loaded.model.config, self._workspace.map, blocks)
+                self._fitting[blocks] = blocks
+            except UnsupportedModel as error:
+                if self._whole:
+                    raise
+                self._workspace.observer.note(f"dropped blocks stay in the checkpoint and add zero, because {error}")
+                self._fitting[blocks] = ()
+        return self._fitting[blocks]
 
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
         """Dropped sub-layers, parameters that still count, and bytes of the checkpoint's weights; with a target, of its

@@ -152,7 +152,8 @@ class _Builder:
             return
         hessian = Hessian(unit.view.shape[1], self.runner.device)
         for state in states:
-            hessian.add(*(self.runner.finish(hidden).flatten(0, 1) for hidden in state.streams(corrects(self.method))))
+            streams = state.streams(corrects(self.method))
+            hessian.add(*(self.runner.finish(hidden, state.contexts).flatten(0, 1) for hidden in streams))
         self._compress([unit], hessian if self.method.needs_text else None)
 
     def block(self, block: int, states: list[_State]) -> None:
@@ -176,7 +177,7 @@ class _Builder:
             for group, members in wanted.items():
                 self._compress(members, hessians.pop(group))
         if not dense and (block < self.runner.map.n_blocks - 1 or self._head is not None):
-            self._advance_compressed(block, linears, states)
+            self._advance_compressed(block, states)
 
     def _measure(self, block: int, groups: Mapping[str, list[Linear]], states: list[_State]) -> dict[str, Hessian]:
         """The Hessians of input groups; the uncompressed streams of the `states` go on to the next block."""
@@ -199,7 +200,7 @@ class _Builder:
                 state.hidden = state.uncompressed
         return hessians
 
-    def _advance_compressed(self, block: int, linears: list[Linear], states: list[_State]) -> None:
+    def _advance_compressed(self, block: int, states: list[_State]) -> None:
         """Let the `states` pass through the block with the levels that later blocks see."""
         database = Database(self.directory)
 
@@ -207,7 +208,7 @@ class _Builder:
             return database.dense(unit, level, dtype).to(self.runner.device)
 
         with Assembly(weight_slots(self.runner.model, self.runner.map, load)) as assembly:
-            assembly.use(block, tuple(self.method.seen(linear.name) for linear in linears))
+            assembly.use(block, tuple(self.method.seen(name) for name in assembly.names(block)))
             for state in states:
                 state.hidden = self.runner.block(block, state.hidden, state.contexts)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 
 from evopress.errors import ConfigError
 from evopress.export.about import TRANSFORMERS, VLLM, About
+from evopress.export.carried import carry, copy_companions
 from evopress.export.format import FileCosts
 from evopress.export.shards import (
     Entry,
@@ -61,8 +62,10 @@ class HuggingFace:
         section, application, map = workspace.config.compression, workspace.application, workspace.map
         if not isinstance(section, DropSection):
             raise ConfigError("a size needs a format that stores levels packed; choose one with --target")
-        entries = [kept(name, tensor) for name, tensor in stored_tensors(workspace.loaded.model)]
-        sizes = {entry.name: entry_bytes(entry) for entry in entries}
+        stored = [kept(name, tensor) for name, tensor in stored_tensors(workspace.loaded.model)]
+        entries = carry(stored, workspace.loaded, map)
+        names = [entry.name for entry in stored] + [""] * (len(entries) - len(stored))
+        sizes = [(name, entry_bytes(entry)) for name, entry in zip(names, entries, strict=True)]
         units = group_sublayers(workspace.sublayers, section.granularity)
         levels = {}
         for unit in units:
@@ -73,9 +76,9 @@ class HuggingFace:
                     f"without {unit} the files are as large as with it: only whole blocks are left out of them, where "
                     "the model allows it; use --granularity block or pair"
                 )
-            levels[unit] = {DROP: 0, KEEP: sum(own for name, own in sizes.items() if name.startswith(prefixes))}
+            levels[unit] = {DROP: 0, KEEP: sum(own for name, own in sizes if name.startswith(prefixes))}
         frame = frame_bytes(sum(entry.nbytes for entry in entries))
-        return FileCosts(frame + sum(sizes.values()) - sum(own[KEEP] for own in levels.values()), levels)
+        return FileCosts(frame + sum(own for _, own in sizes) - sum(own[KEEP] for own in levels.values()), levels)
 
     def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
         """Tensors, configuration and tokenizer; blocks that are dropped whole are in none of them."""
@@ -95,10 +98,11 @@ class HuggingFace:
         return verify_checkpoint(workspace, profile, out, tolerance=0.0)
 
     def _entries(self, workspace: Workspace, profile: Profile) -> list[Entry]:
-        application = workspace.application
-        entries = dense_entries(workspace.loaded.model, application.tensors(profile))
-        names = new_names([entry.name for entry in entries], workspace.map, application.left_out(profile))
-        return [replace(entry, name=names[entry.name]) for entry in entries if entry.name in names]
+        application, gone = workspace.application, workspace.application.left_out(profile)
+        names = new_names(workspace.loaded.model.state_dict(), workspace.map, gone)
+        entries = dense_entries(workspace.loaded.model, application.tensors(profile), names)
+        moved = [replace(entry, name=names[entry.name]) for entry in entries]
+        return carry(moved, workspace.loaded, workspace.map, gone)
 
 
 def _quantized(workspace: Workspace, profile: Profile) -> str:
@@ -131,20 +135,27 @@ def _shallow(workspace: Workspace, profile: Profile) -> str:
     return text
 
 
-def dense_entries(model: Any, compressed: Mapping[str, Callable[[torch.dtype], torch.Tensor]]) -> list[Entry]:
-    """Each stored tensor of a model; `compressed` maps the names of those that differ to what makes them."""
+def dense_entries(
+    model: Any, compressed: Mapping[str, Callable[[torch.dtype], torch.Tensor]], names: Container[str] | None = None
+) -> list[Entry]:
+    """Each stored tensor of a model; `compressed` maps the names of those that differ to what makes them.
+
+    With `names` those alone, shared tensors under the first of their names that is among them.
+    """
     return [
         Entry(name, tensor.dtype, tuple(tensor.shape), partial(compressed[name], tensor.dtype))
         if name in compressed
         else kept(name, tensor)
-        for name, tensor in stored_tensors(model)
+        for name, tensor in stored_tensors(model, names)
     ]
 
 
-def stored_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and persistent buffers, each shared tensor once, under the name that was seen first."""
+def stored_tensors(model: Any, names: Container[str] | None = None) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and persistent buffers, each shared tensor once, under the first of `names` (None: of all names)."""
     seen: set[tuple[int, torch.Size]] = set()
     for name, tensor in model.state_dict().items():
+        if names is not None and name not in names:
+            continue
         key = (tensor.data_ptr(), tensor.shape)
         if tensor.numel() and key in seen:
             continue
@@ -170,3 +181,4 @@ def save_rest(
     if loaded.model.can_generate():
         loaded.model.generation_config.save_pretrained(directory)
     loaded.tokenizer.save_pretrained(directory)
+    copy_companions(loaded, directory)

@@ -18,6 +18,7 @@ from evopress.compress.grid import Grid
 from evopress.compress.quantized import Quantized
 from evopress.database.store import Database
 from evopress.errors import ConfigError, UnsupportedModel
+from evopress.export.carried import carry
 from evopress.export.format import FileCosts
 from evopress.export.hf import save_rest, stored_tensors
 from evopress.export.shards import Entry, Progress, entry_bytes, frame_bytes, kept, predicted_bytes, write_shards
@@ -72,6 +73,11 @@ class PackedFormat(ABC):
             raise ConfigError(f"format {self.name} does not hold level {illegal[0]}; its levels are {known}")
         if section.embeddings:
             raise ConfigError(f"format {self.name} holds embedding and head as they are; leave --embeddings off")
+        if workspace.map.again:
+            again = workspace.map.again[0]
+            raise UnsupportedModel(
+                f"format {self.name} holds a weight once, but {again.name} uses that of {again.view.parameter}; use hf"
+            )
         for linear in workspace.map.linears:
             if linear.view.transposed or linear.view.index is not None:
                 raise UnsupportedModel(f"format {self.name} holds plain linear layers only, {linear.name} is none")
@@ -96,13 +102,14 @@ class PackedFormat(ABC):
         All weights have a name as long as the longest, so that layers of equal shape cost the same.
         """
         model, units = workspace.loaded.model, {linear.view.parameter: linear for linear in workspace.map.linears}
-        section, constant = workspace.config.compression, 0
+        section = workspace.config.compression
         assert isinstance(section, QuantizeSection)
         module = "x" * max(len(name.removesuffix(".weight")) for name in units)
         levels: dict[str, dict[str, int]] = {}
+        others = [kept(name, tensor) for name, tensor in stored_tensors(model) if name not in units]
+        constant = sum(map(entry_bytes, carry(others, workspace.loaded, workspace.map, own_names=True)))
         for name, tensor in stored_tensors(model):
             if name not in units:
-                constant += entry_bytes(kept(name, tensor))
                 continue
             made = {
                 level: self.weight(module, units[name].view.shape, grid, tensor.dtype, _unread)
@@ -127,7 +134,13 @@ class PackedFormat(ABC):
             else units[linear.name].level(levels[linear.name]).grid
             for linear in workspace.map.linears
         }
-        return found | {workspace.map.head: None}
+        return found | dict.fromkeys(self._left(workspace)) | {workspace.map.head: None}
+
+    def _left(self, workspace: Workspace) -> list[str]:
+        """Linear layers that are no units: readers would take them for packed ones."""
+        units = {linear.name for linear in workspace.map.linears}
+        modules = workspace.loaded.model.named_modules()
+        return [name for name, module in modules if isinstance(module, torch.nn.Linear) and name not in units]
 
     def _entries(self, workspace: Workspace, profile: Profile) -> list[Entry]:
         database, levels = workspace.levels(profile), dict(profile.items())
@@ -143,7 +156,7 @@ class PackedFormat(ABC):
             assert grid is not None  # `check` has looked
             read = partial(_read, database, unit.name, level)
             entries += self.weight(name.removesuffix(".weight"), unit.view.shape, grid, tensor.dtype, read)
-        return entries
+        return carry(entries, workspace.loaded, workspace.map, own_names=True)
 
 
 def _read(database: Database, unit: str, level: str) -> Quantized:

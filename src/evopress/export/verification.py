@@ -80,7 +80,7 @@ def no_room(workspace: Workspace) -> str:
 def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """Logits (sequences, tokens, vocabulary) of a model, fp32 on the CPU."""
     with torch.no_grad():
-        answer: torch.Tensor = model(ids.to(model.device)).logits
+        answer: torch.Tensor = model(input_ids=ids.to(model.device), use_cache=False).logits
     return answer.float().cpu()
 
 

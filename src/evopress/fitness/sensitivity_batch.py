@@ -57,7 +57,7 @@ class Batch:
     def differentiate_head(self, evaluator: Evaluator, ends: Ends, head: Choice, generator: torch.Generator) -> None:
         """From the last block's output to the gradients with respect to it."""
         last = self.hidden.detach().requires_grad_()
-        head_input = evaluator.runner.finish(last)
+        head_input = evaluator.runner.finish(last, self.contexts)
         flat = head_input.detach().reshape(-1, head_input.shape[-1])
         teacher = torch.cat([evaluator.teacher.hidden(piece.sequence, piece.length) for piece in self.pieces])
         kl, nll = torch.empty_like(flat), torch.empty_like(flat)
@@ -72,13 +72,17 @@ class Batch:
         )[0]
 
     def backward(self, evaluator: Evaluator, block: int, linears: Sequence[Linear] = ()) -> dict[str, Signal]:
-        """One block back, run once more with gradients; returns what these of its linears saw."""
+        """One block back, run once more with gradients; returns what these of its linears saw.
+
+        What no gradient reaches (a linear that only chooses which tokens are attended to) is moved by nothing: zero.
+        """
         runner = evaluator.runner
         inputs: dict[str, Tensor] = {}
         edges: dict[str, GradientEdge] = {}
 
         def keep(name: str, output: Tensor) -> None:
-            edges[name] = get_gradient_edge(output)  # stays right when the block changes the output in place
+            if output.requires_grad:
+                edges[name] = get_gradient_edge(output)  # stays right when the block changes the output in place
 
         self.hidden = self.inputs.pop()
         hidden = self.hidden.detach().requires_grad_()
@@ -90,7 +94,13 @@ class Batch:
         wanted = [get_gradient_edge(hidden), *edges.values()]
         (self.kl, self.nll), *gradients = _pull_back(output, wanted, self.kl, self.nll)
         found = dict(zip(edges, gradients, strict=True))
-        return {linear.name: Signal(inputs[linear.input_group], *map(_rows, found[linear.name])) for linear in linears}
+        signals = {}
+        for linear in linears:
+            seen = inputs[linear.input_group]
+            nothing = seen.new_zeros(len(seen), linear.view.shape[0])
+            kl, nll = found.get(linear.name, (None, None))
+            signals[linear.name] = Signal(seen, *(_rows(nothing if own is None else own) for own in (kl, nll)))
+        return signals
 
     def moved(self, evaluator: Evaluator, block: int) -> Tensor:
         """The `moments` of what the block's output moves by, if the block has the levels that are in the model now."""
@@ -137,13 +147,13 @@ def _draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _pull_back(output: Tensor, inputs: Sequence[GradientEdge], kl: Tensor, nll: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """For each input, the gradients of the two losses, given those with respect to `output`.
+    """For each input, the gradients of the two losses, given those with respect to `output`; None for no influence.
 
     In this thread: autograd's own thread for a GPU warns of a missing context when it multiplies for the first time.
     """
     with torch.autograd.set_multithreading_enabled(False):
-        first = torch.autograd.grad(output, inputs, kl, retain_graph=True)
-        return list(zip(first, torch.autograd.grad(output, inputs, nll), strict=True))
+        first = torch.autograd.grad(output, inputs, kl, retain_graph=True, allow_unused=True)
+        return list(zip(first, torch.autograd.grad(output, inputs, nll, allow_unused=True), strict=True))
 
 
 def _rows(gradient: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class Tree:
             nodes, at = following, [number[key] for key in keys]
             self.work.passes += len(nodes)
             self.work.passes_without_sharing += len(candidates)
-        finished = [self.runner.finish(node.hidden) for node in nodes]
+        finished = [self.runner.finish(node.hidden, node.root.contexts(1)) for node in nodes]
         return [(finished[node], candidate[HEAD]) for node, candidate in zip(at, candidates, strict=True)]
 
     def _advance(self, block: int, nodes: Sequence[_Node]) -> Iterator[_Node]:

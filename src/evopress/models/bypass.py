@@ -47,6 +47,33 @@ class Bypass(nn.Module):
         return zeros if self.outputs is None else (zeros, *[None] * (self.outputs - 1))
 
 
+class SkippedBlock(nn.Module):
+    """In the place of a whole block: its input is its output. Models may ask it for plain attributes of the block."""
+
+    def __init__(self, own: nn.Module, sublayer: SubLayer) -> None:
+        super().__init__()
+        self._own = (own,)  # no child: its parameters are not the model's while it is skipped
+        self.outputs, self.cache_index = sublayer.outputs, sublayer.cache_index
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            found = getattr(self.__dict__["_own"][0], name)
+            if isinstance(found, nn.Module | Tensor):
+                raise
+            return found
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        values = (*args, *kwargs.values())
+        hidden = next(value for value in values if isinstance(value, Tensor))
+        if self.cache_index is not None:
+            for cache in values:
+                if isinstance(cache, Cache):
+                    _count_tokens(cache, hidden, self.cache_index)
+        return hidden if self.outputs is None else (hidden, *[None] * (self.outputs - 1))
+
+
 class PassThrough(nn.Module):
     """In the place of a servant: hands on what it is given. What it gives is zero already, or read by nobody."""
 
@@ -72,7 +99,7 @@ class Switch:
 
     def __init__(self, model: nn.Module, sublayer: SubLayer) -> None:
         self.sublayer = sublayer
-        self._places = [_Place(model, name, instead) for name, instead in _substitutes(sublayer).items()]
+        self._places = [_Place(model, name, instead) for name, instead in _substitutes(model, sublayer).items()]
 
     def drop(self) -> None:
         """Take the sub-layer out; nothing happens when it is out."""
@@ -121,7 +148,7 @@ def dropped(model: nn.Module, sublayers: Iterable[SubLayer]) -> Iterator[None]:
     """A model without some of its sub-layers, as long as the context lasts."""
     with ExitStack() as stack:
         for sublayer in sublayers:
-            stack.enter_context(swapped(model, _substitutes(sublayer)))
+            stack.enter_context(swapped(model, _substitutes(model, sublayer)))
         yield
 
 
@@ -138,7 +165,9 @@ def swapped(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None
             place.put(place.own)
 
 
-def _substitutes(sublayer: SubLayer) -> dict[str, nn.Module]:
+def _substitutes(model: nn.Module, sublayer: SubLayer) -> dict[str, nn.Module]:
+    if sublayer.kind == "block":
+        return {sublayer.writer: SkippedBlock(model.get_submodule(sublayer.writer), sublayer)}
     return {sublayer.writer: Bypass(sublayer), **{name: PassThrough() for name in sublayer.servants}}
 
 
@@ -149,7 +178,7 @@ class _Place:
         parent, _, self._child = name.rpartition(".")
         self._parent = model.get_submodule(parent)
         self.own, self.instead = model.get_submodule(name), instead.train(model.training)
-        if isinstance(self.own, Bypass | PassThrough):
+        if isinstance(self.own, Bypass | PassThrough | SkippedBlock):
             raise ValueError(f"{name} is dropped already; make switches while all sub-layers are kept")
 
     def put(self, module: nn.Module) -> None:

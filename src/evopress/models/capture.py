@@ -44,7 +44,10 @@ def collect_inputs(model: nn.Module, map: ModelMap, block: int, sink: Sink) -> I
 
 @contextmanager
 def collect_outputs(model: nn.Module, map: ModelMap, block: int, sink: Sink) -> Iterator[None]:
-    """While active, call `sink(linear, y)` with y as the linear returned it, its autograd graph included."""
+    """While active, call `sink(linear, y)` with y as the linear returned it, its autograd graph included.
+
+    Of a linear that returns several tensors, y is the first.
+    """
     with ExitStack() as hooks:
         for linear in map.of_block(block):
             module = model.get_submodule(linear.name)
@@ -61,7 +64,7 @@ def _feed(sink: Sink, group: str) -> Callable[..., None]:
 
 
 def _feed_output(sink: Sink, name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        sink(name, output)
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        sink(name, output if isinstance(output, Tensor) else output[0])
 
     return hook

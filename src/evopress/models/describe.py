@@ -2,12 +2,15 @@
 
 Everything is found by structure. The modules say what exists; hooks during one forward pass of 2 x 8 tokens say what is
 called, in which order, and which linears read the same tensor. Nothing compares model names. Cost: that one pass.
+
+What is no linear that the pass calls (convolutions, vectors for each head, layers that text does not reach) is left
+dense, and the map says so. Stacks of experts are refused: most of a model would be left dense in silence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,10 +51,22 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """A parameter of a block, of `size` numbers in two or more dimensions, that is no unit, and why."""
+
+    parameter: str
+    size: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelMap:
     """The parts of a decoder: `blocks` is the path of the list of blocks, `tail` the modules between it and `head`.
 
-    `tail` is in call order: usually the final norm, for some models also a projection.
+    `tail` is in call order: usually the final norm, for some models also a projection. `again` are linears that
+    multiply with the weight of one of `linears` in another block or another module; their view names that weight.
+    `left` are the blocks' other parameters of two and more dimensions, `asleep` the modules beside the blocks that text
+    does not run, `tower` the module that holds all of the text model but its head, empty where that is the whole model.
     """
 
     blocks: str
@@ -59,10 +74,43 @@ class ModelMap:
     linears: tuple[Linear, ...]
     tail: tuple[str, ...]
     head: str
+    again: tuple[Linear, ...] = ()
+    left: tuple[Left, ...] = ()
+    asleep: tuple[str, ...] = ()
+    tower: str = ""
+
+    def untouched_by_text(self, name: str) -> bool:
+        """Whether a parameter or buffer is none of the text model's: it lies in another tower."""
+        if any(name.startswith(f"{module}.") for module in self.asleep):
+            return True
+        return bool(self.tower) and not name.startswith((f"{self.tower}.", f"{self.head}."))
 
     def of_block(self, block: int) -> tuple[Linear, ...]:
         """The linears of one block, in the order of the block's own modules."""
         return tuple(linear for linear in self.linears if linear.block == block)
+
+    def called_in(self, block: int) -> tuple[Linear, ...]:
+        """The linears that one block calls, those too whose weight is another one's."""
+        return self.of_block(block) + tuple(linear for linear in self.again if linear.block == block)
+
+    @property
+    def share(self) -> float:
+        """The part of the blocks' weights (parameters of two and more dimensions) that are units."""
+        inside = (linear for linear in self.linears if 0 <= linear.block < self.n_blocks)
+        units = sum(linear.view.shape[0] * linear.view.shape[1] for linear in inside)
+        return units / ((units + sum(left.size for left in self.left)) or 1)
+
+    def without(self, names: Collection[str], why: str) -> ModelMap:
+        """The map with these linears left dense."""
+        gone = [linear for linear in self.linears if linear.name in names]
+        weights = {linear.view.parameter for linear in gone}
+        left = (Left(one.view.parameter, one.view.shape[0] * one.view.shape[1], why) for one in gone)
+        return replace(
+            self,
+            linears=tuple(linear for linear in self.linears if linear.name not in names),
+            again=tuple(linear for linear in self.again if linear.view.parameter not in weights),
+            left=(*self.left, *left),
+        )
 
 
 def describe(model: Any, probe: Tensor | None = None) -> ModelMap:
@@ -83,12 +131,24 @@ def describe(model: Any, probe: Tensor | None = None) -> ModelMap:
     trace = trace_forward(model, probe_ids(model) if probe is None else probe)
     blocks = _find_blocks(model, trace)
     modules = list(model.get_submodule(blocks))
-    linears: list[Linear] = []
+    found = _Linears(model, trace)
     for index, block in enumerate(modules):
-        linears.extend(_find_linears(block, index, f"{blocks}.{index}", trace))
-    _require_own_weights(model, linears)
+        found.add(block, index, f"{blocks}.{index}")
+    if not found.linears:
+        raise UnsupportedModel(f"no linear layer found in {blocks}; expected torch.nn.Linear or transformers' Conv1D")
     last = f"{blocks}.{len(modules) - 1}"
-    return ModelMap(blocks, len(modules), tuple(linears), _find_tail(trace, last, head), head)
+    tail = _find_tail(trace, last, head)
+    return ModelMap(
+        blocks,
+        len(modules),
+        tuple(found.linears),
+        tail,
+        head,
+        tuple(found.again),
+        found.left(),
+        _find_asleep(model, trace, blocks, head),
+        _find_tower(model, blocks),
+    )
 
 
 def _find_head(model: Any) -> str:
@@ -103,7 +163,7 @@ def _find_head(model: Any) -> str:
 
 
 def _find_blocks(model: Any, trace: Trace) -> str:
-    """Path of the longest list of equal modules that were called once each, in order; outer lists before inner ones."""
+    """Path of the list of modules, called once each and in order, with most weights; outer lists before inner ones."""
     entered = trace.entered()
     found: dict[str, int] = {}
     for path, module in model.named_modules():
@@ -111,13 +171,12 @@ def _find_blocks(model: Any, trace: Trace) -> str:
             continue
         names = [f"{path}.{index}" for index in range(len(module))]
         wanted = set(names)
-        called = [name for name in entered if name in wanted]
-        if names and called == names and len({type(block) for block in module}) == 1:
-            found[path] = len(names)
+        if names and [name for name in entered if name in wanted] == names:
+            found[path] = sum(parameter.numel() for parameter in module.parameters())
     if not found:
         raise UnsupportedModel(
-            f"no list of blocks found in {type(model).__name__}: expected a torch.nn.ModuleList of modules of one "
-            "class that a forward pass calls once each, in order"
+            f"no list of blocks found in {type(model).__name__}: expected a torch.nn.ModuleList of modules that a "
+            "forward pass calls once each, in order"
         )
     return max(found, key=lambda path: found[path])
 
@@ -129,41 +188,104 @@ def _weight_layers(block: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
             yield role, module, isinstance(module, Conv1D)
 
 
-def _find_linears(block: nn.Module, index: int, path: str, trace: Trace) -> Iterator[Linear]:
-    for name, parameter in block.named_parameters():
-        if parameter.ndim == 3:
-            shape = tuple(parameter.shape)
-            raise UnsupportedModel(f"{path}.{name} is a 3-D weight {shape}; fused experts are not supported yet")
-    first_reader: dict[tuple[object, ...], str] = {}
-    roles = 0
-    for role, module, transposed in _weight_layers(block):
-        roles += 1
-        name = f"{path}.{role}"
-        if name not in trace.inputs:
-            raise UnsupportedModel(
-                f"{name} is not called in a forward pass; layers used for some tokens only are not supported"
-            )
-        matrix: Tensor = module.weight  # type: ignore[assignment]
-        if matrix.ndim != 2 or not matrix.is_floating_point():
-            raise UnsupportedModel(
-                f"{name}.weight is {matrix.dtype} {tuple(matrix.shape)}; expected a 2-D float matrix"
-            )
-        rows, columns = matrix.T.shape if transposed else matrix.shape
-        group = first_reader.setdefault(trace.inputs[name], name)
-        yield Linear(name, index, role, WeightView(f"{name}.weight", None, transposed, (rows, columns)), group)
-    if not roles:
-        raise UnsupportedModel(f"no linear layer found in {path}; expected torch.nn.Linear or transformers' Conv1D")
+@dataclass
+class _Linears:
+    """What is found in the blocks: `linears` are units, `again` other uses of their weights."""
+
+    model: Any
+    trace: Trace
+    linears: list[Linear] = field(default_factory=list)
+    again: list[Linear] = field(default_factory=list)
+    units: dict[int, Linear] = field(default_factory=dict)
+    others: dict[int, Left] = field(default_factory=dict)
+
+    def add(self, block: nn.Module, index: int, path: str) -> None:
+        """Take in a block: its linears that are called, and what else it has."""
+        first_reader: dict[tuple[object, ...], str] = {}
+        for role, module, transposed in _weight_layers(block):
+            name = f"{path}.{role}"
+            matrix: Tensor = module.weight  # type: ignore[assignment]
+            if matrix.ndim != 2 or not matrix.is_floating_point():
+                raise UnsupportedModel(
+                    f"{name}.weight is {matrix.dtype} {tuple(matrix.shape)}; expected a 2-D float matrix"
+                )
+            if name not in self.trace.inputs:
+                self.others.setdefault(id(matrix), Left(f"{name}.weight", matrix.numel(), NOT_CALLED))
+                continue
+            rows, columns = matrix.T.shape if transposed else matrix.shape
+            group = first_reader.setdefault(self.trace.inputs[name], name)
+            view = WeightView(f"{name}.weight", None, transposed, (rows, columns))
+            if id(matrix) in self.units:
+                self.again.append(Linear(name, index, role, self.units[id(matrix)].view, group))
+                continue
+            self.linears.append(Linear(name, index, role, view, group))
+            self.units[id(matrix)] = self.linears[-1]
+        for name, parameter in block.named_parameters():
+            if parameter.ndim > 1:
+                self.others.setdefault(id(parameter), Left(f"{path}.{name}", parameter.numel(), NO_LINEAR))
+        _refuse_stacks(block, path)
+
+    def left(self) -> tuple[Left, ...]:
+        """The parameters that are no units; UnsupportedModel where some are experts that no token chose."""
+        left = tuple(left for key, left in self.others.items() if key not in self.units)
+        entered = set(self.trace.entered())
+        for name in (one.parameter for one in left if one.why == NOT_CALLED):
+            for path, chosen in _elements(self.model, name):
+                if path not in entered and any(other in entered for other in chosen):
+                    raise _experts(path.rpartition(".")[0], len(chosen) + 1)
+        return left
 
 
-def _require_own_weights(model: Any, linears: list[Linear]) -> None:
-    owner: dict[int, str] = {}
-    for linear in linears:
-        parameter = linear.view.parameter
-        first = owner.setdefault(id(model.get_parameter(parameter)), parameter)
-        if first != parameter:
-            raise UnsupportedModel(
-                f"{first} and {parameter} are one weight; blocks that share weights are not supported"
-            )
+def _find_asleep(model: nn.Module, trace: Trace, blocks: str, head: str) -> tuple[str, ...]:
+    """The outermost modules that hold parameters and of which nothing ran, blocks, head and embedding aside."""
+    ran = set(trace.entered())
+    awake = ran | {".".join(name.split(".")[:depth]) for name in ran for depth in range(1, name.count(".") + 1)}
+    found: list[str] = []
+    for name, module in model.named_modules():
+        inside = name == head or f"{name}.".startswith(f"{blocks}.") or any(name.startswith(f"{o}.") for o in found)
+        if name and name not in awake and not inside and next(module.parameters(), None) is not None:
+            found.append(name)
+    return tuple(found)
+
+
+def _find_tower(model: Any, blocks: str) -> str:
+    """The text model inside a model of several: the module around the blocks that holds the embedding too."""
+    if model.config.get_text_config() is model.config:
+        return ""
+    embedding = model.get_input_embeddings()
+    tower = blocks.rpartition(".")[0]
+    while tower and all(module is not embedding for module in model.get_submodule(tower).modules()):
+        tower = tower.rpartition(".")[0]
+    return tower
+
+
+NOT_CALLED, NO_LINEAR = "not called on text", "no linear layer"
+"""Why a parameter is no unit."""
+
+
+def _elements(model: nn.Module, name: str) -> Iterator[tuple[str, list[str]]]:
+    """For each list of modules that `name` lies in: the element that holds it, and the others of the same class."""
+    parts = name.split(".")
+    for depth in range(1, len(parts)):
+        path = ".".join(parts[:depth])
+        module = model.get_submodule(path)
+        if isinstance(module, nn.ModuleList):
+            own = module.get_submodule(parts[depth])
+            others = (f"{path}.{at}" for at, other in module.named_children() if other is not own)
+            yield f"{path}.{parts[depth]}", [o for o in others if type(model.get_submodule(o)) is type(own)]
+
+
+def _refuse_stacks(block: nn.Module, path: str) -> None:
+    """UnsupportedModel for a stack of experts: a 3-D parameter of a module that has as many of them as it is long."""
+    for name, module in block.named_modules():
+        counts = {value for key, value in vars(module).items() if "expert" in key and type(value) is int}
+        for own, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 3 and parameter.shape[0] > 1 and parameter.shape[0] in counts:
+                raise _experts(".".join(part for part in (path, name, own) if part), parameter.shape[0])
+
+
+def _experts(where: str, count: int) -> UnsupportedModel:
+    return UnsupportedModel(f"{where} holds {count} experts; mixtures of experts are not supported yet")
 
 
 def _find_tail(trace: Trace, last_block: str, head: str) -> tuple[str, ...]:
@@ -171,9 +293,9 @@ def _find_tail(trace: Trace, last_block: str, head: str) -> tuple[str, ...]:
     after = trace.events[trace.events.index((last_block, False)) + 1 :]
     tail: list[str] = []
     for name, entered in after:
-        if not entered or any(name.startswith(f"{outer}.") for outer in tail):
-            continue
         if name == head:
             return tuple(tail)
+        if not entered or head.startswith(f"{name}.") or any(name.startswith(f"{outer}.") for outer in tail):
+            continue
         tail.append(name)
     raise UnsupportedModel(f"the head {head} is not called after the last block {last_block}")

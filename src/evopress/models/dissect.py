@@ -1,25 +1,25 @@
-"""Model -> sub-layers: find the attention and the MLP of every block by structure, and prove that dropping works.
+"""Model -> sub-layers: find attention, MLP and the like of every block by structure, and prove that dropping works.
 
-Attention is the module that writes keys and values to the cache, the MLP is where the other linears are. For each, the
-outermost module whose output is simply added to the residual stream is taken; norms and other modules that serve
-nothing else are found by what becomes of the block's output without them. Every find is held against the same block
-with the weight and the bias of the sub-layer's last linear set to zero, so that an architecture that is built
-differently is refused instead of being silently wrong. Cost: a dozen passes of eight tokens through each block.
+Attention is the module that writes keys and values to the cache; what keeps another state there is a recurrence or a
+convolution over tokens. The MLP is where the other linears are; those that do not add up to one sub-layer are several.
+For each, the outermost module whose output is simply added to the residual stream is taken; norms and other modules
+that serve nothing else are found by what becomes of the block's output without them. Every find is held against the
+same block with the weight and the bias of the sub-layer's last linear set to zero, so that an architecture that is
+built differently is refused instead of being silently wrong. Cost: a dozen passes of eight tokens through each block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
-from evopress.errors import UnsupportedModel
+from evopress.errors import UnsupportedModel, first_line
 from evopress.models.bypass import Bypass, PassThrough, dropped, swapped
 from evopress.models.describe import Linear, ModelMap
 from evopress.models.probe import close, probe_ids
@@ -31,10 +31,10 @@ _WRONG_SHAPE = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)
 
 
 def find_sublayers(model: Any, model_map: ModelMap) -> tuple[SubLayer, ...]:
-    """The attention and the MLP of every block, in this order.
+    """The sub-layers of every block, in the order of `Kind`; most blocks have an attention and an MLP.
 
-    UnsupportedModel names the block and what was not found: one module that writes to the key-value cache, linears
-    beside it, or a module whose output is added to the residual stream and goes nowhere else.
+    UnsupportedModel names the block and what was not found: a module whose output is added to the residual stream and
+    goes nowhere else, for each module that writes to the cache and for each linear.
 
     >>> from evopress.models import describe
     >>> from evopress.testing import pico_model
@@ -50,9 +50,9 @@ def find_sublayers(model: Any, model_map: ModelMap) -> tuple[SubLayer, ...]:
     found: list[SubLayer] = []
     for index in range(model_map.n_blocks):
         forward = partial(runner.block, index, hidden, contexts)
-        block = _Block(model, f"{model_map.blocks}.{index}", model_map.of_block(index), trace, forward)
-        attention = block.attention()
-        found += [attention, block.mlp(attention)]
+        linears, shared = model_map.called_in(index), {linear.view.parameter for linear in model_map.again}
+        block = _Block(model, f"{model_map.blocks}.{index}", linears, trace, forward, shared)
+        found += block.sublayers()
         hidden = forward()
     _check_cache(model, found, ids)
     return tuple(found)
@@ -67,30 +67,64 @@ class _Block:
     linears: tuple[Linear, ...]
     trace: Trace
     forward: Callable[[], Tensor]
+    shared: Collection[str]
 
-    def attention(self) -> SubLayer:
-        writes = {name: at for name, at in self.trace.cache_writes.items() if _inside(name, [self.path])}
-        if len(writes) != 1:
-            raise UnsupportedModel(
-                f"no attention found in {self.path}: {len(writes)} of its modules write to the key-value cache, not one"
-            )
-        [(caller, cache_index)] = writes.items()
-        for writer in self._between(caller):
+    def sublayers(self) -> list[SubLayer]:
+        """All of them, in the order of `Kind`."""
+        mixers = self._mixers()
+        others = self._others([name for one in mixers for name in (one.writer, *one.servants)])
+        if not mixers and not others:
+            raise UnsupportedModel(f"no sub-layer found in {self.path}: it has no linear that a pass calls")
+        kinds: tuple[Kind, ...] = ("mlp", "extra")
+        if not mixers and len(others) > 1:  # its state is in no cache
+            kinds = ("attn", "mlp", "extra")
+        if len(others) > len(kinds):
+            raise UnsupportedModel(f"{self.path} has {len(mixers) + len(others)} sub-layers; expected at most 4")
+        named = [replace(one, kind=kind, name=f"{self.path}.{kind}") for one, kind in zip(others, kinds, strict=False)]
+        return sorted([*mixers, *named], key=lambda one: get_args(Kind).index(one.kind))
+
+    def _mixers(self) -> list[SubLayer]:
+        """What writes to the cache: attention, then whatever keeps another state."""
+        found: list[SubLayer] = []
+        keepers = [(name, index, True) for name, index in self.trace.cache_writes.items()]
+        keepers += [(name, index, False) for name, index in self.trace.state_writes.items()]
+        for caller, index, attends in keepers:
+            taken = [name for one in found for name in (one.writer, *one.servants)]
+            if not _inside(caller, [self.path]) or _inside(caller, taken):
+                continue
+            kind: Kind = "attn" if not found else "mixer"
+            if len(found) > 1 or (attends and found):
+                raise UnsupportedModel(f"{self.path} has several attentions; expected one that writes to the cache")
+            found.append(self._outermost(kind, caller, index if attends else None, taken))
+        return found
+
+    def _outermost(self, kind: Kind, inner: str, cache_index: int | None, taken: Sequence[str]) -> SubLayer:
+        """The sub-layer whose writer is `inner` or a module around it, the outermost that only adds."""
+        for writer in self._between(inner):
             own = [linear for linear in self.linears if _inside(linear.name, [writer])]
-            if found := self._dissect("attn", writer, own, cache_index):
+            if found := self._dissect(kind, writer, own, cache_index, taken):
                 return found
-        raise self._not_additive("attn", caller)
+        raise self._not_additive(kind, inner)
 
-    def mlp(self, attention: SubLayer) -> SubLayer:
-        taken = (attention.writer, *attention.servants)
-        own = [linear for linear in self.linears if not _inside(linear.name, taken)]
-        if not own:
-            raise UnsupportedModel(f"no MLP found in {self.path}: it has no linear beside {attention.writer}")
-        last = self._last(own).name
-        for writer in self._between(last):
-            if found := self._dissect("mlp", writer, own, None, taken):
-                return found
-        raise self._not_additive("mlp", last)
+    def _others(self, taken: list[str]) -> list[SubLayer]:
+        """The sub-layers of the linears that lie in none of `taken`, in the order in which they are called."""
+        found: list[SubLayer] = []
+        while own := [linear for linear in self.linears if not _inside(linear.name, taken)]:
+            last = self._last(own).name
+            whole = (self._dissect("mlp", writer, own, None, taken) for writer in self._between(last))
+            one = next((one for one in whole if one), None) or self._outermost("mlp", last, None, taken)
+            found.insert(0, one)
+            taken = [*taken, one.writer, *one.servants]
+            taken += [linear.name for linear in own if not _inside(linear.name, taken) and self._feeds(linear, one)]
+        return found
+
+    def _feeds(self, linear: Linear, sublayer: SubLayer) -> bool:
+        """Whether nothing else than this sub-layer notices what the linear answers."""
+        with dropped(self.model, [sublayer]):
+            base = self._attempt()
+            with swapped(self.model, {linear.name: _Poison(linear.view.shape[0])}):
+                answer = self._attempt()
+        return base is not None and answer is not None and torch.equal(answer, base)
 
     def _between(self, inner: str) -> list[str]:
         """`inner` and the modules around it inside the block, the outermost first."""
@@ -109,10 +143,28 @@ class _Block:
     def _dissect(
         self, kind: Kind, writer: str, own: Sequence[Linear], cache_index: int | None, taken: Sequence[str] = ()
     ) -> SubLayer | None:
-        """The sub-layer with this writer and these linears, if dropping it leaves exactly the rest of the block."""
-        if not own or writer not in self.trace.outputs:
+        """The sub-layer with this writer and these linears, if dropping it leaves exactly the rest of the block.
+
+        What makes it zero is mostly the linear that is called last; gates may be called later.
+        """
+        if writer not in self.trace.outputs:
             return None
-        last = self._last(own)
+        called = sorted(own, key=lambda linear: self._order[linear.name], reverse=True)[:3]
+        found = (self._cut(kind, writer, own, last, cache_index, taken) for last in called)
+        return next((one for one in found if one), None)
+
+    def _cut(
+        self,
+        kind: Kind,
+        writer: str,
+        own: Sequence[Linear],
+        last: Linear,
+        cache_index: int | None,
+        taken: Sequence[str],
+    ) -> SubLayer | None:
+        """The same, with `last` as the linear that makes it zero."""
+        if last.view.parameter in self.shared:
+            raise UnsupportedModel(f"{last.name} shares its weight with another block; drop blocks, not sub-layers")
         block, width = last.block, last.view.shape[0]
         name, outputs = f"{self.path}.{kind}", self.trace.outputs[writer]
         core = SubLayer(name, block, kind, writer, (), width, outputs, cache_index, 0, 0)
@@ -125,7 +177,9 @@ class _Block:
         found = replace(found, silencers=tuple(self._silencers(last.name, after)))
         with _silenced([self.model.get_parameter(name) for name in found.silencers]):
             reference = self.forward()
-        return found if without is not None and close(without, reference, without.dtype) else None
+        if without is None or without.shape != reference.shape or not close(without, reference, without.dtype):
+            return None
+        return found
 
     def _servants(self, core: SubLayer, taken: Sequence[str]) -> tuple[list[str], list[str]]:
         """Modules beside the writer that serve it alone: called before it, and called after it.
@@ -205,10 +259,15 @@ class _Block:
 
 
 class _Poison(PassThrough):
-    """NaN in place of what a servant would hand on: whatever reads it becomes NaN too."""
+    """NaN in place of what a module would hand on, `width` numbers a token: whatever reads it becomes NaN too."""
+
+    def __init__(self, width: int | None = None) -> None:
+        super().__init__()
+        self.width = width
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return torch.full_like(hidden, torch.nan)
+        width = hidden.shape[-1] if self.width is None else self.width
+        return hidden.new_full((*hidden.shape[:-1], width), torch.nan)
 
 
 @contextmanager
@@ -227,15 +286,57 @@ def _silenced(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 @torch.no_grad()
 def _check_cache(model: Any, sublayers: Sequence[SubLayer], ids: Tensor) -> None:
     """The whole model without any sub-layer runs with a cache and counts the tokens in every layer of it."""
-    cache = DynamicCache(config=model.config)
     with dropped(model, sublayers):
         try:
-            model(input_ids=ids, past_key_values=cache, use_cache=True)
-        except AttributeError as error:
+            found = model(input_ids=ids, use_cache=True)
+        except _WRONG_SHAPE as error:
             raise UnsupportedModel(f"{type(model).__name__} reads something of a dropped sub-layer: {error}") from error
+    cache = getattr(found, "past_key_values", None)
     for sublayer in sublayers:
-        if sublayer.cache_index is not None and cache.get_seq_length(sublayer.cache_index) != ids.shape[1]:
+        if (
+            cache is not None
+            and sublayer.cache_index is not None
+            and cache.get_seq_length(sublayer.cache_index) != ids.shape[1]
+        ):
             raise UnsupportedModel(f"a dropped {sublayer.name} does not keep the key-value cache's length right")
+
+
+@torch.no_grad()
+def find_blocks(model: Any, model_map: ModelMap) -> tuple[SubLayer, ...]:
+    """Every block as one sub-layer of the kind `block`: without it, its input is its output.
+
+    UnsupportedModel when the model without all of them is not its two ends.
+
+    >>> from evopress.models import describe
+    >>> from evopress.testing import pico_model
+    >>> model = pico_model("llama", blocks=2)
+    >>> [(block.name, block.parameters) for block in find_blocks(model, describe(model))]
+    [('model.layers.0.block', 20832), ('model.layers.1.block', 20832)]
+    """
+    ids = probe_ids(model)
+    trace = trace_cached(model, ids)
+    found = []
+    for index, block in enumerate(model.get_submodule(model_map.blocks)):
+        path = f"{model_map.blocks}.{index}"
+        caches = [at for name, at in trace.cache_writes.items() if _inside(name, [path])]
+        width = model.get_input_embeddings().weight.shape[1]
+        parameters = list(block.parameters())
+        count, size = sum(p.numel() for p in parameters), sum(p.nbytes for p in parameters)
+        name, cache, outputs = f"{path}.block", caches[0] if caches else None, trace.outputs.get(path)
+        found.append(SubLayer(name, index, "block", path, (), width, outputs, cache, count, size))
+    runner = Runner(model, model_map)
+    hidden, contexts = runner.begin(ids)
+    expected = runner.logits(runner.finish(hidden, contexts))
+    with dropped(model, found):
+        try:
+            alone = model(input_ids=ids, use_cache=False).logits
+        except _WRONG_SHAPE as error:
+            raise UnsupportedModel(
+                f"{type(model).__name__} reads something of a dropped block: {first_line(error)}"
+            ) from error
+    if not close(expected, alone.float(), model.dtype):
+        raise UnsupportedModel(f"{type(model).__name__} without any block is not its embedding and its head")
+    return tuple(found)
 
 
 def _inside(name: str, modules: Iterable[str]) -> bool:

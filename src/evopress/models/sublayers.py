@@ -1,4 +1,4 @@
-"""Sub-layers: the attention and the MLP of a block, as data, and how they are grouped into units of the search.
+"""Sub-layers: attention, MLP and the like of a block, as data, and how they are grouped into units of the search.
 
 A sub-layer is what one addition puts onto the residual stream: a module that writes to it and the norms and other
 modules that serve that one alone. Which modules these are is found by `find_sublayers`; nothing here runs a model.
@@ -12,8 +12,11 @@ from typing import Literal, get_args
 
 from evopress.errors import ConfigError
 
-Kind = Literal["attn", "mlp"]
-"""The words of the official code's drop configs."""
+Kind = Literal["attn", "mixer", "mlp", "extra", "block"]
+"""`attn` and `mlp` are the words of the official code's drop configs. `attn` is what keeps something of earlier tokens:
+attention, or a recurrence where there is no attention; a recurrence beside attention is `mixer`. `extra` is what is
+added after the MLP. `block` is a whole block whose parts cannot be told apart.
+"""
 
 Granularity = Literal["sublayer", "block", "pair"]
 """What is dropped as one: an attention or an MLP, both of a block, or two blocks that follow each other."""
@@ -21,12 +24,14 @@ Granularity = Literal["sublayer", "block", "pair"]
 
 @dataclass(frozen=True, slots=True)
 class SubLayer:
-    """What attention or MLP of one block consists of. Module names are full paths.
+    """What one sub-layer of a block consists of. Module names are full paths.
+
+    A `block` is its own writer: without it, its input is its output. It has no servants and no silencers.
 
     `name` is `BLOCKS.INDEX.KIND` in every architecture. `writer` is the module whose output goes to the residual
     stream: a tensor of `width` numbers a token, or a tuple of length `outputs` that begins with it. `servants` are
     modules beside it that serve nothing else: the norm before or after it; in OPT also the first linear. `cache_index`
-    is the layer of the key-value cache that attention writes to, None for an MLP. `parameters` and `bytes` count all
+    is the layer of the key-value cache that is written to, None where none is. `parameters` and `bytes` count all
     parameters of writer and servants, biases and norms included: what a checkpoint without the sub-layer lacks. A
     norm that both sub-layers of a block read belongs to neither. `silencers` are the parameters that make its
     contribution exactly zero when they are: those of its last linear, and biases behind it.
@@ -66,4 +71,6 @@ def group_sublayers(sublayers: Sequence[SubLayer], granularity: Granularity) -> 
 def _shared_name(group: Sequence[SubLayer]) -> str:
     blocks = sorted({sublayer.block for sublayer in group})
     path = group[0].name.rsplit(".", 2)[0]
-    return f"{path}.{'-'.join(map(str, blocks))}.{'+'.join(get_args(Kind))}"
+    kinds = {sublayer.kind for sublayer in group}
+    words = [kind for kind in get_args(Kind) if kind in kinds]
+    return f"{path}.{'-'.join(map(str, blocks))}.{'+'.join(words)}"

@@ -1,7 +1,7 @@
 """What one forward pass does: which modules run, in which order, and which linears read the same tensor.
 
 This is how structure is found without knowing any architecture's name. The pass also shows whether the model is causal;
-a second kind of pass, with a key-value cache, shows which modules keep keys and values: the attention.
+a second kind of pass, with a cache, shows which modules keep something of earlier tokens: keys and values, or a state.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import Cache
 from transformers.pytorch_utils import Conv1D
 
 from evopress.errors import UnsupportedModel
@@ -25,18 +25,30 @@ class Trace:
     """What one forward pass did: `events` are (module name, entered?) in order, `inputs` identify linears' inputs.
 
     `outputs` holds the length of the tuple that a module returned, None for a bare tensor; `cache_writes` the index of
-    the cache's layer that a module itself wrote keys and values to.
+    the cache's layer that a module itself wrote keys and values to, `state_writes` the same of states of convolutions
+    and recurrences.
     """
 
     events: list[tuple[str, bool]] = field(default_factory=list)
     outputs: dict[str, int | None] = field(default_factory=dict)
     cache_writes: dict[str, int] = field(default_factory=dict)
+    state_writes: dict[str, int] = field(default_factory=dict)
     inputs: dict[str, tuple[object, ...]] = field(default_factory=dict)
     alive: list[Tensor] = field(default_factory=list)  # the inputs themselves, so that no address is used twice
 
     def entered(self) -> list[str]:
         """Names of the modules in the order in which they were called."""
         return [name for name, entered in self.events if entered]
+
+    def innermost(self) -> str:
+        """The module that runs now."""
+        running: list[str] = []
+        for name, entered in self.events:
+            if entered:
+                running.append(name)
+            else:
+                running.pop()
+        return running[-1]
 
 
 def trace_forward(model: Any, ids: Tensor) -> Trace:
@@ -53,31 +65,42 @@ def trace_forward(model: Any, ids: Tensor) -> Trace:
 
 @torch.no_grad()
 def trace_cached(model: Any, ids: Tensor) -> Trace:
-    """Run `ids` with an empty key-value cache."""
+    """Run `ids` with the empty cache that the model makes for itself, or without one where it cannot."""
     trace = Trace()
-    with _recorded(model, trace):
-        model(input_ids=ids, past_key_values=_WatchedCache(model.config, trace), use_cache=True)
+    try:
+        with _recorded(model, trace), _watched_caches(trace):
+            model(input_ids=ids, use_cache=True)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
+        trace = Trace()
+        with _recorded(model, trace):
+            model(input_ids=ids, use_cache=False)
     return trace
 
 
-class _WatchedCache(DynamicCache):
-    """A cache that writes down by which module it is updated."""
+@contextmanager
+def _watched_caches(trace: Trace) -> Iterator[None]:
+    """While active, every cache writes down by which module it is updated."""
+    places = {
+        "update": (trace.cache_writes, 2),
+        "update_conv_state": (trace.state_writes, 1),
+        "update_recurrent_state": (trace.state_writes, 1),
+    }
+    own = {name: vars(Cache)[name] for name in places if name in vars(Cache)}
 
-    def __init__(self, config: Any, trace: Trace) -> None:
-        super().__init__(config=config)
-        self._trace = trace
+    def watching(method: Callable[..., Any], writes: dict[str, int], place: int) -> Callable[..., Any]:
+        def update(cache: Cache, *args: Any, **kwargs: Any) -> Any:
+            writes[trace.innermost()] = kwargs["layer_idx"] if "layer_idx" in kwargs else args[place]
+            return method(cache, *args, **kwargs)
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        open_modules: list[str] = []
-        for name, entered in self._trace.events:
-            if entered:
-                open_modules.append(name)
-            else:
-                open_modules.pop()
-        self._trace.cache_writes[open_modules[-1]] = layer_idx
-        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return update
+
+    try:
+        for name, method in own.items():
+            setattr(Cache, name, watching(method, *places[name]))
+        yield
+    finally:
+        for name, method in own.items():
+            setattr(Cache, name, method)
 
 
 @contextmanager

@@ -100,7 +100,7 @@ class Student:
         for block in range(self.runner.map.n_blocks):
             again = torch.is_grad_enabled()
             hidden = checkpoint(run, block, hidden, use_reentrant=False) if again else run(block, hidden)
-        return self.runner.finish(hidden)
+        return self.runner.finish(hidden, contexts)
 
 
 def teacher_inputs(text: Text) -> list[Tensor]:
@@ -108,7 +108,7 @@ def teacher_inputs(text: Text) -> list[Tensor]:
     runner, hidden = text.runner, text.begin()
     for block in range(runner.map.n_blocks):
         hidden = text.through(hidden, lambda state, contexts, block=block: runner.block(block, state, contexts))  # type: ignore[misc]
-    return text.through(hidden, lambda state, contexts: runner.finish(state))
+    return text.through(hidden, runner.finish)
 
 
 def divergence(student: Student, text: Text, teacher: Sequence[Tensor]) -> float:

@@ -208,7 +208,7 @@ class _Polish:
         learned, watched = self._split
         hidden, contexts = runner.begin(learned.tokens_of(learned.parts()[0]))
         block = _seconds(lambda: runner.block(0, hidden, contexts)) * runner.map.n_blocks / hidden[..., 0].numel()
-        chunk = runner.finish(hidden).flatten(0, 1)[:256]
+        chunk = runner.finish(hidden, contexts).flatten(0, 1)[:256]
         head = _seconds(lambda: runner.logits(chunk)) / len(chunk)
         calibration = self.workspace.splits.calibration.total or learned.tokens
         seconds = watched.tokens * 2 * (block + head)

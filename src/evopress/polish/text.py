@@ -6,7 +6,7 @@ Both are kept between blocks for all sequences, in the model's dtype: two number
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -73,7 +73,7 @@ class Text:
         shape = len(part.members), self.ids[part.group].shape[1]
         if shape not in self._contexts:
             self._contexts[shape] = self.runner.begin(self.tokens_of(part))[1]
-        return self._contexts[shape]
+        return replace(self._contexts[shape], ids=self.tokens_of(part))
 
     def tokens_of(self, part: Part) -> Tensor:
         """The ids (sequences, length) of a part, on the model's device."""

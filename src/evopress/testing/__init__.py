@@ -62,6 +62,11 @@ def random_model(config: Any, seed: int = 0) -> Any:
     """The causal language model of any transformers configuration, filled like the pico models."""
     with torch.random.fork_rng(devices=[]):
         model = _AutoModel.from_config(config, dtype=torch.float32).eval()
+    return randomize(model, seed)
+
+
+def randomize(model: Any, seed: int = 0) -> Any:
+    """Fill a model's parameters like those of the pico models; the model itself is returned."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
