@@ -101,6 +101,7 @@ def reload(kind: str, folder: Path) -> Any:
 def run(kind: str, source: Path, out: Path, text: Path, **options: Any) -> str:
     """One whole run and a look at its export: what is not a unit is what it was."""
     import evopress
+
     application = evopress.quantize if "bits" in options else evopress.drop
     application(str(source), data=str(text), out=str(out), **SMALL, **options)
     reload(kind, out / "export")

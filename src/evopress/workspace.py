@@ -20,7 +20,6 @@ from evopress.database.build import stored_bits
 from evopress.database.methods import Method, corrects
 from evopress.database.polished import polished_levels
 from evopress.database.store import Database
-from evopress.errors import ConfigError
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import Measure, make_measure
 from evopress.fitness.evaluator import AT_ONCE, HEAD_BYTES, Evaluator
@@ -34,6 +33,7 @@ from evopress.models import (
     Runner,
     SubLayer,
     check_finite,
+    choose_device,
     choose_dtype,
     find_droppable,
     fingerprint,
@@ -75,12 +75,7 @@ class Workspace:
     @cached_property
     def device(self) -> str:
         """Where the model runs."""
-        asked, cuda = self.config.model.device, torch.cuda.is_available()
-        if asked == "auto":
-            return "cuda" if cuda else "cpu"
-        if asked.partition(":")[0] not in ("cpu", "cuda") or (asked.startswith("cuda") and not cuda):
-            raise ConfigError(f"device {asked!r} is not there; use auto, cpu{', cuda' if cuda else ''}")
-        return asked
+        return choose_device(self.config.model.device)
 
     @cached_property
     def loaded(self) -> LoadedModel:
@@ -137,7 +132,7 @@ class Workspace:
             calibration_tokens=data.calibration_tokens if self._needs_text else 0,
             search_tokens=data.search_tokens,
             heldout_tokens=data.heldout_tokens,
-            seed=self.config.data.text_seed,
+            seed=data.text_seed,
             bos=self.bos,
         )
         texts = (*found.calibration.sequences, *found.search.sequences, *found.heldout.sequences)
@@ -152,15 +147,13 @@ class Workspace:
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Digests of what the database depends on."""
-        how = self.application.method or self.config.compression
-        method = hashlib.sha256(repr(how).encode()).hexdigest()
+        method = hashlib.sha256(repr(self.application.method or self.config.compression).encode()).hexdigest()
         calibration = self.splits.calibration.fingerprint if self._needs_text else "none"
         return {"model": fingerprint(self.loaded.model), "method": method, "calibration": calibration}
 
     @property
     def _needs_text(self) -> bool:
-        method = self.application.method
-        return method is not None and method.needs_text
+        return (method := self.application.method) is not None and method.needs_text
 
     @property
     def batch_tokens(self) -> int:

@@ -12,7 +12,7 @@ from evopress.models.dissect import find_sublayers
 from evopress.models.droppable import find_blocks, find_droppable
 from evopress.models.influence import Influence, measure_influence
 from evopress.models.integrity import check_finite, fingerprint
-from evopress.models.load import LoadedModel, choose_dtype, load_model
+from evopress.models.load import LoadedModel, choose_device, choose_dtype, load_model
 from evopress.models.runner import Context, Contexts, Runner
 from evopress.models.sublayers import Granularity, SubLayer, group_sublayers
 from evopress.models.weights import set_weight, weight
@@ -32,6 +32,7 @@ __all__ = [
     "WeightView",
     "bypass_slots",
     "check_finite",
+    "choose_device",
     "choose_dtype",
     "collect_inputs",
     "describe",

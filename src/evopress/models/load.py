@@ -116,6 +116,16 @@ def note_unused(loaded: LoadedModel, note: Callable[[str], None]) -> None:
         )
 
 
+def choose_device(asked: str) -> str:
+    """The device called `asked`; `auto`: CUDA if there is one, else the CPU. ConfigError if it is not there."""
+    cuda = torch.cuda.is_available()
+    if asked == "auto":
+        return "cuda" if cuda else "cpu"
+    if asked.partition(":")[0] not in ("cpu", "cuda") or (asked.startswith("cuda") and not cuda):
+        raise ConfigError(f"device {asked!r} is not there; use auto, cpu{', cuda' if cuda else ''}")
+    return asked
+
+
 def choose_dtype(device: str = "cpu") -> torch.dtype:
     """bfloat16 on accelerators and on CPUs with native bfloat16 products; else float32, which is faster there."""
     if torch.device(device).type != "cpu":
