@@ -100,7 +100,7 @@ OWN = {
         "baselines": "search.owl",
     },
     "depth": {
-        "compressor": "models.bypass models.sublayers models.dissect models.influence models.shorten",
+        "compressor": "models.bypass models.sublayers models.dissect models.droppable models.influence models.shorten",
         "space": "applications.drop depth",
         "moves": "search.depth_moves search.spans",
         "baselines": "search.shortgpt search.subcloning search.shortened_llama search.sliding_window",

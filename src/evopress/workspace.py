@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property, partial
 
 import torch
@@ -18,12 +18,13 @@ from evopress.assemble import Assembly, Load, no_levels
 from evopress.config import Config
 from evopress.database.methods import Method
 from evopress.database.store import Database
-from evopress.errors import ConfigError, UnsupportedModel
+from evopress.errors import ConfigError
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import Measure, make_measure
 from evopress.fitness.evaluator import AT_ONCE, HEAD_BYTES, Evaluator
 from evopress.fitness.tokens import Splits, Tokens, load_splits
 from evopress.models import (
+    Granularity,
     Influence,
     LoadedModel,
     ModelMap,
@@ -31,31 +32,26 @@ from evopress.models import (
     SubLayer,
     check_finite,
     choose_dtype,
-    describe,
-    find_blocks,
-    find_sublayers,
+    find_droppable,
     fingerprint,
     load_model,
     measure_influence,
 )
-from evopress.models.coverage import coverage, narrow
+from evopress.models.checks import require_known_tokens
+from evopress.models.coverage import compressible, coverage
 from evopress.models.ends import with_ends
-from evopress.models.load import require_positions
-from evopress.models.shorten import why_not_shorten
+from evopress.models.load import note_unused, require_positions
 from evopress.observer import Observer
 from evopress.plan import Shapes, available_memory, build_memory, require_memory, search_memory
 from evopress.profile import DENSE, Profile
 from evopress.run import RunDirectory
 from evopress.search.presets import depth_generations
-from evopress.sections import DropSection, QuantizeSection
 from evopress.space import SearchSpace
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Tokens in one pass of a block: enough to keep the device's matrix units busy."""
-
 INFLUENCE_TOKENS = 8192
 """Means over tokens of one number a token: a few thousand tell the order of blocks."""
-
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -94,50 +90,23 @@ class Workspace:
             trust_remote_code=section.trust_remote_code,
         )
         check_finite(loaded.model)
-        if loaded.files is not None and (unused := loaded.files.unused):
-            self.observer.note(
-                f"{len(unused)} tensors of the checkpoint, such as {unused[0]}, are unused by "
-                f"{type(loaded.model).__name__}; exports with safetensors carry them through unchanged"
-            )
+        note_unused(loaded, self.observer.note)
         return loaded
 
     @cached_property
     def map(self) -> ModelMap:
         """Blocks and linear layers, and embedding and head where they are compressed too."""
-        found = describe(self.loaded.model)
         section = self.config.compression
-        if isinstance(section, QuantizeSection) and section.group_size is not None:
-            found = found.without(narrow(found, section.group_size), "narrower than a group")
-        if not found.linears:
-            raise UnsupportedModel(f"no linear layer of {type(self.loaded.model).__name__} can be compressed")
-        if (said := coverage(found)) and not isinstance(section, DropSection):
+        found = compressible(self.loaded.model, getattr(section, "group_size", None))
+        if (said := coverage(found)) and section.application != "depth":
             self.observer.note(said)
         return with_ends(self.loaded.model, found) if section.embeddings else found
 
     @cached_property
     def sublayers(self) -> tuple[SubLayer, ...]:
-        """Attention, MLP and the like of each block, found by running them; ask for it first while the model is whole.
-
-        Whole blocks where those are dropped and sub-layers cannot be told apart, or are not all that a block does.
-        """
-        model, section = self.loaded.model, self.config.compression
-        if not isinstance(section, DropSection) or section.granularity == "sublayer":
-            return find_sublayers(model, self.map)
-        try:
-            found = find_sublayers(model, self.map)
-        except UnsupportedModel as error:
-            self.observer.note(f"blocks are dropped as they are, because {error}")
-            return find_blocks(model, self.map)
-        return found if why_not_shorten(model, self.map, found) is None else self._better_blocks(found)
-
-    def _better_blocks(self, found: tuple[SubLayer, ...]) -> tuple[SubLayer, ...]:
-        """Whole blocks if a checkpoint can lack those, else the sub-layers that were found."""
-        model = self.loaded.model
-        with suppress(UnsupportedModel):
-            blocks = find_blocks(model, self.map)
-            if why_not_shorten(model, self.map, blocks) is None:
-                return blocks
-        return found
+        """What depth pruning can drop, found by running it; ask for it first while the model is whole."""
+        units: Granularity = getattr(self.config.compression, "granularity", "sublayer")
+        return find_droppable(self.loaded.model, self.map, units, self.observer.note)
 
     @cached_property
     def runner(self) -> Runner:
@@ -150,7 +119,7 @@ class Workspace:
         data = self.config.data
         require_positions(self.loaded.model, data.sequence_length)
         self.observer.note(f"reading {data.source}")
-        return load_splits(
+        found = load_splits(
             data.source,
             self.loaded.tokenizer,
             sequence_length=data.sequence_length,
@@ -159,6 +128,9 @@ class Workspace:
             heldout_tokens=data.heldout_tokens,
             seed=self.config.data.text_seed,
         )
+        texts = (*found.calibration.sequences, *found.search.sequences, *found.heldout.sequences)
+        require_known_tokens(self.loaded.model, self.loaded.tokenizer, texts)
+        return found
 
     @cached_property
     def application(self) -> Application:

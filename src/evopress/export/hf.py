@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -174,11 +175,48 @@ def save_rest(
     config.architectures = [type(loaded.model).__name__]
     config.save_pretrained(directory)
     file = directory / "config.json"
-    if more is not None:
-        content = json.loads(file.read_text(encoding="utf-8")) | dict(more)
-        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    content = readable_by_older(json.loads(file.read_text(encoding="utf-8")), _tied(loaded.model)) | dict(more or {})
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(file, hidden(file))
-    if loaded.model.can_generate():
-        loaded.model.generation_config.save_pretrained(directory)
+    _save_generation(loaded, directory)
     loaded.tokenizer.save_pretrained(directory)
     copy_companions(loaded, directory)
+
+
+def readable_by_older(content: dict[str, Any], tied: bool) -> dict[str, Any]:
+    """A configuration with what readers before transformers 5 look for: rope fields of their names, in all parts.
+
+    `tied` says whether head and embedding are one weight: a configuration that says so of two loses one of them.
+
+    >>> found = readable_by_older({"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6}}, True)
+    >>> found["rope_theta"], found["rope_scaling"]
+    (1000000.0, {'rope_type': 'linear', 'factor': 4.0})
+    """
+    found = {
+        name: readable_by_older(own, tied) if name.endswith("_config") and isinstance(own, dict) else own
+        for name, own in content.items()
+    }
+    rope = content.get("rope_parameters")
+    if isinstance(rope, dict) and isinstance(rope.get("rope_theta"), int | float):
+        scaling = {name: value for name, value in rope.items() if name not in ("rope_theta", "partial_rotary_factor")}
+        found["rope_theta"] = rope["rope_theta"]
+        if scaling.get("rope_type", "default") != "default":
+            found["rope_scaling"] = scaling
+    if not tied and found.get("tie_word_embeddings"):
+        found["tie_word_embeddings"] = False
+    return found
+
+
+def _tied(model: Any) -> bool:
+    """Whether the head multiplies with the embedding's own weight."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    return head is None or getattr(head, "weight", None) is getattr(embedding, "weight", None)
+
+
+def _save_generation(loaded: LoadedModel, directory: Path) -> None:
+    """The source's own settings of generation, where it has a file of them: some versions refuse to write others'."""
+    name = "generation_config.json"
+    if loaded.files is not None and (loaded.files.directory / name).is_file():
+        shutil.copyfile(loaded.files.directory / name, directory / name)
+    elif loaded.model.can_generate():
+        loaded.model.generation_config.save_pretrained(directory)

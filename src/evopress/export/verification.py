@@ -106,7 +106,9 @@ def verify_checkpoint(
     with redirect_stderr(io.StringIO()):  # packed weights are unpacked in the first pass, with a bar
         try:
             trusted = workspace.config.model.trust_remote_code
-            model = load_model(str(out), dtype=dtype, device=workspace.device, trust_remote_code=trusted).model
+            model = load_model(
+                str(out), dtype=dtype, device=workspace.device, trust_remote_code=trusted, packed=True
+            ).model
         except ModelError as error:
             return Verification("transformers", float("nan"), tolerance, str(error))
         return compare("transformers", expected, logits(model, ids), tolerance)

@@ -8,7 +8,8 @@ Importing this package imports torch and transformers (seconds); nothing here ma
 from evopress.models.bypass import BypassSlot, Switch, bypass_slots, dropped
 from evopress.models.capture import collect_inputs
 from evopress.models.describe import Linear, ModelMap, WeightView, describe
-from evopress.models.dissect import find_blocks, find_sublayers
+from evopress.models.dissect import find_sublayers
+from evopress.models.droppable import find_blocks, find_droppable
 from evopress.models.influence import Influence, measure_influence
 from evopress.models.integrity import check_finite, fingerprint
 from evopress.models.load import LoadedModel, choose_dtype, load_model
@@ -36,6 +37,7 @@ __all__ = [
     "describe",
     "dropped",
     "find_blocks",
+    "find_droppable",
     "find_sublayers",
     "fingerprint",
     "group_sublayers",

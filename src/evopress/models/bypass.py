@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import Cache
 
@@ -79,6 +80,18 @@ class PassThrough(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden
+
+
+class Poison(PassThrough):
+    """NaN in place of what a module would hand on, `width` numbers a token: whatever reads it becomes NaN too."""
+
+    def __init__(self, width: int | None = None) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        width = hidden.shape[-1] if self.width is None else self.width
+        return hidden.new_full((*hidden.shape[:-1], width), torch.nan)
 
 
 class Switch:
@@ -163,6 +176,19 @@ def swapped(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[None
     finally:
         for place in places:
             place.put(place.own)
+
+
+@contextmanager
+def silenced(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """A sub-layer that is computed but contributes zero, because these parameters of it are zero."""
+    own = [parameter.data for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.data = torch.zeros_like(parameter.data)
+        yield
+    finally:
+        for parameter, data in zip(parameters, own, strict=True):
+            parameter.data = data
 
 
 def _substitutes(model: nn.Module, sublayer: SubLayer) -> dict[str, nn.Module]:

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
-from evopress.models.describe import ModelMap
+from evopress.errors import UnsupportedModel
+from evopress.models.describe import ModelMap, describe
 
 ENOUGH = 0.95
 """From this share on nothing is said: short convolutions and the vectors of heads are a few in a hundred at most."""
 
 FEW = 0.05
 """The largest share of the units that may be narrower than a group: more means that the group is too large."""
+
+
+def compressible(model: Any, group: int | None) -> ModelMap:
+    """The map of a model whose linears can be quantized in groups of so many inputs, None without groups.
+
+    UnsupportedModel when there are none.
+    """
+    found = describe(model)
+    if group is not None:
+        found = found.without(narrow(found, group), "narrower than a group")
+    if not found.linears:
+        raise UnsupportedModel(f"no linear layer of {type(model).__name__} can be compressed")
+    return found
 
 
 def coverage(model_map: ModelMap) -> str:

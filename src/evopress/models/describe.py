@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from evopress.errors import UnsupportedModel
+from evopress.models.experts import refuse_chosen, refuse_stacks
 from evopress.models.probe import probe_ids
 from evopress.models.trace import Trace, trace_forward
 
@@ -223,16 +224,12 @@ class _Linears:
         for name, parameter in block.named_parameters():
             if parameter.ndim > 1:
                 self.others.setdefault(id(parameter), Left(f"{path}.{name}", parameter.numel(), NO_LINEAR))
-        _refuse_stacks(block, path)
+        refuse_stacks(block, path)
 
     def left(self) -> tuple[Left, ...]:
         """The parameters that are no units; UnsupportedModel where some are experts that no token chose."""
         left = tuple(left for key, left in self.others.items() if key not in self.units)
-        entered = set(self.trace.entered())
-        for name in (one.parameter for one in left if one.why == NOT_CALLED):
-            for path, chosen in _elements(self.model, name):
-                if path not in entered and any(other in entered for other in chosen):
-                    raise _experts(path.rpartition(".")[0], len(chosen) + 1)
+        refuse_chosen(self.model, [one.parameter for one in left if one.why == NOT_CALLED], self.trace.entered())
         return left
 
 
@@ -261,31 +258,6 @@ def _find_tower(model: Any, blocks: str) -> str:
 
 NOT_CALLED, NO_LINEAR = "not called on text", "no linear layer"
 """Why a parameter is no unit."""
-
-
-def _elements(model: nn.Module, name: str) -> Iterator[tuple[str, list[str]]]:
-    """For each list of modules that `name` lies in: the element that holds it, and the others of the same class."""
-    parts = name.split(".")
-    for depth in range(1, len(parts)):
-        path = ".".join(parts[:depth])
-        module = model.get_submodule(path)
-        if isinstance(module, nn.ModuleList):
-            own = module.get_submodule(parts[depth])
-            others = (f"{path}.{at}" for at, other in module.named_children() if other is not own)
-            yield f"{path}.{parts[depth]}", [o for o in others if type(model.get_submodule(o)) is type(own)]
-
-
-def _refuse_stacks(block: nn.Module, path: str) -> None:
-    """UnsupportedModel for a stack of experts: a 3-D parameter of a module that has as many of them as it is long."""
-    for name, module in block.named_modules():
-        counts = {value for key, value in vars(module).items() if "expert" in key and type(value) is int}
-        for own, parameter in module.named_parameters(recurse=False):
-            if parameter.ndim == 3 and parameter.shape[0] > 1 and parameter.shape[0] in counts:
-                raise _experts(".".join(part for part in (path, name, own) if part), parameter.shape[0])
-
-
-def _experts(where: str, count: int) -> UnsupportedModel:
-    return UnsupportedModel(f"{where} holds {count} experts; mixtures of experts are not supported yet")
 
 
 def _find_tail(trace: Trace, last_block: str, head: str) -> tuple[str, ...]:

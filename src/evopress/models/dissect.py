@@ -19,15 +19,15 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from evopress.errors import UnsupportedModel, first_line
-from evopress.models.bypass import Bypass, PassThrough, dropped, swapped
+from evopress.errors import UnsupportedModel
+from evopress.models.bypass import Bypass, Poison, dropped, silenced, swapped
 from evopress.models.describe import Linear, ModelMap
 from evopress.models.probe import close, probe_ids
 from evopress.models.runner import Runner
 from evopress.models.sublayers import Kind, SubLayer
 from evopress.models.trace import Trace, trace_cached
 
-_WRONG_SHAPE = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)  # what a wrong substitute may cause
+WRONG_SHAPE = (RuntimeError, TypeError, ValueError, AttributeError, IndexError)  # what a wrong substitute may cause
 
 
 def find_sublayers(model: Any, model_map: ModelMap) -> tuple[SubLayer, ...]:
@@ -90,7 +90,7 @@ class _Block:
         keepers += [(name, index, False) for name, index in self.trace.state_writes.items()]
         for caller, index, attends in keepers:
             taken = [name for one in found for name in (one.writer, *one.servants)]
-            if not _inside(caller, [self.path]) or _inside(caller, taken):
+            if not inside(caller, [self.path]) or inside(caller, taken):
                 continue
             kind: Kind = "attn" if not found else "mixer"
             if len(found) > 1 or (attends and found):
@@ -101,7 +101,7 @@ class _Block:
     def _outermost(self, kind: Kind, inner: str, cache_index: int | None, taken: Sequence[str]) -> SubLayer:
         """The sub-layer whose writer is `inner` or a module around it, the outermost that only adds."""
         for writer in self._between(inner):
-            own = [linear for linear in self.linears if _inside(linear.name, [writer])]
+            own = [linear for linear in self.linears if inside(linear.name, [writer])]
             if found := self._dissect(kind, writer, own, cache_index, taken):
                 return found
         raise self._not_additive(kind, inner)
@@ -109,20 +109,20 @@ class _Block:
     def _others(self, taken: list[str]) -> list[SubLayer]:
         """The sub-layers of the linears that lie in none of `taken`, in the order in which they are called."""
         found: list[SubLayer] = []
-        while own := [linear for linear in self.linears if not _inside(linear.name, taken)]:
+        while own := [linear for linear in self.linears if not inside(linear.name, taken)]:
             last = self._last(own).name
             whole = (self._dissect("mlp", writer, own, None, taken) for writer in self._between(last))
             one = next((one for one in whole if one), None) or self._outermost("mlp", last, None, taken)
             found.insert(0, one)
             taken = [*taken, one.writer, *one.servants]
-            taken += [linear.name for linear in own if not _inside(linear.name, taken) and self._feeds(linear, one)]
+            taken += [linear.name for linear in own if not inside(linear.name, taken) and self._feeds(linear, one)]
         return found
 
     def _feeds(self, linear: Linear, sublayer: SubLayer) -> bool:
         """Whether nothing else than this sub-layer notices what the linear answers."""
         with dropped(self.model, [sublayer]):
             base = self._attempt()
-            with swapped(self.model, {linear.name: _Poison(linear.view.shape[0])}):
+            with swapped(self.model, {linear.name: Poison(linear.view.shape[0])}):
                 answer = self._attempt()
         return base is not None and answer is not None and torch.equal(answer, base)
 
@@ -170,12 +170,12 @@ class _Block:
         core = SubLayer(name, block, kind, writer, (), width, outputs, cache_index, 0, 0)
         before, after = self._servants(core, taken)
         found = self._measured(replace(core, servants=(*before, *after)))
-        if not all(_inside(linear.name, (writer, *before, *after)) for linear in own):
+        if not all(inside(linear.name, (writer, *before, *after)) for linear in own):
             return None
         with dropped(self.model, [found]):
             without = self._attempt()
         found = replace(found, silencers=tuple(self._silencers(last.name, after)))
-        with _silenced([self.model.get_parameter(name) for name in found.silencers]):
+        with silenced([self.model.get_parameter(name) for name in found.silencers]):
             reference = self.forward()
         if without is None or without.shape != reference.shape or not close(without, reference, without.dtype):
             return None
@@ -197,7 +197,7 @@ class _Block:
         before = []
         for name in siblings:
             if order[name] < order[core.writer]:
-                with swapped(self.model, {**bypass, name: _Poison()}):
+                with swapped(self.model, {**bypass, name: Poison()}):
                     answer = self._attempt()
                 if answer is not None and torch.equal(answer, base):
                     before.append(name)
@@ -248,7 +248,7 @@ class _Block:
         """The block's output; None when it cannot run with what was put in."""
         try:
             return self.forward()
-        except _WRONG_SHAPE:
+        except WRONG_SHAPE:
             return None
 
     def _not_additive(self, kind: Kind, inner: str) -> UnsupportedModel:
@@ -258,38 +258,13 @@ class _Block:
         )
 
 
-class _Poison(PassThrough):
-    """NaN in place of what a module would hand on, `width` numbers a token: whatever reads it becomes NaN too."""
-
-    def __init__(self, width: int | None = None) -> None:
-        super().__init__()
-        self.width = width
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        width = hidden.shape[-1] if self.width is None else self.width
-        return hidden.new_full((*hidden.shape[:-1], width), torch.nan)
-
-
-@contextmanager
-def _silenced(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """A sub-layer that is computed but contributes zero, because these parameters of it are zero."""
-    own = [parameter.data for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.data = torch.zeros_like(parameter.data)
-        yield
-    finally:
-        for parameter, data in zip(parameters, own, strict=True):
-            parameter.data = data
-
-
 @torch.no_grad()
 def _check_cache(model: Any, sublayers: Sequence[SubLayer], ids: Tensor) -> None:
     """The whole model without any sub-layer runs with a cache and counts the tokens in every layer of it."""
     with dropped(model, sublayers):
         try:
             found = model(input_ids=ids, use_cache=True)
-        except _WRONG_SHAPE as error:
+        except WRONG_SHAPE as error:
             raise UnsupportedModel(f"{type(model).__name__} reads something of a dropped sub-layer: {error}") from error
     cache = getattr(found, "past_key_values", None)
     for sublayer in sublayers:
@@ -301,44 +276,6 @@ def _check_cache(model: Any, sublayers: Sequence[SubLayer], ids: Tensor) -> None
             raise UnsupportedModel(f"a dropped {sublayer.name} does not keep the key-value cache's length right")
 
 
-@torch.no_grad()
-def find_blocks(model: Any, model_map: ModelMap) -> tuple[SubLayer, ...]:
-    """Every block as one sub-layer of the kind `block`: without it, its input is its output.
-
-    UnsupportedModel when the model without all of them is not its two ends.
-
-    >>> from evopress.models import describe
-    >>> from evopress.testing import pico_model
-    >>> model = pico_model("llama", blocks=2)
-    >>> [(block.name, block.parameters) for block in find_blocks(model, describe(model))]
-    [('model.layers.0.block', 20832), ('model.layers.1.block', 20832)]
-    """
-    ids = probe_ids(model)
-    trace = trace_cached(model, ids)
-    found = []
-    for index, block in enumerate(model.get_submodule(model_map.blocks)):
-        path = f"{model_map.blocks}.{index}"
-        caches = [at for name, at in trace.cache_writes.items() if _inside(name, [path])]
-        width = model.get_input_embeddings().weight.shape[1]
-        parameters = list(block.parameters())
-        count, size = sum(p.numel() for p in parameters), sum(p.nbytes for p in parameters)
-        name, cache, outputs = f"{path}.block", caches[0] if caches else None, trace.outputs.get(path)
-        found.append(SubLayer(name, index, "block", path, (), width, outputs, cache, count, size))
-    runner = Runner(model, model_map)
-    hidden, contexts = runner.begin(ids)
-    expected = runner.logits(runner.finish(hidden, contexts))
-    with dropped(model, found):
-        try:
-            alone = model(input_ids=ids, use_cache=False).logits
-        except _WRONG_SHAPE as error:
-            raise UnsupportedModel(
-                f"{type(model).__name__} reads something of a dropped block: {first_line(error)}"
-            ) from error
-    if not close(expected, alone.float(), model.dtype):
-        raise UnsupportedModel(f"{type(model).__name__} without any block is not its embedding and its head")
-    return tuple(found)
-
-
-def _inside(name: str, modules: Iterable[str]) -> bool:
+def inside(name: str, modules: Iterable[str]) -> bool:
     """Whether the module `name` is one of `modules` or lies in one of them."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)

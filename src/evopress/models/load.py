@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -21,6 +21,8 @@ import transformers
 from safetensors import SafetensorError
 
 from evopress.errors import ConfigError, MissingExtra, ModelError, first_line
+from evopress.models.checks import answer_plainly, require_dense, require_fitting_shapes, require_whole_gguf
+from evopress.models.gguf_rope import rope_scaling
 from evopress.models.source import SourceFiles, read_source
 
 DEMO = "demo"
@@ -59,11 +61,13 @@ def load_model(
     device: str = "cpu",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    packed: bool = False,
 ) -> LoadedModel:
     """Load a causal language model from a directory, a .gguf file, a hub id, or the word `demo` (SmolLM2-135M).
 
     A multimodal model is loaded whole, with the class that its checkpoint names.
-    `revision` chooses a commit or branch of a hub id. No progress bars or messages of the libraries appear.
+    `revision` chooses a commit or branch of a hub id. Quantized checkpoints are read with `packed` alone. No progress
+    bars or messages of the libraries appear.
     ModelError if nothing is found, if it is no causal language model, if weights are missing or exist as pickle only,
     or if there is no tokenizer; MissingExtra if `demo` is asked for and not installed.
     """
@@ -71,6 +75,7 @@ def load_model(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     gguf = path.suffix == ".gguf" and path.is_file()
     if gguf:
+        require_whole_gguf(path)
         place, options["gguf_file"] = str(path.parent), path.name
     elif path.is_dir():
         place = str(path)
@@ -81,6 +86,11 @@ def load_model(
         raise _not_found(source)
     with silence():
         config, auto = _read_config(place, source, options)
+        if not gguf and not packed:
+            require_dense(config, source)
+        if gguf and (scaling := rope_scaling(path, config)):
+            config.rope_parameters = dict(config.rope_parameters) | scaling
+        answer_plainly(config)
         settings = {**options, "config": config, "dtype": dtype, "use_safetensors": not gguf}
         model = _read_weights(auto, place, source, settings)
         tokenizer = _read_tokenizer(place, source, options)
@@ -95,6 +105,15 @@ def gguf_file(loaded: LoadedModel) -> Path | None:
     if not loaded.gguf:
         return None
     return _demo_file() if loaded.source == DEMO else Path(loaded.source).expanduser()
+
+
+def note_unused(loaded: LoadedModel, note: Callable[[str], None]) -> None:
+    """Say in one line which tensors of the checkpoint the class takes nothing from, if there are any."""
+    if loaded.files is not None and (unused := loaded.files.unused):
+        note(
+            f"{len(unused)} tensors of the checkpoint, such as {unused[0]}, are unused by "
+            f"{type(loaded.model).__name__}; exports as safetensors carry them through unchanged"
+        )
 
 
 def choose_dtype(device: str = "cpu") -> torch.dtype:
@@ -122,6 +141,10 @@ def _demo_file() -> Path:
 
 
 def _check_directory(path: Path, trust_remote_code: bool) -> None:
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise ModelError(
+            f"{path} is an adapter alone; merge it into its model: merge_and_unload() of peft, save_pretrained"
+        )
     if not (path / "config.json").is_file():
         raise ModelError(f"no config.json in {path}; give a directory that save_pretrained wrote")
     if not any(path.glob("*.safetensors")):
@@ -161,7 +184,8 @@ def _directory(place: str, options: dict[str, Any]) -> Path:
 
 def _read_weights(auto: Any, place: str, source: str, options: dict[str, Any]) -> Any:
     with _one_line(source):
-        model, report = auto.from_pretrained(place, output_loading_info=True, **options)
+        model, report = auto.from_pretrained(place, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    require_fitting_shapes(report, source)
     absent = sorted(report["missing_keys"])
     if absent:
         raise ModelError(
