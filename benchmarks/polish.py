@@ -28,10 +28,11 @@ from evopress import pipeline
 from evopress.config import Config
 from evopress.database.polished import read_record
 from evopress.observer import Observer
-from evopress.records import read_json, read_profile, write_profile
+from evopress.records import read_json, read_profile
 from evopress.resolve import resolve
 from evopress.run import locked, start_run
 from evopress.scoring import POLISHED, HeldOut, score
+from evopress.steps.search import save
 from evopress.workspace import Workspace
 
 ROWS = Path(__file__).parent / "results" / "polish.jsonl"
@@ -95,7 +96,7 @@ class Bench:
         if not workspace.run.profile.exists():
             pipeline.build(workspace)
             if job.seed is None:
-                write_profile(workspace, workspace.space.uniform(), 0.0, 0, "nothing was searched")
+                save(workspace, workspace.space.uniform(), 0.0, 0, "nothing was searched")
             else:
                 pipeline.search(workspace)
         return workspace.run.profile

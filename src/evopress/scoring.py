@@ -71,7 +71,11 @@ def shown_profiles(workspace: Workspace, given: Path | None = None) -> dict[str,
     profiles: dict[str, Profile | None] = {"dense": None, **workspace.application.references, "searched": searched}
     if workspace.application.method is not None and workspace.levels(searched) is not workspace.database:
         profiles[POLISHED] = searched
-    return profiles if given is None else profiles | {"given": read_fitting(workspace, given)}
+    return (
+        profiles
+        if given is None
+        else profiles | {"given": read_fitting(given, workspace.space, workspace.application.from_text)}
+    )
 
 
 def score(workspace: Workspace, profiles: Mapping[str, Profile | None], where: HeldOut) -> Scored:
@@ -92,7 +96,7 @@ def score(workspace: Workspace, profiles: Mapping[str, Profile | None], where: H
         order = [*plain, POLISHED]
         scores = replace(scores, sums=scores.sums[[order.index(name) for name in profiles]])
     rows = {
-        name: {"perplexity": perplexity, "kl": kl, **workspace.application.sizes(profile)}
+        name: {"perplexity": perplexity, "kl": kl, **workspace.sizes(profile)}
         for (name, profile), kl, perplexity in zip(profiles.items(), scores.scores(0), scores.scores(1), strict=True)
     }
     return Scored(rows, scores, text)
