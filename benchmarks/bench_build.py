@@ -20,11 +20,11 @@ import torch
 
 from evopress.database.build import planned_bits
 from evopress.models.batches import batches
-from evopress.observer import Observer
 from evopress.pipeline import build
-from evopress.resolve import PAPER_LEVELS, resolve
-from evopress.run import start_run
-from evopress.workspace import Workspace
+from evopress.run.directory import start_run
+from evopress.run.observer import Observer
+from evopress.settings.resolve import PAPER_LEVELS, resolve
+from evopress.steps.workspace import Workspace
 
 
 def forward_seconds(workspace: Workspace) -> float:

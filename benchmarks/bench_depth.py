@@ -23,16 +23,16 @@ from pathlib import Path
 import torch
 from run_settings import add_settings
 
+from evopress.core.profile import Profile
 from evopress.fitness.divergence import KL
 from evopress.fitness.evaluator import Evaluator
-from evopress.observer import Observer
-from evopress.profile import Profile
-from evopress.resolve import resolve
-from evopress.run import start_run
-from evopress.search.mutation import equal_switches
+from evopress.run.directory import start_run
+from evopress.run.observer import Observer
+from evopress.search.moves.mutation import equal_switches
 from evopress.search.presets import PRESETS
-from evopress.search.starts import random_starts
-from evopress.workspace import Workspace
+from evopress.search.starts.drawn import random_starts
+from evopress.settings.resolve import resolve
+from evopress.steps.workspace import Workspace
 
 PAPER = PRESETS["depth"]["paper"]
 

@@ -19,15 +19,15 @@ from typing import Any
 
 import torch
 
+from evopress.core.profile import Profile
 from evopress.fitness.divergence import KL
 from evopress.fitness.evaluator import Evaluator
-from evopress.observer import Observer
-from evopress.profile import Profile
-from evopress.run import read_run
-from evopress.search.mutation import equal_switches
+from evopress.run.directory import read_run
+from evopress.run.observer import Observer
+from evopress.search.moves.mutation import equal_switches
 from evopress.search.planned import ranked
 from evopress.search.presets import make_mutation
-from evopress.workspace import Workspace
+from evopress.steps.workspace import Workspace
 
 
 def offspring(workspace: Workspace, count: int, mutation: str) -> list[Profile]:

@@ -18,8 +18,8 @@ import torch
 from bench_sweep import BLOCK, DAMPING, InputGroup, best_seconds, make_block
 from torch import Tensor
 
-from evopress.compress import Compressed, Sparse, prune_sparsegpt, sparsity_levels
-from evopress.compress.levels import spread
+from evopress.levels import Compressed, Sparse, prune_sparsegpt, sparsity_levels
+from evopress.levels.levels import spread
 
 SPARSITY, STEP, REACH = 0.6, 0.05, 4
 MAX_TIES = 2e-3  # share of masks that may differ: a tie that falls the other way changes the columns after it

@@ -20,8 +20,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from evopress.compress import Compressed, Grid, Hessian, Quantized, quantize_gptq
-from evopress.compress.hessian import output_energy, relative_error
+from evopress.levels import Compressed, Grid, Hessian, Quantized, quantize_gptq
+from evopress.levels.hessian import output_energy, relative_error
 
 WIDTH, HIDDEN, KEYS = 576, 1536, 192
 BLOCK, GROUP, DAMPING = 128, 64, 0.01

@@ -27,20 +27,20 @@ from bench_search import generation
 from run_settings import machine
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evopress.assemble import Assembly, weight_slots
-from evopress.compress import Grid
+from evopress.core.files import size
+from evopress.core.profile import Profile
 from evopress.database.build import build_database
 from evopress.database.methods import Quantization
-from evopress.files import size
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import KL
 from evopress.fitness.evaluator import AT_ONCE, HEAD_BYTES, Evaluator
-from evopress.fitness.tokens import Tokens
+from evopress.levels import Grid
 from evopress.models import Runner, describe
-from evopress.opened import BATCH_TOKENS
-from evopress.plan import available_memory
-from evopress.profile import Profile
+from evopress.models.assemble import Assembly, weight_slots
+from evopress.models.memory import available_memory
 from evopress.search.presets import BITS
+from evopress.steps.opened import BATCH_TOKENS
+from evopress.text.tokens import Tokens
 
 GRIDS = {str(bits): Grid(bits, 128) for bits in (2, 3, 4, 5, 6)}
 FEW = ("2", "3", "4")

@@ -34,17 +34,17 @@ from efficiency_jobs import DATA, TASKS, Job, jobs, scheduled
 from efficiency_tables import draw, report
 from run_settings import add_settings, machine
 
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
 from evopress.errors import RunLocked
 from evopress.fitness import draws
 from evopress.fitness.divergence import KL
-from evopress.observer import Observer
 from evopress.pipeline import build, search
-from evopress.profile import Profile
-from evopress.run import locked, start_run
+from evopress.run.directory import locked, start_run
+from evopress.run.observer import Observer
 from evopress.search.types import BatchResult
-from evopress.space import SearchSpace
-from evopress.strategies import warm_up
-from evopress.workspace import Workspace
+from evopress.steps.strategies import warm_up
+from evopress.steps.workspace import Workspace
 
 ROWS = Path(__file__).parent / "results" / "efficiency.jsonl"
 MARKS = tuple(round(30_000 * 1.25**step) for step in range(40))

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evopress.config import Config
-from evopress.resolve import resolve
 from evopress.search.automatic import automatic
 from evopress.search.presets import PRESETS, ApplicationName
+from evopress.settings.config import Config
+from evopress.settings.resolve import resolve
 
 TASKS: dict[str, dict[str, Any]] = {
     "bits-3": {"bits": "3"},

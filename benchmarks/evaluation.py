@@ -30,18 +30,18 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evopress import pipeline
-from evopress.config import to_toml
-from evopress.files import write_text
+from evopress.core.files import write_text
 from evopress.fitness.resampling import intervals
-from evopress.fitness.sources import open_heldout
-from evopress.harness import TaskSettings
 from evopress.models.load import load_model
-from evopress.observer import Observer
-from evopress.records import read_profile
-from evopress.run import RunDirectory, read_run
-from evopress.scoring import HeldOut, score
-from evopress.tasks import evaluate_tasks
-from evopress.workspace import Workspace
+from evopress.run.directory import RunDirectory, read_run
+from evopress.run.observer import Observer
+from evopress.run.records import read_profile
+from evopress.settings.config import to_toml
+from evopress.steps.harness import TaskSettings
+from evopress.steps.scoring import HeldOut, score
+from evopress.steps.tasks import evaluate_tasks
+from evopress.steps.workspace import Workspace
+from evopress.text.sources import open_heldout
 
 EXACT_TOKENS = 4096
 COVER_TOKENS, SUBSAMPLE, SUBSAMPLES = 24_576, 16, 1000

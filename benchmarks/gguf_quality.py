@@ -24,21 +24,21 @@ from typing import Any
 import torch
 from run_settings import add_settings
 
-from evopress.applications import QuantizeGgml
-from evopress.assemble import Assembly, weight_slots
-from evopress.compress.ggml import pack_ggml
-from evopress.compress.mixes import MIXES
-from evopress.config import Config
-from evopress.export.gguf import plan_gguf, predicted_bytes
+from evopress.core.profile import Profile
+from evopress.families import QuantizeGgml
 from evopress.fitness.divergence import KL, Perplexity
 from evopress.fitness.evaluator import Evaluator
+from evopress.formats.gguf import plan_gguf, predicted_bytes
+from evopress.levels.ggml import pack_ggml
+from evopress.levels.mixes import MIXES
+from evopress.models.assemble import Assembly, weight_slots
 from evopress.models.weights import weight
-from evopress.observer import Observer
 from evopress.pipeline import build, run_all
-from evopress.profile import Profile
-from evopress.resolve import resolve
-from evopress.run import start_run
-from evopress.workspace import Workspace
+from evopress.run.directory import start_run
+from evopress.run.observer import Observer
+from evopress.settings.config import Config
+from evopress.settings.resolve import resolve
+from evopress.steps.workspace import Workspace
 
 ROWS = Path(__file__).parent / "results" / "gguf_quality.jsonl"
 LEVELS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")

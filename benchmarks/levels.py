@@ -29,11 +29,11 @@ from run_settings import add_settings, machine
 
 from evopress import pipeline
 from evopress.models.batches import batches
-from evopress.observer import Observer
-from evopress.resolve import resolve
-from evopress.run import start_run
-from evopress.scoring import HeldOut, score
-from evopress.workspace import Workspace
+from evopress.run.directory import start_run
+from evopress.run.observer import Observer
+from evopress.settings.resolve import resolve
+from evopress.steps.scoring import HeldOut, score
+from evopress.steps.workspace import Workspace
 
 ROWS = Path(__file__).parent / "results" / "levels.jsonl"
 BITS = ("2", "3", "4")

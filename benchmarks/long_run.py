@@ -23,12 +23,12 @@ from typing import Any
 import torch
 from run_settings import add_settings
 
-from evopress.config import Config
-from evopress.observer import Observer
 from evopress.pipeline import build, run_all
-from evopress.resolve import resolve
-from evopress.run import start_run
-from evopress.workspace import Workspace
+from evopress.run.directory import start_run
+from evopress.run.observer import Observer
+from evopress.settings.config import Config
+from evopress.settings.resolve import resolve
+from evopress.steps.workspace import Workspace
 
 SEEDS = {"3": (0, 1, 2), "2.5": (0, 1, 2), "2.25": (0,), "4": (0,)}
 ROWS = Path(__file__).parent / "results" / "long_run.jsonl"

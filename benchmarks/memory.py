@@ -8,12 +8,12 @@ read again: a build needs the other parts, which are those of one block (tests/d
 
 from __future__ import annotations
 
-from evopress.compress.grid import Grid
-from evopress.compress.quantized import storage_bits
-from evopress.files import size
+from evopress.core.files import size
 from evopress.fitness.evaluator import HEAD_BYTES
-from evopress.opened import BATCH_TOKENS
-from evopress.plan import Shapes, build_memory, search_memory
+from evopress.levels.grid import Grid
+from evopress.levels.quantized import storage_bits
+from evopress.models.memory import Shapes, build_memory, search_memory
+from evopress.steps.opened import BATCH_TOKENS
 
 MODELS = {
     "SmolLM2-135M, fp32": Shapes(134_515_008, 4, 30, 576, 49_152, ((576, 960), (576, 576), (576, 3072), (1536, 576))),

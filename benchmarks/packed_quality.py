@@ -18,13 +18,13 @@ from typing import Any
 
 from run_settings import add_settings
 
-from evopress.config import Config
-from evopress.export.formats import FORMATS
-from evopress.observer import Observer
+from evopress.formats.formats import FORMATS
 from evopress.pipeline import build, run_all
-from evopress.resolve import resolve
-from evopress.run import read_run, start_run
-from evopress.workspace import Workspace
+from evopress.run.directory import read_run, start_run
+from evopress.run.observer import Observer
+from evopress.settings.config import Config
+from evopress.settings.resolve import resolve
+from evopress.steps.workspace import Workspace
 
 UNIFORM = ("3", "4")
 LEVELS = (2, 3, 4, 5, 6)

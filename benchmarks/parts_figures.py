@@ -19,7 +19,7 @@ import numpy as np
 import toy_landscapes as toys
 
 from evopress.search import equal_switches, run_search
-from evopress.search.moves import AdaptiveMoves, default_moves
+from evopress.search.moves.adaptive import AdaptiveMoves, default_moves
 from evopress.search.racing import Race, Track, student
 from evopress.search.stopping import Limits, Stopper
 from evopress.search.types import BatchResult

@@ -38,17 +38,17 @@ from peers_rows import PEERS, Job, finished, jobs, table, task
 from run_settings import add_settings
 from safetensors.torch import load_file, save_file
 
-from evopress.assemble import Assembly, WeightSlot
+from evopress.core.files import write_text
+from evopress.core.profile import Profile
 from evopress.errors import RunLocked
-from evopress.files import write_text
 from evopress.fitness.divergence import KL, Perplexity
 from evopress.fitness.evaluator import Evaluator
 from evopress.models import ModelMap
-from evopress.observer import Observer
-from evopress.profile import Profile
-from evopress.resolve import resolve
-from evopress.run import locked, read_run, start_run
-from evopress.workspace import Workspace
+from evopress.models.assemble import Assembly, WeightSlot
+from evopress.run.directory import locked, read_run, start_run
+from evopress.run.observer import Observer
+from evopress.settings.resolve import resolve
+from evopress.steps.workspace import Workspace
 
 ROWS = Path(__file__).parent / "results" / "peers.jsonl"
 QUANTIZE = Path(__file__).with_name("peers_quantize.py")

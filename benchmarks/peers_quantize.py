@@ -107,14 +107,14 @@ def hqq(model: Any, ids: torch.Tensor, options: argparse.Namespace) -> Work:
 
 def evopress(model: Any, ids: torch.Tensor, options: argparse.Namespace) -> Work:
     """A database of evopress with this one level, or with those that the settings name."""
-    from evopress.fitness.tokens import Splits, Tokens
+    from evopress.core.profile import Profile
     from evopress.models import LoadedModel
-    from evopress.observer import Observer
     from evopress.pipeline import build
-    from evopress.profile import Profile
-    from evopress.resolve import resolve
-    from evopress.run import start_run
-    from evopress.workspace import Workspace
+    from evopress.run.directory import start_run
+    from evopress.run.observer import Observer
+    from evopress.settings.resolve import resolve
+    from evopress.steps.workspace import Workspace
+    from evopress.text.tokens import Splits, Tokens
 
     dense = options.folder / "dense"
     own = {"levels": (options.bits,), "group_size": options.group_size, "device": options.device, "data": "demo"}

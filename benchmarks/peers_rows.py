@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evopress.sections import QuantizeSection
+from evopress.settings.sections import QuantizeSection
 
 PEERS = {
     "autoround-50": "autoround",

@@ -25,15 +25,15 @@ from run_settings import add_settings, machine
 from tables import manual
 
 from evopress import pipeline
-from evopress.config import Config
 from evopress.database.polished import read_record
-from evopress.observer import Observer
-from evopress.records import read_json, read_profile
-from evopress.resolve import resolve
-from evopress.run import locked, start_run
-from evopress.scoring import POLISHED, HeldOut, score
+from evopress.run.directory import locked, start_run
+from evopress.run.observer import Observer
+from evopress.run.records import read_json, read_profile
+from evopress.settings.config import Config
+from evopress.settings.resolve import resolve
+from evopress.steps.scoring import POLISHED, HeldOut, score
 from evopress.steps.search import save
-from evopress.workspace import Workspace
+from evopress.steps.workspace import Workspace
 
 ROWS = Path(__file__).parent / "results" / "polish.jsonl"
 SECOND_TOKENS = 4096

@@ -29,15 +29,15 @@ from run_settings import add_settings, machine
 from tables_report import done, report
 
 from evopress import pipeline
-from evopress.compare import RANDOM, Found, entries, find, finished
-from evopress.config import Config
+from evopress.core.files import write_text
 from evopress.errors import EvopressError, RunLocked
-from evopress.files import write_text
-from evopress.observer import Observer
-from evopress.resolve import resolve
-from evopress.run import locked, start_run
-from evopress.scoring import HeldOut, score
-from evopress.workspace import Workspace
+from evopress.run.directory import locked, start_run
+from evopress.run.observer import Observer
+from evopress.settings.config import Config
+from evopress.settings.resolve import resolve
+from evopress.steps.compare import RANDOM, Found, entries, find, finished
+from evopress.steps.scoring import HeldOut, score
+from evopress.steps.workspace import Workspace
 
 DEPTHS, SPARSITIES, BITS = ("0.125", "0.25", "0.375", "0.5"), ("0.5", "0.6", "0.7"), ("2.5", "3")
 TARGETS = tuple(

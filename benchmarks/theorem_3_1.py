@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from evopress.profile import Level, Profile, Unit
+from evopress.core.profile import Level, Profile, Unit
+from evopress.core.space import make_space
 from evopress.search import Evolution, Stage
-from evopress.search.starts import random_start
-from evopress.space import make_space
+from evopress.search.starts.drawn import random_start
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = [(n, k) for n in (8, 16, 32, 64) for k in (n // 8, n // 4, n // 2)]

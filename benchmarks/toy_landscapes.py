@@ -27,13 +27,13 @@ from random import Random
 import numpy as np
 import numpy.typing as npt
 
-from evopress.profile import Level, Profile, Unit
+from evopress.core.profile import Level, Profile, Unit
+from evopress.core.space import SearchSpace, make_space
 from evopress.search import Evolution, Limits, Race, Stage, Stopper, equal_switches, run_search
-from evopress.search.moves import AdaptiveMoves, default_moves
+from evopress.search.moves.adaptive import AdaptiveMoves, default_moves
 from evopress.search.preselect import Preselect
 from evopress.search.surrogate import Surrogate
 from evopress.search.types import BatchResult
-from evopress.space import SearchSpace, make_space
 
 Array = npt.NDArray[np.float64]
 

@@ -36,18 +36,18 @@ import torch
 from gguf_variants import damages, unpack
 from libllama import FILE_TYPES, Library, Llama
 
-from evopress.applications import QuantizeGgml
-from evopress.compress.ggml import pack_ggml
-from evopress.compress.mixes import mix_types
-from evopress.config import Config
-from evopress.export.gguf import gguf_names
-from evopress.export.gguf_format import FILE
+from evopress.families import QuantizeGgml
+from evopress.formats.gguf import gguf_names
+from evopress.formats.gguf_format import FILE
+from evopress.levels.ggml import pack_ggml
+from evopress.levels.mixes import mix_types
 from evopress.models.load import gguf_file
 from evopress.models.weights import weight
-from evopress.observer import Observer
-from evopress.records import read_profile
-from evopress.run import RunDirectory, read_run
-from evopress.workspace import Workspace
+from evopress.run.directory import RunDirectory, read_run
+from evopress.run.observer import Observer
+from evopress.run.records import read_profile
+from evopress.settings.config import Config
+from evopress.steps.workspace import Workspace
 
 PROMPT = "The capital of France is"
 NEW = 24

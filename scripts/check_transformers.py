@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from evopress.export.shards import weight_bytes
-from evopress.observer import Observer
-from evopress.records import read_profile
-from evopress.run import read_run
-from evopress.workspace import Workspace
+from evopress.formats.shards import weight_bytes
+from evopress.run.directory import read_run
+from evopress.run.observer import Observer
+from evopress.run.records import read_profile
+from evopress.steps.workspace import Workspace
 
 SCRIPT = Path(__file__).with_name("stock_perplexity.py")
 LIMIT = 0.01

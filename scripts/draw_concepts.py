@@ -13,13 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 from random import Random
 
-from evopress.profile import Level, Profile, Unit
+from evopress.core.profile import Level, Profile, Unit
+from evopress.core.space import SearchSpace, make_space
 from evopress.search.driver import run_search
 from evopress.search.evolution import Evolution
-from evopress.search.mutation import free_switches
+from evopress.search.moves.mutation import free_switches
 from evopress.search.stages import validate_schedule
 from evopress.search.types import BatchResult
-from evopress.space import SearchSpace, make_space
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
 BLOCKS, OFFSPRING, SURVIVORS, TOKENS = 12, 16, (6, 2, 1), (256, 1024, 4096)

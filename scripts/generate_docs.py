@@ -21,10 +21,10 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from evopress import errors
 from evopress.cli.app import app
-from evopress.config import COMPRESSION, Config, flat
-from evopress.depth import Cost
-from evopress.resolve import resolve
+from evopress.models.depth import Cost
 from evopress.search.presets import PRESETS, ApplicationName
+from evopress.settings.config import COMPRESSION, Config, flat
+from evopress.settings.resolve import resolve
 from evopress.testing import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[1]

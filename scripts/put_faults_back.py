@@ -41,11 +41,11 @@ class Fault:
 FAULTS = (
     Fault(
         "more tokens asked for than exist: endless loop",
-        "fitness/tokens.py",
+        "text/tokens.py",
         'if tokens > self.total:\n            raise NotEnoughTokens(f"asked for {tokens} tokens',
         "while tokens > self.total:\n            rng.random()\n            continue\n"
         '            raise NotEnoughTokens(f"asked for {tokens} tokens',
-        "fitness/test_tokens.py::test_a_minibatch_of_more_than_exists_is_an_error",
+        "text/test_tokens.py::test_a_minibatch_of_more_than_exists_is_an_error",
     ),
     Fault(
         "fewer distinct profiles than offspring: endless loop",
@@ -56,10 +56,10 @@ FAULTS = (
     ),
     Fault(
         "fewer distinct starts than asked for: endless loop",
-        "search/starts.py",
+        "search/starts/drawn.py",
         "while len(found) < count and failures < ATTEMPTS:",
         "while len(found) < count:",
-        "search/test_starts.py::test_fewer_starts_than_asked_for_end",
+        "search/starts/test_starts.py::test_fewer_starts_than_asked_for_end",
     ),
     Fault(
         "the parent is let in by the number of survivors, not by the stage",
@@ -70,10 +70,10 @@ FAULTS = (
     ),
     Fault(
         "sequences of one token",
-        "fitness/tokens.py",
+        "text/tokens.py",
         "SHORTEST_SEQUENCE = 2 ",
         "SHORTEST_SEQUENCE = 1 ",
-        "fitness/test_tokens.py::test_one_token_sequences_are_refused",
+        "text/test_tokens.py::test_one_token_sequences_are_refused",
     ),
     Fault(
         "a score that is NaN is handed on",
@@ -91,31 +91,31 @@ FAULTS = (
     ),
     Fault(
         "a depth of int(fraction x n)",
-        "applications/drop.py",
+        "families/drop.py",
         "math.floor(value + Fraction(1, 2))",
         "int(value)",
-        "test_applications.py::test_a_fraction_is_rounded_not_truncated",
+        "families/test_families.py::test_a_fraction_is_rounded_not_truncated",
     ),
     Fault(
         "activation order stores permuted columns",
-        "compress/gptq.py",
+        "levels/gptq.py",
         "        stacked = stacked[order.argsort()]\n",
         "        pass\n",
-        "compress/test_gptq.py::test_equals_the_slow_reference",
+        "levels/test_gptq.py::test_equals_the_slow_reference",
     ),
     Fault(
         "no group size: scales are never settled",
-        "compress/gptq.py",
+        "levels/gptq.py",
         "if column % part.width == 0:\n                stop",
         "if column % part.width == 0 and part.width < len(self.order):\n                stop",
-        "compress/test_gptq.py::test_whole_row_scales_are_those_of_the_original_rows",
+        "levels/test_gptq.py::test_whole_row_scales_are_those_of_the_original_rows",
     ),
     Fault(
         "a sparsity of exactly 0 has no threshold",
-        "compress/masks.py",
+        "levels/masks.py",
         "    if zeros == 0:\n        return torch.ones_like(scores, dtype=torch.uint8)\n",
         "",
-        "compress/test_sparsegpt.py::test_no_zeros_leave_the_weights_and_all_zeros_leave_nothing",
+        "levels/test_sparsegpt.py::test_no_zeros_leave_the_weights_and_all_zeros_leave_nothing",
     ),
     Fault(
         "fitness in half precision",
@@ -133,24 +133,24 @@ FAULTS = (
     ),
     Fault(
         "the split of the budget between sizes is frozen at random",
-        "search/starts.py",
+        "search/starts/drawn.py",
         "draft.narrow(group, share)\n        draft.shrink(group, rng)",
         "draft.shrink(range(len(space.units)), rng)",
-        "search/test_starts.py::test_the_split_between_groups_is_not_left_to_chance",
+        "search/starts/test_starts.py::test_the_split_between_groups_is_not_left_to_chance",
     ),
     Fault(
         "the raised unit may be the lowered one",
-        "search/mutation.py",
+        "search/moves/mutation.py",
         "lowered = [unit for unit in freed.get(draft.step_up(raised), ()) if unit != raised]",
         "lowered = [*freed.get(draft.step_up(raised), ()), raised]",
-        "search/test_mutation.py::test_a_child_fits_and_differs",
+        "search/moves/test_mutation.py::test_a_child_fits_and_differs",
     ),
     Fault(
         "the budget goes through a binary float",
-        "space.py",
+        "core/space.py",
         "target = Fraction(str(asked))",
         "target = Fraction(asked) if isinstance(asked, float) else Fraction(str(asked))",
-        "test_space.py::test_decimal_averages_lose_nothing_to_binary_floats",
+        "core/test_space.py::test_decimal_averages_lose_nothing_to_binary_floats",
     ),
     Fault(
         "what is reported is the last candidate's, not the winner's",
@@ -161,17 +161,17 @@ FAULTS = (
     ),
     Fault(
         "two processes write the same files",
-        "run.py",
+        "run/directory.py",
         "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "pass",
         "cli/test_bad_input.py::test_directory_in_use_by_a_live_process",
     ),
     Fault(
         "a depth-pruned checkpoint keeps the configuration of the whole model",
-        "export/hf.py",
-        "save_rest(workspace.loaded, out, shortened_config(workspace.loaded.model.config, workspace.map, blocks))",
-        "save_rest(workspace.loaded, out, workspace.loaded.model.config)",
-        "export/test_hf.py::test_whole_blocks_are_left_out_and_halves_are_zero[llama]",
+        "formats/hf.py",
+        "save_rest(source.loaded, out, config)",
+        "save_rest(source.loaded, out, source.loaded.model.config)",
+        "formats/test_hf.py::test_whole_blocks_are_left_out_and_halves_are_zero[llama]",
     ),
     Fault(
         "levels are read from the file for every candidate",

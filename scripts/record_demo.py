@@ -17,9 +17,9 @@ from rich.console import Console
 from evopress.cli.show import picture, read_levels
 from evopress.cli.tables import scores_table
 from evopress.errors import EvopressError
-from evopress.records import read_json
-from evopress.run import read_run
-from evopress.wording import verdict
+from evopress.run.directory import read_run
+from evopress.run.records import read_json
+from evopress.run.wording import verdict
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "figures" / "demo.svg"

@@ -104,7 +104,7 @@ def test_runs_of_one_seed_share_what_was_measured_and_count_its_tokens(
     benchmark: ModuleType, checkpoint: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = tmp_path / "rows.jsonl"
-    monkeypatch.setattr("evopress.strategies.measure_sensitivity", counted := Mock(wraps=measure_sensitivity))
+    monkeypatch.setattr("evopress.steps.strategies.measure_sensitivity", counted := Mock(wraps=measure_sensitivity))
     for method in ("auto", "only-start"):
         ours = [*command(tmp_path, checkpoint, text), "--ablation"]
         ours[ours.index("bits-3")] = f"bits-3-{method}-0"

@@ -15,7 +15,7 @@ KILLS = 20
 
 SERVER = """
 import json, os, random, shutil, signal, sys, time
-import evopress.pipeline, evopress.workspace, transformers.models.llama.modeling_llama
+import evopress.pipeline, evopress.steps.workspace, transformers.models.llama.modeling_llama
 import torch
 
 torch.set_num_threads(1)

@@ -7,6 +7,7 @@ import doctest
 import graphlib
 import importlib
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -24,100 +25,70 @@ MODULES = {
 }
 LONGEST_FILE = 300  # lines
 
-# Parts in layers: each may import the parts named beside it and itself, nothing else. A new part needs a line here.
+# Rooms and the few modules beside them, the innermost first: each may import the parts named beside it and itself,
+# nothing else. A new part needs a line here.
 MAY_IMPORT = {
     "errors": "",
-    "files": "errors",
-    "ggml_types": "errors",
-    "models": "errors",
-    "profile": "errors",
-    "harness": "errors models",
-    "plan": "errors files models",
-    "assemble": "errors models profile",
-    "compress": "errors ggml_types profile",
-    "costs": "errors profile",
-    "depth": "errors models profile",
-    "space": "errors profile",
-    "database": "assemble compress errors files ggml_types models profile",
-    "search": "errors files profile space",
-    "testing": "errors profile space",
-    "fitness": "assemble compress database errors models profile",
-    "analysis": "errors profile search space",
-    "observer": "search space",
-    "sections": "compress ggml_types profile search space",
-    "progress": "observer search space",
-    "export": "assemble compress costs database depth errors files ggml_types models profile search sections",
-    "targets": "errors ggml_types models profile search sections",
-    "applications": "assemble compress costs database depth errors ggml_types models profile search sections space "
-    "targets",
-    "config": "errors search sections targets",
-    "resolve": "config errors files search sections targets",
-    "run": "config errors files",
-    "trackers": "config errors observer search space",
-    "wording": "config files",
-    "opened": "config export fitness models observer plan run",
-    "records": "config errors files fitness profile run space",
-    "workspace": "applications assemble costs database export fitness models observer opened plan profile run "
-    "search sections space",
-    "report": "config errors export files profile progress records resolve run search space wording",
-    "summary": "database errors export records run",
-    "analyze": "analysis errors files fitness profile records search space workspace",
-    "polish": "assemble compress config database errors files fitness models profile records sections workspace",
-    "scoring": "errors fitness models profile records wording workspace",
-    "strategies": "fitness plan profile records search space workspace",
-    "cards": "config database export files profile records report sections wording workspace",
-    "tasks": "files harness profile records scoring workspace",
-    "compare": "config errors files profile records scoring search strategies workspace",
-    "steps": "cards database errors export fitness profile progress records run search strategies workspace",
-    "pipeline": "config export observer opened polish profile records report resolve run scoring steps "
-    "trackers workspace",
-    "sweeps": "config errors files observer pipeline profile report resolve run sections wording",
-    "cli": "analysis analyze compare config errors files harness observer pipeline records report resolve run search "
-    "sections space summary sweeps tasks trackers wording workspace",
+    "core": "errors",
+    "testing": "errors core",
+    "search": "errors core",
+    "levels": "errors core",
+    "models": "errors core",
+    "text": "errors",
+    "analysis": "errors core search",
+    "database": "errors core levels models",
+    "fitness": "errors core levels models text database",
+    "settings": "errors core search levels models",
+    "families": "errors core search levels models database settings",
+    "formats": "errors core search levels models database settings",
+    "run": "errors core search fitness settings",
+    "report": "errors core search database settings formats run",
+    "steps": "errors core search levels models text analysis database fitness settings families formats run report",
+    "polish": "errors core levels models database fitness settings run steps",
+    "pipeline": "errors core settings formats run report steps polish",
+    "sweeps": "errors core settings run report pipeline",
+    "cli": "errors core search settings run report analysis steps pipeline sweeps",
 }
+LOOSE = {"errors", "pipeline", "sweeps"}
+LONGEST_CHAIN = 10  # rooms
 # Packages that are not evopress: what a part may use beyond the standard library; parts not listed may use any.
 MAY_USE = {
     "errors": "",
-    "files": "",
-    "profile": "",
-    "ggml_types": "",
-    "space": "",
-    "observer": "",
-    "progress": "",
+    "core": "",
     "search": "numpy",
     "analysis": "numpy matplotlib",
-    "compress": "torch libgguf",
+    "levels": "torch libgguf",
 }
 
-# The modules that one application has for itself, by what they are to it; everything else serves all three.
+# The modules that one family has for itself, by what they are to it; everything else serves all of them.
 OWN = {
     "bits": {
-        "compressor": "compress.gptq compress.rtn compress.grid compress.quantized compress.scales compress.tables "
-        "compress.refine compress.mixes compress.tensor_types",
-        "space": "applications.quantize applications.ggml",
-        "formats": "export.compressed_tensors export.gptq export.packed",
+        "levels": "levels.gptq levels.rtn levels.grid levels.quantized levels.scales levels.tables levels.refine "
+        "levels.mixes levels.tensor_types",
+        "family": "families.quantize families.ggml",
+        "formats": "formats.compressed_tensors formats.gptq formats.packed",
     },
     "sparsity": {
-        "compressor": "compress.magnitude compress.wanda compress.scored compress.masks compress.sparse "
-        "compress.sparsegpt",
-        "space": "applications.sparsify",
-        "baselines": "search.owl",
+        "levels": "levels.magnitude levels.wanda levels.scored levels.masks levels.sparse levels.sparsegpt",
+        "family": "families.sparsify",
+        "baselines": "search.baselines.owl",
     },
     "depth": {
-        "compressor": "models.bypass models.sublayers models.dissect models.droppable models.influence models.shorten "
-        "models.removal",
-        "space": "applications.drop depth",
-        "moves": "search.depth_moves search.spans",
-        "baselines": "search.shortgpt search.subcloning search.shortened_llama search.sliding_window",
-        "formats": "export.gguf_depth",
+        "models": "models.bypass models.sublayers models.dissect models.droppable models.influence models.shorten "
+        "models.removal models.depth",
+        "family": "families.drop",
+        "moves": "search.moves.depth search.baselines.spans",
+        "baselines": "search.baselines.shortgpt search.baselines.subcloning search.baselines.shortened_llama "
+        "search.baselines.sliding_window",
+        "formats": "formats.gguf_depth",
     },
 }
 OWNER = {f"evopress.{name}": owner for owner, parts in OWN.items() for name in " ".join(parts.values()).split()}
-CHOOSE = {  # where an application is chosen by its name: tables with an entry for each
-    "evopress.export.formats",
-    "evopress.export.hf",
+CHOOSE = {  # where a family is chosen by its name: tables with an entry for each
+    "evopress.formats.formats",
+    "evopress.formats.hf",
     "evopress.search.presets",
-    "evopress.sections",
+    "evopress.settings.sections",
 }
 
 
@@ -136,7 +107,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def part_of(module: str) -> str:
-    """`evopress.fitness.tokens` lies in the part `fitness`; the package itself in the part ``."""
+    """`evopress.text.tokens` lies in the part `text`; the package itself in the part ``."""
     return module.partition(".")[2].partition(".")[0]
 
 
@@ -146,6 +117,28 @@ def test_imports_point_one_way(module: str):
     assert part in MAY_IMPORT, f"{part} is a new part: say in MAY_IMPORT which parts it may import"
     parts = {part_of(name) for name in imports(MODULES[module]) if name.startswith("evopress.")}
     assert parts - {part} <= set(MAY_IMPORT[part].split())
+
+
+def test_rooms_are_few_and_do_not_go_round():
+    files = {path.stem for path in SOURCE.glob("*.py")} - {"__init__"}
+    rooms = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert files == LOOSE
+    assert files | rooms == MAY_IMPORT.keys()
+    length: dict[str, int] = {}
+    for part in graphlib.TopologicalSorter({part: own.split() for part, own in MAY_IMPORT.items()}).static_order():
+        length[part] = (part in rooms) + max((length[inner] for inner in MAY_IMPORT[part].split()), default=0)
+    assert max(length.values()) <= LONGEST_CHAIN
+
+
+@pytest.mark.parametrize("room", sorted(path.parent.name for path in SOURCE.glob("*/__init__.py")))
+def test_a_room_says_where_to_start_reading(room: str):
+    if room in ("cli", "testing"):
+        return  # the outermost, and what is for others' tests
+    text = str(ast.get_docstring(ast.parse((SOURCE / room / "__init__.py").read_text(encoding="utf-8"))))
+    first = re.findall(r"[Ss]tart at\s+`(\w+)`", text)
+    assert first, f"{room}/__init__.py does not say where to start reading"
+    assert f"evopress.{room}.{first[0]}" in MODULES
+    assert re.search(r"[Kk]nows?\b", text), f"{room}/__init__.py does not say what it may know"
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if part_of(name) in MAY_USE])
@@ -175,7 +168,15 @@ def test_no_module_imports_itself_through_others():
 
 @pytest.mark.parametrize(
     "module",
-    ["evopress", "evopress.analysis", "evopress.search", "evopress.space", "evopress.profile", "evopress.report"],
+    [
+        "evopress",
+        "evopress.analysis",
+        "evopress.search",
+        "evopress.core.space",
+        "evopress.settings.resolve",
+        "evopress.run.records",
+        "evopress.report",
+    ],
 )
 def test_importing_loads_no_torch(module: str):
     heavy = ("torch", "transformers", "matplotlib")

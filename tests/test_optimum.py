@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
 from evopress.fitness.divergence import KL
-from evopress.observer import Observer
 from evopress.pipeline import build, resolve
-from evopress.profile import Profile
-from evopress.run import start_run
+from evopress.run.directory import start_run
+from evopress.run.observer import Observer
 from evopress.search import BruteForce, Evolution, Stage, free_switches, run_search
-from evopress.space import SearchSpace
+from evopress.steps.workspace import Workspace
 from evopress.testing import write_pico_checkpoint
-from evopress.workspace import Workspace
 
 Table = dict[Profile, float]
 

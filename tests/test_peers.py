@@ -14,15 +14,15 @@ from typing import Any, TextIO
 import pytest
 import torch
 
+from evopress.core.profile import Profile
 from evopress.models import describe
-from evopress.observer import Observer
 from evopress.pipeline import build
-from evopress.profile import Profile
-from evopress.resolve import resolve
-from evopress.run import start_run
-from evopress.scoring import HeldOut, score
+from evopress.run.directory import start_run
+from evopress.run.observer import Observer
+from evopress.settings.resolve import resolve
+from evopress.steps.scoring import HeldOut, score
+from evopress.steps.workspace import Workspace
 from evopress.testing import pico_model
-from evopress.workspace import Workspace
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM
 import evopress
 from evopress.errors import ConfigError, DatabaseError, DataError, RunError, RunMismatch, ScheduleError
 from evopress.fitness.divergence import KL
-from evopress.fitness.tokens import Tokens
-from evopress.observer import Observer
-from evopress.records import read_json
+from evopress.run.observer import Observer
+from evopress.run.records import read_json
 from evopress.search.types import BatchResult
+from evopress.steps.workspace import Workspace
 from evopress.testing import write_pico_checkpoint
-from evopress.workspace import Workspace
+from evopress.text.tokens import Tokens
 
 
 def test_quantize_returns_a_run(small: dict[str, Any], tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_more_sensitivity_tokens_than_search_tokens(small: dict[str, Any], tmp_p
 
 def test_final_scores_are_those_of_the_winner_not_of_the_last_candidate(small: dict[str, Any], tmp_path: Path) -> None:
     from evopress.fitness.divergence import KL
-    from evopress.workspace import Workspace
+    from evopress.steps.workspace import Workspace
 
     class Last(Observer):
         """Remembers the last profile that was scored."""

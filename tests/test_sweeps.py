@@ -12,7 +12,7 @@ import pytest
 import evopress
 from evopress.errors import ConfigError, RunError, RunMismatch
 from evopress.report import data
-from evopress.run import read_run
+from evopress.run.directory import read_run
 from evopress.sweeps import plan, table
 
 BITS = (2.5, "3", 3.5)

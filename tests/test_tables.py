@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from evopress.config import Config
 from evopress.errors import RunLocked
-from evopress.resolve import resolve
-from evopress.run import locked
+from evopress.run.directory import locked
+from evopress.settings.config import Config
+from evopress.settings.resolve import resolve
 
 
 @pytest.fixture

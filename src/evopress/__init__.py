@@ -13,18 +13,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from evopress.core.profile import Level as Level
+    from evopress.core.profile import Profile as Profile
+    from evopress.core.profile import Unit as Unit
+    from evopress.core.space import SearchSpace as SearchSpace
+    from evopress.core.space import make_space as make_space
     from evopress.errors import EvopressError as EvopressError
     from evopress.pipeline import Run as Run
     from evopress.pipeline import drop as drop
     from evopress.pipeline import quantize as quantize
     from evopress.pipeline import sparsify as sparsify
-    from evopress.profile import Level as Level
-    from evopress.profile import Profile as Profile
-    from evopress.profile import Unit as Unit
     from evopress.search import Evolution as Evolution
     from evopress.search import run_search as run_search
-    from evopress.space import SearchSpace as SearchSpace
-    from evopress.space import make_space as make_space
     from evopress.sweeps import sweep as sweep
 
 __version__ = "0.1.0"
@@ -49,13 +49,13 @@ __all__ = [
 _HOMES = {
     "Evolution": "evopress.search",
     "EvopressError": "evopress.errors",
-    "Level": "evopress.profile",
-    "Profile": "evopress.profile",
+    "Level": "evopress.core.profile",
+    "Profile": "evopress.core.profile",
     "Run": "evopress.pipeline",
-    "SearchSpace": "evopress.space",
-    "Unit": "evopress.profile",
+    "SearchSpace": "evopress.core.space",
+    "Unit": "evopress.core.profile",
     "drop": "evopress.pipeline",
-    "make_space": "evopress.space",
+    "make_space": "evopress.core.space",
     "quantize": "evopress.pipeline",
     "run_search": "evopress.search",
     "sparsify": "evopress.pipeline",

@@ -17,23 +17,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evopress.config import Config
-from evopress.export.formats import find_format
-from evopress.export.staging import is_whole
-from evopress.observer import Observer
-from evopress.opened import LossFunction
+from evopress.core.profile import Profile
+from evopress.formats.formats import find_format
+from evopress.formats.staging import is_whole
 from evopress.polish.step import polish_levels
-from evopress.profile import Profile
-from evopress.records import read_json, read_profile, timed, write_evaluation
 from evopress.report import write_report
-from evopress.resolve import resolve, resolve_polish
-from evopress.run import RunDirectory, locked, require_run_or_empty, start_run
-from evopress.scoring import HeldOut, score, shown_profiles
+from evopress.run.directory import RunDirectory, locked, require_run_or_empty, start_run
+from evopress.run.observer import Observer
+from evopress.run.records import read_json, read_profile, timed, write_evaluation
+from evopress.run.trackers import tracked
+from evopress.settings.config import Config
+from evopress.settings.resolve import resolve, resolve_polish
 from evopress.steps.build import build as build
 from evopress.steps.export import export as export
+from evopress.steps.opened import LossFunction
+from evopress.steps.scoring import HeldOut, score, shown_profiles
 from evopress.steps.search import search as search
-from evopress.trackers import tracked
-from evopress.workspace import Workspace
+from evopress.steps.workspace import Workspace
 
 Fitness = str | LossFunction
 
@@ -113,9 +113,9 @@ def compress(
 ) -> Run:
     """What `quantize`, `sparsify` and `drop` share: all steps on the run directory `out`.
 
-    `options` are the budget and the fields of `evopress.sections` by name. `fitness` is a name or a function of
-    (teacher logits, student logits), both (tokens, vocabulary), that returns one loss a token. `track` names trackers
-    of `evopress.trackers` that log the search.
+    `options` are the budget and the fields of `evopress.settings.sections` by name. `fitness` is a name or a function
+    of (teacher logits, student logits), both (tokens, vocabulary), that returns one loss a token. `track` names
+    trackers of `evopress.run.trackers` that log the search.
     """
     function = fitness if callable(fitness) else None
     name = getattr(function, "__qualname__", None) if function else fitness

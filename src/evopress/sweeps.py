@@ -18,17 +18,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from evopress.config import Config, differences, from_toml, to_toml
+from evopress.core.files import write_text
+from evopress.core.profile import nearest_level
 from evopress.errors import ConfigError, RunError, RunMismatch
-from evopress.files import write_text
-from evopress.observer import Observer
 from evopress.pipeline import Run, run_all
-from evopress.profile import nearest_level
 from evopress.report import dominates, write_front, write_report
-from evopress.resolve import resolve
-from evopress.run import locked
-from evopress.sections import DropSection, QuantizeSection, SparsifySection
-from evopress.wording import final
+from evopress.run.directory import locked
+from evopress.run.observer import Observer
+from evopress.run.wording import final
+from evopress.settings.config import Config, differences, from_toml, to_toml
+from evopress.settings.resolve import resolve
+from evopress.settings.sections import DropSection, QuantizeSection, SparsifySection
 
 TARGETS = ("bits", "bpw", "sparsity", "fraction")
 """The budgets that can be swept; the last two say what is removed, so the smallest is the most generous."""

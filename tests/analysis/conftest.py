@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from evopress.profile import Level, Profile, Unit
+from evopress.core.profile import Level, Profile, Unit
+from evopress.core.space import SearchSpace
 from evopress.search import Evaluate
-from evopress.space import SearchSpace
 
 Score = Callable[[Profile], float]
 

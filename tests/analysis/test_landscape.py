@@ -12,10 +12,10 @@ import pytest
 
 from evopress.analysis import distance_table, explore, neighbour_table, profile_that_drops
 from evopress.analysis.landscape import single_switches
+from evopress.core.profile import Level, Profile, Unit
+from evopress.core.space import SearchSpace
 from evopress.errors import ConfigError
-from evopress.profile import Level, Profile, Unit
 from evopress.search import Evaluate
-from evopress.space import SearchSpace
 
 Make = Callable[..., SearchSpace]
 Exact = Callable[[Callable[[Profile], float]], Evaluate]

@@ -10,10 +10,10 @@ import pytest
 
 from evopress.analysis import correlate_errors, error_table, random_profiles
 from evopress.analysis.monotonicity import error_sum
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
 from evopress.errors import ConfigError, ProfileError
-from evopress.profile import Profile
 from evopress.search import Evaluate
-from evopress.space import SearchSpace
 
 Make = Callable[..., SearchSpace]
 Exact = Callable[[Callable[[Profile], float]], Evaluate]

@@ -192,13 +192,13 @@ def test_reads_what_the_evaluator_gives() -> None:
     """Scores of a pico model on cuts: on whole sequences they are those of the whole text."""
     import torch
 
-    from evopress.assemble import Assembly, weight_slots
+    from evopress.core.profile import Profile
     from evopress.fitness.divergence import KL
     from evopress.fitness.evaluator import Evaluator
-    from evopress.fitness.tokens import Piece, Tokens
     from evopress.models import Runner, describe
-    from evopress.profile import Profile
+    from evopress.models.assemble import Assembly, weight_slots
     from evopress.testing import pico_model
+    from evopress.text.tokens import Piece, Tokens
 
     model = pico_model("llama", blocks=2)
     model_map = describe(model)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evopress.analysis import random_profiles, worst
-from evopress.profile import Profile
-from evopress.space import SearchSpace
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
 
 Make = Callable[..., SearchSpace]
 

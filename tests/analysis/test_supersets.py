@@ -12,10 +12,10 @@ import pytest
 
 from evopress.analysis import Supersets, find_supersets, profile_that_drops, random_profiles, rescore, superset_table
 from evopress.analysis.supersets import _Schedule, _Search
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
 from evopress.errors import ConfigError, ProfileError, ScheduleError
-from evopress.profile import Profile
 from evopress.search import Evaluate, Stage
-from evopress.space import SearchSpace
 
 Make = Callable[..., SearchSpace]
 Exact = Callable[[Callable[[Profile], float]], Evaluate]

@@ -140,7 +140,7 @@ def test_published_texts_are_scored_by_the_papers_protocol(
     length: int,
 ) -> None:
     rows = [" = Cats = \n", "nobody knew why\n", "it rained"] if name == "wikitext2" else ["ab", "c"] * 600
-    monkeypatch.setattr("evopress.fitness.hub._stream", lambda *arguments, **options: iter(rows))
+    monkeypatch.setattr("evopress.text.hub._stream", lambda *arguments, **options: iter(rows))
     quantize(tmp_path / "run", "--dtype", "float32")
     flags = ("--data", name, "--sequence-length", str(length), "--json")
     found = json.loads(call("evaluate", tmp_path / "run", *flags).out)
@@ -250,10 +250,10 @@ def test_profiles_of_the_official_code_are_evaluated_and_exported(quantize: Call
 def test_export_loads_as_a_stock_checkpoint(quantize: Call, call: Call, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from evopress.observer import Observer
-    from evopress.records import read_profile
-    from evopress.run import read_run
-    from evopress.workspace import Workspace
+    from evopress.run.directory import read_run
+    from evopress.run.observer import Observer
+    from evopress.run.records import read_profile
+    from evopress.steps.workspace import Workspace
 
     quantize(tmp_path / "run")
     target = tmp_path / "elsewhere" / "checkpoint"

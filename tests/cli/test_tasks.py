@@ -138,7 +138,7 @@ def test_the_command_and_the_harness_on_the_checkpoint_agree(
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("adds", [True, False])
 def test_prompts_begin_with_bos_as_the_run_does(adds: bool, bos: bool) -> None:
-    from evopress.harness import _wrapped
+    from evopress.steps.harness import _wrapped
     from evopress.testing import pico_model, pico_tokenizer
 
     tokenizer = pico_tokenizer(bos=True)
@@ -245,6 +245,6 @@ def test_tasks_need_a_searched_profile(quantize: Call, call: Call, folder: Path,
 
 
 def test_without_the_harness(finished: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evopress.harness.find_spec", lambda name: None)
+    monkeypatch.setattr("evopress.steps.harness.find_spec", lambda name: None)
     line = last(call("evaluate", finished, "--tasks", "animals"), errors.MissingExtra)
     assert "evopress[tasks]" in line

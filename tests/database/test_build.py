@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from evopress.compress.gptq import quantize_gptq
-from evopress.compress.grid import Grid
-from evopress.compress.hessian import Hessian
 from evopress.database.build import build_database, planned_bits
 from evopress.database.manifest import read_manifest
 from evopress.database.methods import Quantization
 from evopress.database.store import Database
 from evopress.errors import BadWeights, ChecksumError, DatabaseError, ResourceError, SchemaError
+from evopress.levels.gptq import quantize_gptq
+from evopress.levels.grid import Grid
+from evopress.levels.hessian import Hessian
 from evopress.models import Runner, describe, weight
 from evopress.models.ends import with_ends
 from evopress.testing import ARCHITECTURES, pico_model

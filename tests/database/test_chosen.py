@@ -8,11 +8,11 @@ import pytest
 import torch
 from tests.database.test_build import content, sequences
 
-from evopress.compress.grid import Grid
 from evopress.database.build import build_database
 from evopress.database.chosen import Chosen
 from evopress.database.methods import Method, Pruning, Quantization
 from evopress.database.store import Database
+from evopress.levels.grid import Grid
 from evopress.models import Runner, describe
 from evopress.testing import pico_model
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from evopress.compress import Ggml
-from evopress.compress.ggml import pack_ggml
+from evopress.core.ggml_types import fitting_types
 from evopress.database.build import build_database, planned_bits
 from evopress.database.methods import GgmlQuantization
 from evopress.database.store import Database
 from evopress.errors import ConfigError
-from evopress.ggml_types import fitting_types
+from evopress.levels import Ggml
+from evopress.levels.ggml import pack_ggml
 from evopress.models import Runner, collect_inputs, describe, weight
 from evopress.testing import pico_model
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from evopress.compress.grid import Grid
+from evopress.levels.grid import Grid
 from evopress.database.build import build_database
 from evopress.database.methods import Quantization
 from evopress.models import Runner, describe, load_model

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from evopress.compress.grid import Grid
-from evopress.compress.levels import sparsity_levels
 from evopress.database.build import build_database
 from evopress.database.methods import Method, Pruning, Quantization
+from evopress.levels.grid import Grid
+from evopress.levels.levels import sparsity_levels
 from evopress.models import Runner, describe
 from evopress.testing import pico_model
 

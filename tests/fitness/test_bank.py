@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from evopress.compress.grid import Grid
 from evopress.database.build import build_database
 from evopress.database.methods import Quantization
 from evopress.database.store import Database
 from evopress.fitness.bank import Bank
+from evopress.levels.grid import Grid
 from evopress.models import Runner, describe
 from evopress.testing import pico_model
 

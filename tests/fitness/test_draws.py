@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from evopress.errors import ConfigError, NotEnoughTokens
 from evopress.fitness.draws import minibatch, part
-from evopress.fitness.tokens import Tokens, cut
+from evopress.text.tokens import Tokens, cut
 
 
 @given(lengths=st.lists(st.integers(2, 9), min_size=1, max_size=8), data=st.data())

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from evopress.assemble import Assembly, WeightSlot, weight_slots
+from evopress.core.profile import Profile
 from evopress.fitness.divergence import KL, Perplexity
 from evopress.fitness.evaluator import Evaluator
-from evopress.fitness.tokens import Piece, Tokens
 from evopress.fitness.tree import Tree
 from evopress.models import Runner, describe
+from evopress.models.assemble import Assembly, WeightSlot, weight_slots
 from evopress.models.ends import with_ends
-from evopress.profile import Profile
 from evopress.testing import ARCHITECTURES, pico_model
+from evopress.text.tokens import Piece, Tokens
 
 Make = Callable[..., Evaluator]
 

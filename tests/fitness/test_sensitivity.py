@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from evopress.assemble import Assembly, weight_slots
+from evopress.core.profile import Profile
 from evopress.errors import NotEnoughTokens
 from evopress.fitness.divergence import KL
 from evopress.fitness.evaluator import Evaluator
 from evopress.fitness.sensitivity import Sensitivity, measure_sensitivity
-from evopress.fitness.tokens import Tokens
 from evopress.models import Runner, describe
+from evopress.models.assemble import Assembly, weight_slots
 from evopress.models.ends import with_ends
-from evopress.profile import Profile
 from evopress.testing import ARCHITECTURES, pico_model
+from evopress.text.tokens import Tokens
 
 torch.set_num_threads(1)
 

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from evopress.assemble import Assembly
-from evopress.depth import depth_units
+from evopress.core.profile import Profile, Unit
 from evopress.fitness.divergence import KL
 from evopress.fitness.evaluator import Evaluator
 from evopress.fitness.sensitivity import Sensitivity, measure_sensitivity
-from evopress.fitness.tokens import Tokens
 from evopress.models import Runner, bypass_slots, describe, find_sublayers
+from evopress.models.assemble import Assembly
 from evopress.models.bypass import dropped
-from evopress.profile import Profile, Unit
+from evopress.models.depth import depth_units
 from evopress.testing import pico_model
+from evopress.text.tokens import Tokens
 
 torch.set_num_threads(1)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from evopress.errors import UnsupportedModel
-from evopress.export.hf import stored_tensors
+from evopress.formats.hf import stored_tensors
 from evopress.models import describe
 from evopress.models.ends import head_unit, with_ends
 from evopress.testing import ARCHITECTURES, pico_model

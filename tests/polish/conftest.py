@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from evopress import pipeline
-from evopress.observer import Observer
-from evopress.resolve import resolve
-from evopress.run import RunDirectory, read_run, start_run
-from evopress.workspace import Workspace
+from evopress.run.directory import RunDirectory, read_run, start_run
+from evopress.run.observer import Observer
+from evopress.settings.resolve import resolve
+from evopress.steps.workspace import Workspace
 
 POLISH: dict[str, Any] = {
     "polish_epochs": 3,

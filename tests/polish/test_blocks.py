@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from evopress.compress.grid import Grid
-from evopress.compress.rtn import quantize_rtn
+from evopress.levels.grid import Grid
+from evopress.levels.rtn import quantize_rtn
 from evopress.models import Runner, describe
 from evopress.models.weights import weight
 from evopress.polish.blocks import Forms, Outcome, Rates, block_error, polish_block, relative_error

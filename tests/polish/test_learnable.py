@@ -7,12 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evopress.compress.grid import Grid
-from evopress.compress.magnitude import prune_magnitude
-from evopress.compress.packed import Packed
-from evopress.compress.quantized import Quantized
-from evopress.compress.rtn import quantize_rtn
-from evopress.compress.sparse import Sparse
+from evopress.levels.grid import Grid
+from evopress.levels.magnitude import prune_magnitude
+from evopress.levels.packed import Packed
+from evopress.levels.quantized import Quantized
+from evopress.levels.rtn import quantize_rtn
+from evopress.levels.sparse import Sparse
 from evopress.polish.learnable import Learnable, LearnableGrid, LearnableSparse, learnable
 
 GRIDS = [Grid(3, 8), Grid(2, 5), Grid(4), Grid(3, 8, symmetric=True), Grid(1, 4), Grid(8, 16, symmetric=True)]

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from evopress.assemble import EMBEDDING, HEAD, Assembly, no_levels, weight_slots
-from evopress.compress.grid import Grid
-from evopress.compress.rtn import quantize_rtn
+from evopress.levels.grid import Grid
+from evopress.levels.rtn import quantize_rtn
 from evopress.models import Runner, describe
+from evopress.models.assemble import EMBEDDING, HEAD, Assembly, no_levels, weight_slots
 from evopress.models.weights import set_weight, weight
 from evopress.polish.model import Student, divergence, gradient_step, teacher_inputs
 from evopress.polish.text import Text

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from evopress import pipeline
-from evopress.config import from_toml, to_toml
 from evopress.database.polished import read_record
 from evopress.database.store import Database
 from evopress.errors import ConfigError, EvopressError, NotEnoughTokens, RunError, RunMismatch
-from evopress.observer import Observer
-from evopress.records import read_profile
-from evopress.resolve import resolve
-from evopress.run import RunDirectory, read_run
-from evopress.workspace import Workspace
+from evopress.run.directory import RunDirectory, read_run
+from evopress.run.observer import Observer
+from evopress.run.records import read_profile
+from evopress.settings.config import from_toml, to_toml
+from evopress.settings.resolve import resolve
+from evopress.steps.workspace import Workspace
 
 Fresh = Callable[[], RunDirectory]
 

@@ -13,13 +13,13 @@ import pytest
 from tests.conftest import SMALL
 
 import evopress
-from evopress.profile import Level, Profile, Unit
+from evopress.core.profile import Level, Profile, Unit
+from evopress.core.space import make_space
 from evopress.report import RunData, read_data
 from evopress.report.history import generations
 from evopress.search import Evolution, Stage, run_search
 from evopress.search.racing import STANDARD
 from evopress.search.types import BatchResult
-from evopress.space import make_space
 
 
 class Text:

@@ -13,19 +13,19 @@ from tests.report.conftest import Page
 
 import evopress
 from evopress.cli import main
-from evopress.config import to_toml
 from evopress.errors import JournalError, RunError, RunMismatch
-from evopress.observer import Observer
 from evopress.report import read_all, read_data, write_report
 from evopress.report.allocation import bytes_of, cells
 from evopress.report.commands import reproduce
 from evopress.report.data import read_journal
 from evopress.report.page import render
-from evopress.resolve import resolve
-from evopress.run import read_run
+from evopress.run.directory import read_run
+from evopress.run.observer import Observer
+from evopress.run.wording import verdict
+from evopress.settings.config import to_toml
+from evopress.settings.resolve import resolve
+from evopress.steps.workspace import Workspace
 from evopress.testing import gguf_config, merging_tokenizer, pico_model, random_model
-from evopress.wording import verdict
-from evopress.workspace import Workspace
 
 HOSTILE = "<script>alert('x')</script>\"'&{{7*7}}"
 

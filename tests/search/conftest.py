@@ -7,9 +7,9 @@ from random import Random
 import pytest
 from hypothesis import strategies as st
 
-from evopress.profile import Level, Profile, Unit
+from evopress.core.profile import Level, Profile, Unit
+from evopress.core.space import SearchSpace, make_space
 from evopress.search import Evaluate
-from evopress.space import SearchSpace, make_space
 
 ROLES = ("attn", "mlp")
 

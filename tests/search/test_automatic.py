@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from evopress.config import from_toml, to_toml
-from evopress.resolve import resolve
 from evopress.search.automatic import AUTO, automatic
+from evopress.settings.config import from_toml, to_toml
+from evopress.settings.resolve import resolve
 
 BUDGETS: list[dict[str, Any]] = [{"bits": 3}, {"sparsity": 0.5}, {"fraction": 0.25}]
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evopress.core.profile import Level, Profile, Unit
+from evopress.core.space import SearchSpace, make_space
 from evopress.errors import BudgetError, ProfileError
-from evopress.profile import Level, Profile, Unit
 from evopress.search import (
     Evaluate,
     Evolution,
@@ -21,9 +22,8 @@ from evopress.search import (
     mixed,
     run_search,
 )
-from evopress.search.mutation import roles
-from evopress.search.starts import default_starts, random_start, random_starts
-from evopress.space import SearchSpace, make_space
+from evopress.search.moves.mutation import roles
+from evopress.search.starts.drawn import default_starts, random_start, random_starts
 
 Drops = Callable[..., SearchSpace]
 Fitness = Callable[..., Evaluate]

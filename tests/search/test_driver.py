@@ -9,8 +9,8 @@ from random import Random
 
 import pytest
 
+from evopress.core.space import SearchSpace
 from evopress.search import PRESETS, BatchResult, Evaluate, Evolution, Stage, Uniform, run_search
-from evopress.space import SearchSpace
 
 Toy = Callable[..., SearchSpace]
 Fitness = Callable[..., Evaluate]
@@ -18,9 +18,9 @@ Fitness = Callable[..., Evaluate]
 SEARCH = """
 import sys
 from random import Random
-from evopress.profile import Level, Unit
+from evopress.core.profile import Level, Unit
 from evopress.search import *
-from evopress.space import make_space
+from evopress.core.space import make_space
 
 sizes = {"q": 9, "k": 3, "up": 24, "down": 24}
 units = [Unit(f"{b}.{r}", b, r, s, tuple(Level(str(n), n * s) for n in (2, 3, 4, 5)))

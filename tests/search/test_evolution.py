@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
 from evopress.errors import BudgetError, ConfigError, ScheduleError
-from evopress.profile import Profile
 from evopress.search import (
     Batch,
     BatchResult,
@@ -22,8 +23,7 @@ from evopress.search import (
     free_switches,
     run_search,
 )
-from evopress.search.mutation import equal_switches, mixed
-from evopress.space import SearchSpace
+from evopress.search.moves.mutation import equal_switches, mixed
 
 Toy = Callable[..., SearchSpace]
 Fitness = Callable[..., Evaluate]

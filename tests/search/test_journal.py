@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
 from evopress.errors import JournalError, RunError, RunMismatch, SchemaError
-from evopress.profile import Profile
 from evopress.search import Batch, Evaluate, Evolution, Journal, Stage, free_switches, run_search
-from evopress.space import SearchSpace
 
 Toy = Callable[..., SearchSpace]
 Fitness = Callable[..., Evaluate]

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evopress.core.space import SearchSpace
 from evopress.errors import ConfigError
 from evopress.search import PRESETS, BatchResult, Evaluate, Evolution, Journal, Stage, free_switches, run_search
-from evopress.search.moves import AdaptiveMoves, default_moves
+from evopress.search.moves.adaptive import AdaptiveMoves, default_moves
 from evopress.search.preselect import Preselect
 from evopress.search.surrogate import Surrogate
-from evopress.space import SearchSpace
 
 Toy = Callable[..., SearchSpace]
 Fitness = Callable[..., Evaluate]

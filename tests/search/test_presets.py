@@ -6,12 +6,12 @@ from random import Random
 
 import pytest
 
+from evopress.core.profile import Level, Unit
+from evopress.core.space import SearchSpace, make_space
 from evopress.errors import ConfigError, ScheduleError
-from evopress.profile import Level, Unit
 from evopress.search import PRESETS, Preset, make_mutation
-from evopress.search.moves import AdaptiveMoves
+from evopress.search.moves.adaptive import AdaptiveMoves
 from evopress.search.presets import depth_generations
-from evopress.space import SearchSpace, make_space
 
 
 def test_the_papers_numbers() -> None:

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
 from evopress.errors import ConfigError
-from evopress.profile import Profile
 from evopress.search import Evaluate, Evolution, Journal, Race, Stage, Stopper, run_search
 from evopress.search.racing import Track
 from evopress.search.stopping import Limits
 from evopress.search.types import BatchResult
-from evopress.space import SearchSpace
 
 Toy = Callable[..., SearchSpace]
 Fitness = Callable[..., Evaluate]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evopress.core.space import SearchSpace
 from evopress.search import Evaluate, Evolution, Journal, Stage, run_search
 from evopress.search.stopping import Limits, Stopper
-from evopress.space import SearchSpace
 
 Toy = Callable[..., SearchSpace]
 Fitness = Callable[..., Evaluate]

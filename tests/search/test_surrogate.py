@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evopress.core.space import SearchSpace
 from evopress.errors import ConfigError
 from evopress.search import equal_switches, free_switches
 from evopress.search.learner import Evidence
-from evopress.search.mutation import Indices
-from evopress.search.starts import random_start
+from evopress.search.moves.mutation import Indices
+from evopress.search.starts.drawn import random_start
 from evopress.search.surrogate import Surrogate, effect_table
-from evopress.space import SearchSpace
 
 Toy = Callable[..., SearchSpace]
 

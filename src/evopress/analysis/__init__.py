@@ -7,7 +7,7 @@
 
 Each is a function of a space, a scoring function, a random generator and sizes, gives a frozen dataclass of plain
 numbers (`dataclasses.asdict` of it is JSON), a `Table` and a figure. Nothing here knows models, run directories or the
-screen; drawing alone needs matplotlib.
+screen; drawing alone needs matplotlib. Start at `monotonicity`.
 """
 
 from evopress.analysis.figures import draw_comparison, draw_errors, draw_landscape, draw_noise, draw_supersets

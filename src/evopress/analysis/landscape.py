@@ -28,13 +28,13 @@ from statistics import mean, median
 
 from evopress.analysis.statistics import FEWEST, finite, spearman
 from evopress.analysis.table import Table
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
 from evopress.errors import ConfigError
-from evopress.profile import Profile
-from evopress.search.draft import Draft
-from evopress.search.mutation import Indices
-from evopress.search.starts import ATTEMPTS
+from evopress.search.moves.draft import Draft
+from evopress.search.moves.mutation import Indices
+from evopress.search.starts.drawn import ATTEMPTS
 from evopress.search.types import Evaluate
-from evopress.space import SearchSpace
 
 DISTANCES = (1, 2, 4, 8, 16)
 

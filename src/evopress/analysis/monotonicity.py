@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from evopress.analysis.statistics import finite, interval, pearson, require_enough, spearman
 from evopress.analysis.table import Table
+from evopress.core.profile import Profile
 from evopress.errors import ProfileError
-from evopress.profile import Profile
-from evopress.search.knapsack import Errors
+from evopress.search.baselines.knapsack import Errors
 from evopress.search.types import Evaluate
 
 

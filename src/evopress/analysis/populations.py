@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from math import isfinite
 from random import Random
 
-from evopress.profile import Profile
-from evopress.search.draft import Draft
-from evopress.search.mutation import Indices
-from evopress.search.starts import distinct
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
+from evopress.search.moves.draft import Draft
+from evopress.search.moves.mutation import Indices
+from evopress.search.starts.drawn import distinct
 from evopress.search.types import Evaluate
-from evopress.space import SearchSpace
 
 
 def random_profiles(space: SearchSpace, count: int, rng: Random) -> tuple[Profile, ...]:

@@ -18,15 +18,15 @@ from math import isfinite
 from random import Random
 
 from evopress.analysis.table import Table
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
 from evopress.errors import ConfigError, ProfileError, ScheduleError
-from evopress.profile import Profile
 from evopress.search.driver import run_search
 from evopress.search.evolution import Evolution
-from evopress.search.mutation import Indices
+from evopress.search.moves.mutation import Indices
 from evopress.search.stages import Stage, validate_schedule
-from evopress.search.starts import ATTEMPTS
+from evopress.search.starts.drawn import ATTEMPTS
 from evopress.search.types import Evaluate
-from evopress.space import SearchSpace
 
 SHOWN = 10
 """How many pairs a result keeps, the largest gains first."""

@@ -15,9 +15,9 @@ import typer
 from evopress.cli.options import Debug, Given, Json, Out, Track, names, parsed, refuse, trackers, with_settings
 from evopress.cli.show import Screen
 from evopress.errors import EvopressError, ResourceError
-from evopress.resolve import resolve
-from evopress.run import locked, read_run
+from evopress.run.directory import locked, read_run
 from evopress.search.presets import ApplicationName
+from evopress.settings.resolve import resolve
 
 app = typer.Typer(
     name="evopress",
@@ -97,8 +97,8 @@ def _compress(
 
 def _on_run(directory: Path, as_json: bool, step: Callable[[Any], Any], track: Given = None) -> None:
     """Run one step on an existing run directory and print what it returns, if anything."""
-    from evopress.trackers import tracked
-    from evopress.workspace import Workspace
+    from evopress.run.trackers import tracked
+    from evopress.steps.workspace import Workspace
 
     with Screen(as_json) as screen:
         run = read_run(directory)
@@ -155,8 +155,8 @@ def evaluate(
 ) -> None:
     """Score the dense model, the reference profiles and the searched one on held-out text, or on tasks."""
     from evopress import pipeline
-    from evopress.harness import TaskSettings
-    from evopress.tasks import evaluate_tasks
+    from evopress.steps.harness import TaskSettings
+    from evopress.steps.tasks import evaluate_tasks
 
     text = {"--data": data, "--tokens": tokens, "--sequence-length": sequence_length}
     of_tasks = {"--task-path": task_path, "--fewshot": fewshot, "--limit": limit, "--batch-size": batch_size}
@@ -181,7 +181,7 @@ def compare(
 ) -> None:
     """Search with every baseline that applies and score all on held-out text: a table, and a figure in the run."""
     from evopress.analysis import draw_comparison
-    from evopress.compare import compare
+    from evopress.steps.compare import compare
 
     def step(workspace: Any) -> Any:
         result = compare(workspace, seeds=seeds, data=data, tokens=tokens, brute=brute_force)
@@ -202,8 +202,8 @@ def analyze(
     debug: Debug = False,
 ) -> None:
     """Ask of a finished run: do layer errors add up, what do single changes do, how many tokens tell them apart."""
-    from evopress.analyze import Sizes, analyze
-    from evopress.workspace import Workspace
+    from evopress.steps.analyze import Sizes, analyze
+    from evopress.steps.workspace import Workspace
 
     names = tuple(name.strip() for name in what.split(",") if name.strip())
     drawable = find_spec("matplotlib") is not None
@@ -236,7 +236,7 @@ def export(
 @app.command()
 def inspect(directory: Directory, as_json: Json = False, debug: Debug = False) -> None:
     """Show what a run is, how far it has come and what it found. Reads only; works on a running one."""
-    from evopress.summary import summarize
+    from evopress.report.summary import summarize
 
     with Screen(as_json) as screen:
         screen.summary(read_run(directory), summarize(read_run(directory)))

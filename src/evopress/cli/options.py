@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from evopress.config import Config, section_type
 from evopress.errors import ConfigError
 from evopress.search.presets import ApplicationName
-from evopress.sections import Section
+from evopress.settings.config import Config, section_type
+from evopress.settings.sections import Section
 
 PresetName = Annotated[str, typer.Option(help="paper, super-fast or quick")]
 Data = Annotated[str | None, typer.Option(help="demo, a .txt/.jsonl/.parquet file, wikitext2, c4, ...")]

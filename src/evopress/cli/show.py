@@ -20,14 +20,14 @@ from rich.table import Table
 from rich.text import Text
 
 from evopress.cli.tables import front_table, scores_table, tasks_table
-from evopress.config import Config
-from evopress.files import size
-from evopress.observer import Observer
-from evopress.run import RunDirectory
+from evopress.core.files import size
+from evopress.core.space import SearchSpace
+from evopress.run.directory import RunDirectory
+from evopress.run.observer import Observer
+from evopress.run.wording import budget_text, differences, generations_text, place, verdict
 from evopress.search.stopping import Limits
 from evopress.search.types import BatchResult
-from evopress.space import SearchSpace
-from evopress.wording import budget_text, differences, generations_text, place, verdict
+from evopress.settings.config import Config
 
 COLORS = ("red3", "dark_orange", "gold1", "chartreuse3", "deep_sky_blue1", "medium_purple1", "orchid", "white")
 """From the most compressed level to the least."""
@@ -117,7 +117,7 @@ class Screen(Observer):
         """The end of one step."""
         self._progress.stop()
         if self._as_json:
-            from evopress.summary import summarize
+            from evopress.report.summary import summarize
 
             own = {"export": str(result)} if isinstance(result, Path) else {}
             print(json.dumps(result if isinstance(result, dict) else summarize(run) | own))
@@ -184,7 +184,7 @@ class Screen(Observer):
 
 def read_levels(run: RunDirectory) -> dict[str, str]:
     """unit -> level of the searched profile."""
-    from evopress.records import read_profile
+    from evopress.run.records import read_profile
 
     return dict(read_profile(run.profile).items())
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from evopress.wording import COLUMNS, after_bos, final, others
+from evopress.run.wording import COLUMNS, after_bos, final, others
 
 
 def scores_table(evaluation: dict[str, Any]) -> Table:

@@ -21,7 +21,7 @@ from evopress.cli.tables import scores_table
 from evopress.errors import JournalError
 from evopress.report import RunData, read_data
 from evopress.report.history import Generation, generations
-from evopress.wording import budget_text, duration, generations_text, verdict
+from evopress.run.wording import budget_text, duration, generations_text, verdict
 
 BARS = "▁▂▃▄▅▆▇█"
 RECENT = 8

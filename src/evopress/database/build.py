@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from evopress.assemble import EMBEDDING, Assembly, weight_slots
-from evopress.compress.hessian import Hessian
+from evopress.core.files import PARTIAL, require_disk
 from evopress.database.manifest import Manifest, read_manifest, write_manifest
 from evopress.database.methods import Levels, Method, corrects
 from evopress.database.store import Database, write_unit
 from evopress.errors import ConfigError, DatabaseError
-from evopress.files import PARTIAL, require_disk
+from evopress.levels.hessian import Hessian
+from evopress.models.assemble import EMBEDDING, Assembly, weight_slots
 from evopress.models.batches import batches
 from evopress.models.capture import collect_inputs
 from evopress.models.describe import Linear, ModelMap

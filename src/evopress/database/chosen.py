@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from evopress.core.profile import DENSE
 from evopress.database.methods import Levels, Method, Pruning, Quantization
-from evopress.profile import DENSE
 
 
 @dataclass(frozen=True, kw_only=True)

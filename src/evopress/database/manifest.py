@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from evopress.compress.ggml import Ggml
-from evopress.compress.grid import Grid
-from evopress.compress.packed import Compressed, Packed
-from evopress.compress.quantized import Quantized
-from evopress.compress.sparse import Sparse
+from evopress.core.files import write_text
 from evopress.errors import DatabaseError, SchemaError
-from evopress.files import write_text
+from evopress.levels.ggml import Ggml
+from evopress.levels.grid import Grid
+from evopress.levels.packed import Compressed, Packed
+from evopress.levels.quantized import Quantized
+from evopress.levels.sparse import Sparse
 from evopress.models.describe import WeightView
 
 SCHEMA = 3

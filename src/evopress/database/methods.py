@@ -13,7 +13,9 @@ from typing import Literal, Protocol
 
 import torch
 
-from evopress.compress import (
+from evopress.core.ggml_types import fitting_types, ggml_storage_bits, ggml_type
+from evopress.errors import ConfigError
+from evopress.levels import (
     Compressed,
     Grid,
     Sparsity,
@@ -26,10 +28,8 @@ from evopress.compress import (
     sparse_storage_bits,
     storage_bits,
 )
-from evopress.compress.levels import count_zeros
-from evopress.compress.packed import Packed
-from evopress.errors import ConfigError
-from evopress.ggml_types import fitting_types, ggml_storage_bits, ggml_type
+from evopress.levels.levels import count_zeros
+from evopress.levels.packed import Packed
 
 Levels = Mapping[str, Compressed[Packed]]
 """Level name -> a weight's compressed form."""

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from evopress.compress.packed import Packed
+from evopress.core.files import write_text
+from evopress.core.profile import Profile
 from evopress.database.store import Database
 from evopress.errors import RunError, SchemaError
-from evopress.files import write_text
-from evopress.profile import Profile
+from evopress.levels.packed import Packed
 
 SCHEMA = 1
 FILE = "polish.json"

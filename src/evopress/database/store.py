@@ -13,10 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from evopress.compress.packed import Compressed, Packed
+from evopress.core.files import replacing, sha256
 from evopress.database.manifest import Manifest, UnitEntry, level_entry, read_manifest
 from evopress.errors import ChecksumError, DatabaseError
-from evopress.files import replacing, sha256
+from evopress.levels.packed import Compressed, Packed
 from evopress.models.describe import Linear
 
 

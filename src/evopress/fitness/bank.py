@@ -17,7 +17,7 @@ import torch
 from evopress.database.store import Database, to_parameter
 
 if TYPE_CHECKING:
-    from evopress.compress.packed import Packed
+    from evopress.levels.packed import Packed
 
 Key = tuple[str, str]
 """Unit and level."""

@@ -10,7 +10,7 @@ import itertools
 import random
 
 from evopress.errors import NotEnoughTokens
-from evopress.fitness.tokens import Piece, Tokens, cut
+from evopress.text.tokens import Piece, Tokens, cut
 
 
 def minibatch(text: Tokens, number: int, tokens: int, seed: int) -> list[Piece]:

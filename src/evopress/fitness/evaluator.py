@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from evopress.assemble import HEAD, Assembly, Choice
+from evopress.core.profile import Profile
 from evopress.fitness import draws
 from evopress.fitness.divergence import Measure
 from evopress.fitness.teacher import Teacher
-from evopress.fitness.tokens import Piece, Tokens
 from evopress.fitness.tree import Student, Tree, Work
+from evopress.models.assemble import HEAD, Assembly, Choice
 from evopress.models.batches import batch_indices
 from evopress.models.runner import Runner
-from evopress.profile import Profile
+from evopress.text.tokens import Piece, Tokens
 
 HEAD_BYTES = {"cpu": 51_000_000, "cuda": 400_000_000}
 """Size of one chunk of fp32 logits. Three are live at once; smaller ones re-read the head's weights too often, larger

@@ -36,12 +36,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from evopress.assemble import EMBEDDING, HEAD, Choice
+from evopress.core.profile import Profile
 from evopress.fitness.evaluator import Evaluator, Progress
 from evopress.fitness.sensitivity_batch import Batch, Signal, begin
 from evopress.fitness.sensitivity_ends import Ends, moments, others
+from evopress.models.assemble import EMBEDDING, HEAD, Choice
 from evopress.models.describe import Linear
-from evopress.profile import Profile
 
 Table = Mapping[str, Mapping[str, float]]
 """unit -> level -> number."""

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from evopress.assemble import HEAD, Choice
 from evopress.fitness.evaluator import Evaluator
 from evopress.fitness.sensitivity_ends import Ends, moments
-from evopress.fitness.tokens import Piece
+from evopress.models.assemble import HEAD, Choice
 from evopress.models.batches import batch_indices
 from evopress.models.capture import collect_inputs, collect_outputs
 from evopress.models.describe import Linear
 from evopress.models.runner import Contexts
+from evopress.text.tokens import Piece
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evopress.assemble import EMBEDDING, HEAD
+from evopress.core.profile import Profile
 from evopress.fitness.evaluator import Evaluator
+from evopress.models.assemble import EMBEDDING, HEAD
 from evopress.models.ends import head_unit
-from evopress.profile import Profile
 
 Sums = Mapping[str, Mapping[str, Tensor]]
 """unit -> level -> the two sums of `moments`, float64 on the CPU."""

@@ -15,7 +15,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from evopress.assemble import EMBEDDING, HEAD, Assembly, Choice
+from evopress.models.assemble import EMBEDDING, HEAD, Assembly, Choice
 from evopress.models.runner import Contexts, Runner
 
 Student = tuple[Tensor, Choice | None]

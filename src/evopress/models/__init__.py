@@ -2,7 +2,8 @@
 
 Structure is read from the modules and from one short forward pass, never from a model's name, so that an architecture
 released tomorrow works today if it is built like the others, and is refused with one clear line if it is not.
-Importing this package imports torch and transformers (seconds); nothing here may import search or compress.
+Importing this package imports torch and transformers (seconds). It knows neither levels nor search. Start at
+`describe`, then `runner`; `assemble` gives blocks their levels.
 """
 
 from evopress.models.bypass import BypassSlot, Switch, bypass_slots, dropped

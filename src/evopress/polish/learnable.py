@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from evopress.compress.grid import MAX_SCALE, MAX_SHORT, MIN_SCALE
-from evopress.compress.packed import Packed
-from evopress.compress.quantized import Quantized
-from evopress.compress.sparse import Sparse
+from evopress.levels.grid import MAX_SCALE, MAX_SHORT, MIN_SCALE
+from evopress.levels.packed import Packed
+from evopress.levels.quantized import Quantized
+from evopress.levels.sparse import Sparse
 
 EDGE = 0.2  # how far from the rounding point a number starts whose code is another than the nearest, in codes
 LEAST_STRETCH = 1 / 16  # of a scale: none turns over
@@ -64,8 +64,8 @@ class LearnableGrid:
     weight, or where another code was chosen for it, just inside of that code: so learning continues the choice, and
     the codes that were a close call turn first. `floats` (rows, groups, 1) start at 1.
 
-    >>> from evopress.compress.grid import Grid
-    >>> from evopress.compress.rtn import quantize_rtn
+    >>> from evopress.levels.grid import Grid
+    >>> from evopress.levels.rtn import quantize_rtn
     >>> dense = torch.tensor([[0.1, -0.4, 0.3, 0.7]])
     >>> level = quantize_rtn([dense], [Grid(bits=2)])[0][0].tensor
     >>> form = LearnableGrid(level, dense)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from evopress.assemble import EMBEDDING, HEAD, Assembly, Choice
-from evopress.compress.packed import Packed
 from evopress.fitness.divergence import KL
+from evopress.levels.packed import Packed
+from evopress.models.assemble import EMBEDDING, HEAD, Assembly, Choice
 from evopress.models.runner import Runner
 from evopress.polish.blocks import Forms, linear_decay, make_optimizer
 from evopress.polish.learnable import learnable

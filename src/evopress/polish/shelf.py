@@ -10,11 +10,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from evopress.compress.packed import Compressed, Packed
+from evopress.core.files import replacing, write_text
 from evopress.database.manifest import Manifest, read_manifest, write_manifest
 from evopress.database.store import Database, write_unit
 from evopress.errors import DatabaseError
-from evopress.files import replacing, write_text
+from evopress.levels.packed import Compressed, Packed
 from evopress.models.describe import Linear
 from evopress.polish.blocks import Outcome
 

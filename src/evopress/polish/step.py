@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
-from evopress.assemble import EMBEDDING, HEAD, Assembly
-from evopress.compress.packed import Packed
-from evopress.config import nothing_to_learn, sweeps
+from evopress.core.profile import DENSE, Profile
 from evopress.database.polished import Phase, PolishRecord, read_record, write_record
 from evopress.database.store import Database
 from evopress.errors import ConfigError, NotEnoughTokens, RunMismatch
+from evopress.levels.packed import Packed
 from evopress.models import Linear
+from evopress.models.assemble import EMBEDDING, HEAD, Assembly
 from evopress.models.weights import weight
 from evopress.polish.blocks import Forms, Outcome, Rates, polish_block
 from evopress.polish.learnable import learnable
@@ -35,10 +35,10 @@ from evopress.polish.model import Learning, ModelRates, Student, divergence, lea
 from evopress.polish.shelf import Shelf, read_state, write_state
 from evopress.polish.sweep import sweep_again
 from evopress.polish.text import Pass, Text
-from evopress.profile import DENSE, Profile
-from evopress.records import read_profile
-from evopress.sections import PolishSection
-from evopress.workspace import Workspace
+from evopress.run.records import read_profile
+from evopress.settings.config import nothing_to_learn, sweeps
+from evopress.settings.sections import PolishSection
+from evopress.steps.workspace import Workspace
 
 SWEEP_PASSES, BLOCK_PASSES, MODEL_PASSES = 8, 6, 7
 """What the sweep and each epoch cost beside one pass forward. An epoch goes back through inputs and weights, and makes

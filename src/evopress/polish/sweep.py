@@ -13,7 +13,7 @@ from evopress.database.build import build_database
 from evopress.database.chosen import Chosen
 from evopress.database.methods import Pruning, Quantization
 from evopress.database.store import Database
-from evopress.workspace import Workspace
+from evopress.steps.workspace import Workspace
 
 
 def sweep_again(workspace: Workspace, levels: Mapping[str, str], directory: Path) -> Database:

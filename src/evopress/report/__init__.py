@@ -1,6 +1,7 @@
 """The report of one or several runs, as one HTML file that needs nothing else: reads files of run directories only.
 
-`data` collects, `history` and `allocation` derive, `charts` computes coordinates, `page` fills the templates. No torch.
+`data` collects, `history` and `allocation` derive, `charts` computes coordinates, `page` fills the templates.
+Knows run directories but no step, and loads no torch. Start at `data`.
 """
 
 from evopress.report.data import RunData, read_all, read_data

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evopress.profile import DENSE_BITS, Unit
+from evopress.core.profile import DENSE_BITS, Unit
 from evopress.report.data import RunData
 
 DROPPED = -3

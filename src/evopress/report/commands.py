@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from evopress.config import Config, flat
 from evopress.report.data import RunData
-from evopress.resolve import resolve
+from evopress.settings.config import Config, flat
+from evopress.settings.resolve import resolve
 
 VERBS = {"bits": "quantize", "sparsity": "sparsify", "depth": "drop"}
 """Application -> command."""

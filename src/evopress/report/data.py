@@ -13,14 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evopress.config import Config
+from evopress.core.profile import Level, Unit
+from evopress.core.space import SearchSpace
 from evopress.errors import BudgetError, JournalError, RunMismatch
-from evopress.export.staging import is_whole
-from evopress.profile import Level, Unit
-from evopress.progress import read_progress
-from evopress.records import read_json
-from evopress.run import read_run
-from evopress.space import SearchSpace
+from evopress.formats.staging import is_whole
+from evopress.run.directory import read_run
+from evopress.run.progress import read_progress
+from evopress.run.records import read_json
+from evopress.settings.config import Config
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from evopress import wording
-from evopress.files import size
+from evopress.core.files import size
 from evopress.report.charts import Chart, Mark, scatter
 from evopress.report.data import RunData
+from evopress.run import wording
 
 MEASURES = {"kl": ("KL to the dense model", "{:.4f}"), "perplexity": ("perplexity", "{:.2f}")}
 """What the fronts show over the size."""

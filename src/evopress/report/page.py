@@ -15,12 +15,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from evopress import wording
-from evopress.config import flat
-from evopress.files import size, write_text
+from evopress.core.files import size, write_text
 from evopress.report import allocation, commands, front, history
 from evopress.report.charts import Chart, Mark, columns, scatter, short
 from evopress.report.data import RunData, read_all
+from evopress.run import wording
+from evopress.settings.config import flat
 
 
 def write_report(paths: Sequence[Path], out: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from evopress.core.profile import Profile
 from evopress.errors import ConfigError, RunMismatch
-from evopress.profile import Profile
 from evopress.search.journal import Journal
 from evopress.search.stopping import Stopper
 from evopress.search.types import Batch, BatchResult, Evaluate, Reread, Strategy

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
 from evopress.errors import BudgetError, ConfigError
-from evopress.profile import Profile
 from evopress.search.learner import Evidence, Learner
-from evopress.search.mutation import Indices, Mutation, equal_switches, roles, thirds
+from evopress.search.moves.mutation import Indices, Mutation, equal_switches, roles, thirds
 from evopress.search.planned import Plan, Planned, ranked
 from evopress.search.preselect import Preselect
 from evopress.search.racing import Memory, Race, Track
 from evopress.search.stages import Stage, validate_schedule
-from evopress.search.starts import default_starts
+from evopress.search.starts.drawn import default_starts
 from evopress.search.types import Batch
-from evopress.space import SearchSpace
 
 Candidate = tuple[Indices, Profile]
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from evopress.core.files import replacing
 from evopress.errors import JournalError, RunError, RunMismatch, SchemaError
-from evopress.files import replacing
 from evopress.search.types import Batch
 
 SCHEMA = 1

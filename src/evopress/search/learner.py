@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from evopress.search.mutation import Indices
+from evopress.search.moves.mutation import Indices
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
 
-from evopress.profile import Profile
+from evopress.core.profile import Profile
 from evopress.search.effort import Effort
 from evopress.search.types import Batch
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from evopress.errors import ConfigError
 from evopress.search.learner import Evidence, Learner
-from evopress.search.mutation import Indices
+from evopress.search.moves.mutation import Indices
 from evopress.search.surrogate import Surrogate
 
 

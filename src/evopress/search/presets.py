@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
+from evopress.core.profile import Profile
+from evopress.core.space import Exchange, SearchSpace
 from evopress.errors import ConfigError
-from evopress.profile import Profile
 from evopress.search.automatic import AUTO
-from evopress.search.depth_moves import blocks, slide
 from evopress.search.evolution import Evolution
-from evopress.search.moves import AdaptiveMoves, default_moves
-from evopress.search.mutation import Mutation, bands, equal_switches, free_switches, mixed, roles
+from evopress.search.moves.adaptive import AdaptiveMoves, default_moves
+from evopress.search.moves.depth import blocks, slide
+from evopress.search.moves.mutation import Mutation, bands, equal_switches, free_switches, mixed, roles
 from evopress.search.preselect import Preselect
 from evopress.search.racing import Race
 from evopress.search.stages import validate_schedule
 from evopress.search.surrogate import Surrogate
-from evopress.space import Exchange, SearchSpace
 
 ApplicationName = Literal["bits", "sparsity", "depth"]
 """The paper's three applications."""

@@ -15,8 +15,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from evopress.core.profile import Profile
 from evopress.errors import ConfigError
-from evopress.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from evopress.core.space import SearchSpace
 from evopress.errors import ConfigError
 from evopress.search.learner import Evidence, Learner
-from evopress.search.mutation import Indices
-from evopress.space import SearchSpace
+from evopress.search.moves.mutation import Indices
 
 Array = npt.NDArray[np.float64]
 Steps = tuple[npt.NDArray[np.intp], Array]
@@ -49,8 +49,8 @@ class Surrogate(Learner):
     of what a step of its cost has at the median. On `noise_tokens` tokens
     the noise in an effect is as large as that standard deviation. Each new parent leaves `memory` of what was learnt.
 
-    >>> from evopress.profile import Level, Unit
-    >>> from evopress.space import make_space
+    >>> from evopress.core.profile import Level, Unit
+    >>> from evopress.core.space import make_space
     >>> units = [Unit(name, 0, name, 1, (Level("2", 2), Level("3", 3))) for name in "ab"]
     >>> space = make_space(units, average=2.5, exchange="any")
     >>> model = Surrogate(space, np.array([[0.0, -1.0], [0.0, -3.0]]), trust=0.5, floor=0.0)
@@ -166,7 +166,7 @@ def effect_table(
 ) -> Array:
     """slope + gamma * curvature of every unit and level as a surrogate's `effects` (units x levels).
 
-    ConfigError when a number is missing. See `evopress.search.sensitivity` for what gamma does.
+    ConfigError when a number is missing. See `evopress.search.starts.sensitivity` for what gamma does.
     """
     table = np.zeros((len(space.units), max(len(unit.levels) for unit in space.units)))
     for row, unit in enumerate(space.units):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from evopress.profile import Profile
+from evopress.core.profile import Profile
 
 Evaluate = Callable[[Sequence[Profile], int], list[float]]
 """Scores for profiles on that many tokens. All profiles of a call see one minibatch; each call draws a fresh one."""

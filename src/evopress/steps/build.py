@@ -6,9 +6,9 @@ from pathlib import Path
 
 from evopress.database.build import build_database
 from evopress.fitness.divergence import make_measure
-from evopress.records import read_profile
-from evopress.run import locked
-from evopress.workspace import Workspace
+from evopress.run.directory import locked
+from evopress.run.records import read_profile
+from evopress.steps.workspace import Workspace
 
 
 def build(workspace: Workspace) -> None:

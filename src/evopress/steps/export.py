@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evopress.cards import make_card
 from evopress.errors import VerificationError
-from evopress.export.card import write_card
-from evopress.export.formats import find_format
-from evopress.export.shards import weight_bytes
-from evopress.export.staging import staged, withdraw
-from evopress.records import read_fitting
-from evopress.workspace import Workspace
+from evopress.formats.card import write_card
+from evopress.formats.formats import find_format
+from evopress.formats.shards import weight_bytes
+from evopress.formats.staging import staged, withdraw
+from evopress.run.records import read_fitting
+from evopress.steps.cards import make_card
+from evopress.steps.workspace import Workspace
 
 
 def export(
@@ -23,7 +23,7 @@ def export(
 ) -> Path:
     """Write the searched profile, or that of the file `profile`, as a checkpoint and load it to see that it is right.
 
-    `format` is a name from `evopress.export.formats`, by default that of the run's target. Returns the checkpoint's
+    `format` is a name from `evopress.formats.formats`, by default that of the run's target. Returns the checkpoint's
     directory: `out`, or `export/` in the run, `export-FORMAT/` for another format than the run's own.
     VerificationError when the files have another size than predicted, or other logits than the searched model; then no
     loader accepts the directory.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-from evopress.profile import Profile
-from evopress.progress import Progress
-from evopress.records import journal_header, seconds_of, timed, write_profile, write_space
+from evopress.core.profile import Profile
+from evopress.run.progress import Progress
+from evopress.run.records import journal_header, seconds_of, timed, write_profile, write_space
 from evopress.search import Journal, Stopper, run_search
 from evopress.search.types import Strategy
-from evopress.strategies import make_strategy, warm_up
-from evopress.workspace import Workspace
+from evopress.steps.strategies import make_strategy, warm_up
+from evopress.steps.workspace import Workspace
 
 
 def search(workspace: Workspace) -> Profile:

@@ -1,0 +1,24 @@
+"""What can be chosen: units with their levels, how these are made, where they go in a live model, what they cost.
+
+Knows models, levels and databases, but no formats and no run: what files cost is told as data. Start at `family`, the
+protocol that all others know; one file each: quantize and ggml (bits), sparsify (zeros), drop (depth).
+"""
+
+from evopress.families.drop import Drop, Measured
+from evopress.families.family import Application, Stored
+from evopress.families.ggml import QuantizeGgml
+from evopress.families.quantize import Quantize
+from evopress.families.sparsify import Sparsify
+from evopress.families.weights import WeightApplication, layer_errors
+
+__all__ = [
+    "Application",
+    "Drop",
+    "Measured",
+    "Quantize",
+    "QuantizeGgml",
+    "Sparsify",
+    "Stored",
+    "WeightApplication",
+    "layer_errors",
+]

@@ -1,0 +1,87 @@
+"""The one interface between an application and everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
+from evopress.database.methods import Method
+from evopress.database.store import Database
+from evopress.models.assemble import Load, Slots, Tensors
+from evopress.search.types import Strategy
+from evopress.settings.sections import SearchSection
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A level in the files: all its bits, those without scales and masks, and its layer error, if it has one."""
+
+    bits: int
+    codes: int
+    error: float | None = None
+
+
+class Application(Protocol):
+    """One way to compress a model, ready to be searched. It knows no formats: what files cost it is told."""
+
+    @property
+    def resizes(self) -> bool:
+        """Whether a checkpoint's files are smaller for what is chosen; zeros are stored like other numbers."""
+
+    @property
+    def method(self) -> Method | None:
+        """How the database's levels are made; None where levels need no database."""
+
+    @property
+    def space(self) -> SearchSpace:
+        """The profiles that the budget allows."""
+
+    @property
+    def references(self) -> dict[str, Profile]:
+        """Simple profiles of the same budget by name: results are shown beside them."""
+
+    @property
+    def starts(self) -> dict[str, Profile]:
+        """Profiles that cheap scores propose, by name: searches start from them. The references are among them."""
+
+    @property
+    def start_tokens(self) -> int:
+        """What finding `starts` takes, in tokens through a whole model; what the database took is not counted."""
+
+    def scored_start(self, tokens: int) -> Strategy | None:
+        """A strategy whose first batch, on so many tokens, proposes a start; None where there is none."""
+
+    @property
+    def gammas(self) -> tuple[float, ...]:
+        """How much starts from sensitivities distrust them, each a candidate; see `search.starts.sensitivity`."""
+
+    def baselines(self, rng: Random, search: SearchSection, brute: bool) -> dict[str, Callable[[], Strategy]]:
+        """Every other method that applies, by name, as long as `search` is; `brute`: also all profiles, one by one."""
+
+    def slots(self, load: Load) -> Slots:
+        """Where levels go in the live model."""
+
+    def sizes(self, profile: Profile | None) -> dict[str, float | int]:
+        """What a profile (None: the dense model) amounts to, `bytes` of the model among it."""
+
+    def stored(self) -> dict[str, dict[str, Stored]]:
+        """What each level of each unit, by their names, takes in the files."""
+
+    def left_out(self, profile: Profile) -> tuple[int, ...]:
+        """The blocks that a checkpoint lacks; those behind them move up."""
+
+    def tensors(self, profile: Profile, database: Database | None) -> Tensors:
+        """The parameters of blocks that stay that differ from the dense model's, for checkpoints.
+
+        Names are those of the dense model; levels come from `database`, where there is one.
+        """
+
+    def to_text(self, profile: Profile) -> str:
+        """The profile in the official code's text format."""
+
+    def from_text(self, text: str) -> Profile:
+        """Read the official code's text format; ProfileError says what does not fit."""

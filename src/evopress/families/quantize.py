@@ -1,0 +1,147 @@
+"""Mixed bit-widths: units are linear layers, levels are bit-widths from the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from evopress.core.costs import FileCosts, require_size
+from evopress.core.profile import DENSE, DENSE_BITS, Unit, nearest_level, tie
+from evopress.core.space import SearchSpace, exchange_groups, make_space
+from evopress.database.manifest import LevelEntry, UnitEntry
+from evopress.database.methods import Quantization
+from evopress.database.store import Database
+from evopress.errors import BudgetError, ConfigError
+from evopress.families.weights import WeightApplication, dense_level
+from evopress.levels.quantized import storage_bits
+from evopress.models import ModelMap
+from evopress.settings.sections import BudgetSection, QuantizeSection
+from evopress.settings.targets import Target
+
+
+class Quantize(WeightApplication):
+    """Implements `Application`. ConfigError when the group size does not fit a layer.
+
+    `target` is the runtime that will serve it, if that is known; `files` says what its files cost where the budget is
+    their size.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        model_map: ModelMap,
+        section: QuantizeSection,
+        budget: BudgetSection,
+        database: Callable[[], Database],
+        *,
+        target: Target | None,
+        files: Callable[[], FileCosts],
+    ) -> None:
+        super().__init__(model, model_map, budget, database)
+        self._section, self._target, self._files = section, target, files
+        self._require_fit()
+        if budget.counts == "size":
+            costs, size = files(), int(Fraction(budget.target))
+            require_size(size, costs.constant, [sorted(own.values()) for own in costs.levels.values()])
+
+    @cached_property
+    def method(self) -> Quantization:
+        """GPTQ or round-to-nearest."""
+        section = self._section
+        propagate = self._nearest() if section.propagate == "auto" else section.propagate
+        return Quantization(
+            name="rtn" if section.method == "rtn" else "gptq",
+            grids=section.grids(),
+            damping=section.damping,
+            act_order=section.act_order,
+            search=section.scales == "searched",
+            rounds=section.refine,
+            mismatch=section.mismatch,
+            propagate=propagate,
+        )
+
+    def _nearest(self) -> str:
+        """The level that costs, given to all units, what comes nearest to the budget: what later blocks will see."""
+        budget, grids = self._budget, self._section.grids()
+        shapes = [linear.view.shape for linear in self._map.linears]
+        if budget.counts == "size":
+            files = self._files()
+            own = files.levels.values()
+            sizes = {level: files.constant + sum(costs[level] for costs in own) for level in grids}
+            return nearest_level(sizes, Fraction(budget.target))
+        weights = sum(rows * columns for rows, columns in shapes)
+        stored = {level: sum(storage_bits(shape, grid) for shape in shapes) for level, grid in grids.items()}
+        codes = {level: grid.bits * weights for level, grid in grids.items()}
+        return nearest_level(stored if budget.counts == "bpw" else codes, Fraction(budget.target) * weights)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """Costs are code bits, stored bits with scales and zeros, or bytes of files, the constant part set aside."""
+        budget = self._budget
+        if budget.counts == "size":
+            files = self._files()
+            units = self._tied(self.units(lambda entry, level: files.levels[entry.name][level.name]))
+            limit = int(Fraction(budget.target)) - files.constant
+            return SearchSpace(tuple(units), limit, exchange_groups(units, budget.exchange))
+        units = self._tied(self.units(lambda _, level: self._bits(level)))
+        return make_space(units, average=budget.target, exchange=budget.exchange)
+
+    def _bits(self, level: LevelEntry) -> int:
+        """What a level costs where the budget is an average."""
+        return level.storage_bits if self._budget.counts == "bpw" else level.code_bits
+
+    def _require_fit(self) -> None:
+        """ConfigError when the levels do not fit the model, BudgetError when they cannot have so many stored bits."""
+        budget, linears = self._budget, self._map.linears
+        _require_group_size(self._map, self._section.group_size, whole=self._target is not None)
+        if budget.counts == "bpw":
+            weights = [linear.view.shape[0] * linear.view.shape[1] for linear in linears]
+            dense = [DENSE_BITS] if DENSE in self._section.levels else []
+            bits = [
+                [*self.method.level_bits(linear.name, linear.view.shape).values(), *(own * count for own in dense)]
+                for linear, count in zip(linears, weights, strict=True)
+            ]
+            low, high = sum(map(min, bits)), sum(map(max, bits))
+            if not low <= Fraction(budget.target) * sum(weights) <= high:
+                allowed = f"{low / sum(weights):.5g} to {high / sum(weights):.5g}"
+                raise BudgetError(
+                    f"--bpw {budget.target} cannot be met; scales and zeros counted the levels have {allowed}"
+                )
+
+    def _tied(self, units: Sequence[Unit]) -> list[Unit]:
+        """The units, those that the target fuses as one."""
+        if self._target is None:
+            return list(units)
+        own = {unit.name: unit for unit in units}
+        return [tie([own[linear.name] for linear in tied]) for tied in self._target.ties(self._map.linears)]
+
+    def levels(self, entry: UnitEntry) -> tuple[LevelEntry, ...]:
+        """Those of the database, and the dense weight where the run has it as a level."""
+        return entry.levels + ((dense_level(entry.size),) if DENSE in self._section.levels else ())
+
+    def figures(self, levels: Sequence[LevelEntry] | None) -> dict[str, float | int]:
+        """Average code bits and stored bits (bpw) of the compressed layers."""
+        weights = self.space.total_weights
+        codes = stored = DENSE_BITS * weights
+        if levels is not None:
+            codes = sum(level.code_bits for level in levels)
+            stored = sum(level.storage_bits for level in levels)
+        return {"bits": codes / weights, "bpw": stored / weights}
+
+
+def _require_group_size(model_map: ModelMap, size: int | None, *, whole: bool) -> None:
+    """ConfigError when groups of that size do not fit a layer, or leave a smaller one where all must be `whole`."""
+    for linear in model_map.linears:
+        columns = linear.view.shape[1]
+        if size is not None and size > columns:
+            raise ConfigError(
+                f"group size {size} is larger than the {columns} inputs of {linear.name}; "
+                f"use at most {columns}, or 0 for one group a row"
+            )
+        if size is not None and whole and columns % size:
+            raise ConfigError(
+                f"group size {size} does not divide the {columns} inputs of {linear.name}, as the target needs; "
+                f"use a smaller one, or 0 for one group a row"
+            )

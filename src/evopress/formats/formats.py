@@ -1,0 +1,27 @@
+"""The table of formats: add a class to it, and `--format`, targets, sizes and the tests of all formats know it."""
+
+from __future__ import annotations
+
+from evopress.errors import ConfigError
+from evopress.formats.compressed_tensors import CompressedTensors
+from evopress.formats.format import Format
+from evopress.formats.gguf_format import Gguf, LlamaQuantize
+from evopress.formats.gptq import Gptq
+from evopress.formats.hf import HuggingFace
+from evopress.search.presets import ApplicationName
+
+FORMATS: dict[str, Format] = {
+    format.name: format for format in (HuggingFace(), CompressedTensors(), Gguf(), LlamaQuantize(), Gptq())
+}
+"""Name -> format."""
+
+
+def find_format(name: str, application: ApplicationName) -> Format:
+    """The format of that name; ConfigError when there is none or it cannot hold profiles of the application."""
+    if name not in FORMATS:
+        raise ConfigError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
+    found = FORMATS[name]
+    if application not in found.applications:
+        fitting = [other.name for other in FORMATS.values() if application in other.applications]
+        raise ConfigError(f"format {name} holds no {application} profiles; use {', '.join(fitting)}")
+    return found

@@ -1,0 +1,143 @@
+"""Putting a profile into a live model: each unit has a slot that takes its levels, and gives the dense one back.
+
+A weight's slot moves a pointer and nothing else; where the tensors come from (memory, a packed file) is the loader's
+matter. The slots of sub-layers are in `evopress.models.bypass`.
+Blocks are assembled one at a time because the evaluator and the builder run one block at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+import torch
+from torch import nn
+
+from evopress.core.profile import DENSE, Profile
+from evopress.errors import ProfileError
+from evopress.models.describe import ModelMap
+from evopress.models.ends import head_unit
+
+Choice = tuple[str | None, ...]
+"""One level name for each unit of a place, in the model's order; None is the dense weight."""
+
+Load = Callable[[str, str, torch.dtype], torch.Tensor]
+"""(unit, level, dtype) -> dense tensor in the parameter's layout."""
+
+Tensors = Mapping[str, Callable[[torch.dtype], torch.Tensor]]
+"""Parameter name -> what makes its compressed tensor in a dtype: how a checkpoint differs from the dense model."""
+
+
+def no_levels(unit: str, level: str, dtype: torch.dtype) -> torch.Tensor:
+    """The `Load` of applications whose levels are no tensors; ProfileError when called."""
+    raise ProfileError(f"unit {unit}: level {level!r} is no tensor; this run has no database")
+
+
+class Slot(Protocol):
+    """Where the level of a unit, or the part of it that lies in one block, is put into the model."""
+
+    name: str
+    level: str | None
+
+    def apply(self, level: str | None) -> None:
+        """Give the unit this level; None is the dense model's."""
+
+
+Slots = Sequence[Sequence[Slot]]
+"""For each block the slots of the units in it, in the model's order; then those at HEAD, then those at EMBEDDING."""
+
+HEAD, EMBEDDING = -2, -1
+"""The places beside the blocks. A weight that is both has one slot, which is at both places."""
+
+
+class WeightSlot:
+    """A weight's parameter, its dense tensor and the level it has now. `load` is called when a level is applied."""
+
+    def __init__(self, name: str, parameter: nn.Parameter, load: Load) -> None:
+        self.name, self.parameter, self.dense, self._load = name, parameter, parameter.data, load
+        self.level: str | None = None
+
+    def tensor(self, level: str | None) -> torch.Tensor:
+        """The tensor of this level, in the parameter's layout and dtype."""
+        return self.dense if level in (None, DENSE) else self._load(self.name, level, self.dense.dtype)
+
+    def apply(self, level: str | None) -> None:
+        """Point the parameter at the tensor of this level."""
+        self.parameter.data = self.tensor(level)
+        self.level = level
+
+
+def weight_slots(model: nn.Module, model_map: ModelMap, load: Load) -> Slots:
+    """A slot for each linear of the map, in every block that multiplies with its weight."""
+    slots: list[list[WeightSlot]] = [[] for _ in range(model_map.n_blocks + 2)]
+    own: dict[str, WeightSlot] = {}
+    head = head_unit(model, model_map)
+    for linear in model_map.linears:
+        slot = WeightSlot(linear.name, model.get_parameter(linear.view.parameter), load)
+        slots[linear.block].append(slot)
+        if linear == head and linear.block != model_map.n_blocks:
+            slots[HEAD].append(slot)
+        own[linear.view.parameter] = slot
+    for linear in model_map.again:
+        slot = own[linear.view.parameter]
+        if slot not in slots[linear.block]:
+            slots[linear.block].append(slot)
+    return slots
+
+
+class Assembly:
+    """A model whose blocks can be given levels. As a context manager it restores the dense model on exit."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+
+    def choices(self, profile: Profile | None) -> list[Choice]:
+        """The profile as one choice for each place; None is the dense model. ProfileError unless the units match."""
+        if profile is None:
+            return [tuple(None for _ in slots) for slots in self._slots]
+        levels = dict(profile.items())
+        names = {slot.name for slots in self._slots for slot in slots}
+        if levels.keys() != names:
+            odd = sorted(levels.keys() ^ names)[0]
+            side = "unknown to the model" if odd in levels else "missing from the profile"
+            raise ProfileError(f"unit {odd!r} is {side}; a profile names each of the model's {len(names)} units once")
+        return [tuple(levels[slot.name] for slot in slots) for slots in self._slots]
+
+    def names(self, place: int) -> tuple[str, ...]:
+        """The units of a block, in the order of its choices."""
+        return tuple(slot.name for slot in self._slots[place])
+
+    def use(self, place: int, choice: Choice | None = None) -> None:
+        """Give the units of a block, or those at HEAD or EMBEDDING, the levels of `choice` (None: the dense model's),
+        touching only those that differ.
+        """
+        slots = self._slots[place]
+        for slot, level in zip(slots, choice or (None,) * len(slots), strict=True):
+            if slot.level != level:
+                slot.apply(level)
+
+    def apply(self, profile: Profile | None) -> None:
+        """Give the whole model a profile, for its own forward pass; None is the dense model."""
+        for place, choice in enumerate(self.choices(profile)):
+            self.use(place, choice)
+
+    def tensor(self, unit: str, level: str) -> torch.Tensor:
+        """The tensor of one level of a unit, in its parameter's layout and dtype; ProfileError for unknown units."""
+        for slot in (slot for slots in self._slots for slot in slots):
+            if slot.name == unit and isinstance(slot, WeightSlot):
+                return slot.tensor(level)
+        raise ProfileError(f"unit {unit!r} is no weight of the model; give one of its linear layers")
+
+    def restore(self) -> None:
+        """Make every unit dense again."""
+        for place in range(len(self._slots)):
+            self.use(place)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()

@@ -1,0 +1,123 @@
+"""How much memory and disk a run will need, from shapes alone, so that it can refuse before it starts.
+
+The same formulas make the table for models of 8B and 70B in `benchmarks/results/memory.md`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evopress.core.files import size
+from evopress.errors import ResourceError
+from evopress.models.describe import ModelMap
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the formulas need of a model. `groups` are one block's input groups: (columns, rows of its linears).
+
+    `ends` are the weights of embedding and head, where they are compressed.
+    """
+
+    parameters: int
+    bytes_per_weight: int
+    blocks: int
+    width: int
+    vocabulary: int
+    groups: tuple[tuple[int, int], ...]
+    ends: int = 0
+
+    @property
+    def compressed(self) -> int:
+        """Weights in the compressed layers of all blocks."""
+        return self.blocks * sum(columns * rows for columns, rows in self.groups)
+
+
+def measure_shapes(model: Any, map: ModelMap) -> Shapes:
+    """The shapes of a loaded model."""
+    ends = [linear for linear in map.linears if not 0 <= linear.block < map.n_blocks]
+    groups: dict[str, tuple[int, int]] = {}
+    for linear in map.of_block(0):
+        rows, columns = linear.view.shape
+        groups[linear.input_group] = (columns, groups.get(linear.input_group, (0, 0))[1] + rows)
+    return Shapes(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        bytes_per_weight=model.dtype.itemsize,
+        blocks=map.n_blocks,
+        width=model.get_input_embeddings().weight.shape[1],
+        vocabulary=model.get_output_embeddings().weight.shape[0],
+        groups=tuple(groups.values()),
+        ends=sum(linear.view.shape[0] * linear.view.shape[1] for linear in ends),
+    )
+
+
+def build_memory(shapes: Shapes, tokens: int, level_bits: Sequence[float], *, corrects: bool = False) -> dict[str, int]:
+    """Bytes that a build holds at its peak, by what they hold; `level_bits` are stored bits a weight, one a level.
+
+    One that `corrects` for compressed inputs holds the activations of the uncompressed model too, and what both have in
+    common beside each Hessian.
+    """
+    streams = 1 + corrects
+    widest = max(shapes.groups, key=lambda group: group[0] * (group[0] + group[1] * len(level_bits)))
+    ends = int(shapes.ends * (4 + 4 + len(level_bits) + sum(level_bits) / 8))
+    return {
+        "model": shapes.parameters * shapes.bytes_per_weight,
+        "calibration activations": 2 * streams * tokens * shapes.width * shapes.bytes_per_weight,
+        "Hessians of one block": streams * sum(4 * columns**2 for columns, _ in shapes.groups),
+        "sweep of one input group": 4 * (6 * widest[0] ** 2 + 4 * widest[0] * widest[1] * len(level_bits)),
+        "levels of one block": int(sum(level_bits) * shapes.compressed / shapes.blocks / 8),
+    } | ({"embedding and head": ends} if ends else {})
+
+
+def search_memory(shapes: Shapes, tokens: int, candidates: int, batch_tokens: int, head_bytes: int) -> dict[str, int]:
+    """Bytes that a search holds beside the bank, by what they hold."""
+    state = shapes.width * shapes.bytes_per_weight
+    return {
+        "model": shapes.parameters * shapes.bytes_per_weight,
+        "teacher": tokens * state,
+        "candidates' hidden states": 2 * candidates * batch_tokens * state,
+        "logits": 4 * max(head_bytes, 16 * 4 * shapes.vocabulary),
+    }
+
+
+def sensitivity_memory(shapes: Shapes, tokens: int) -> dict[str, int]:
+    """Bytes that measuring sensitivities on `tokens` tokens holds beside what a search holds, by what they hold."""
+    seen = sum(columns * shapes.bytes_per_weight + 2 * 4 * rows for columns, rows in shapes.groups)
+    return {
+        "inputs of all blocks": tokens * shapes.blocks * shapes.width * shapes.bytes_per_weight,
+        "gradients of one block": tokens * seen,
+    }
+
+
+def available_memory(device: str) -> int:
+    """Bytes that a new allocation can have: of main memory without swapping, or of a CUDA device's own memory.
+
+    What PyTorch holds of a device's memory without using it counts as available.
+    """
+    if device.startswith("cuda"):
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def require_memory(needs: dict[str, int], available: int, phase: str) -> None:
+    """ResourceError, with the largest part named, when the parts of `needs` do not fit into `available` bytes."""
+    total = sum(needs.values())
+    if total > available:
+        largest = max(needs, key=lambda part: needs[part])
+        raise ResourceError(
+            f"{phase} needs {size(total)} of memory and {size(available)} are available; "
+            f"most of it is {largest} ({size(needs[largest])})"
+        )

@@ -1,0 +1,251 @@
+"""What the steps of a run share: the model, its map, the text and the database, each loaded when first needed.
+
+Everything that can be checked before long work starts is checked here, at the first use of each part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from evopress.core.costs import FileCosts
+from evopress.core.profile import Profile
+from evopress.core.space import SearchSpace
+from evopress.database.build import stored_bits
+from evopress.database.methods import Method, corrects
+from evopress.database.polished import polished_levels
+from evopress.database.store import Database
+from evopress.families import Application, Drop, Measured, Quantize, QuantizeGgml, Sparsify, layer_errors
+from evopress.fitness.bank import Bank
+from evopress.fitness.divergence import Measure
+from evopress.fitness.evaluator import AT_ONCE, Evaluator
+from evopress.formats.format import Content, Format, Source
+from evopress.formats.formats import find_format
+from evopress.formats.gguf import gguf_names
+from evopress.formats.verification import Searched, logits
+from evopress.models import Influence, fingerprint, measure_influence
+from evopress.models.assemble import Assembly, Load, no_levels
+from evopress.models.bos import bos_text
+from evopress.models.checks import require_known_tokens
+from evopress.models.load import require_positions
+from evopress.models.memory import build_memory, require_memory, search_memory
+from evopress.run.directory import RunDirectory
+from evopress.run.observer import Observer
+from evopress.search.presets import depth_generations
+from evopress.settings.sections import DropSection, SparsifySection
+from evopress.steps.opened import LossFunction, Opened
+from evopress.text.loading import load_splits
+from evopress.text.tokens import Splits, Tokens
+
+INFLUENCE_TOKENS = 8192
+"""Means over tokens of one number a token: a few thousand tell the order of blocks."""
+
+
+class Workspace(Opened):
+    """A run directory with its model, text, family and database: what steps take what they need from."""
+
+    def __init__(self, run: RunDirectory, observer: Observer, fitness: LossFunction | None = None) -> None:
+        super().__init__(run, observer, fitness)
+        self._polished: dict[Profile, Database] = {}
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Calibration, search and held-out text."""
+        data = self.config.data
+        require_positions(self.loaded.model, data.sequence_length)
+        self.observer.note(f"reading {data.source}, {bos_text(self.loaded.tokenizer, self.bos)}")
+        found = load_splits(
+            data.source,
+            self.loaded.tokenizer,
+            sequence_length=data.sequence_length,
+            calibration_tokens=data.calibration_tokens if self._needs_text else 0,
+            search_tokens=data.search_tokens,
+            heldout_tokens=data.heldout_tokens,
+            seed=data.text_seed,
+            bos=self.bos,
+        )
+        texts = (*found.calibration.sequences, *found.search.sequences, *found.heldout.sequences)
+        require_known_tokens(self.loaded.model, self.loaded.tokenizer, texts)
+        return found
+
+    @cached_property
+    def application(self) -> Application:
+        """What is searched: bit-widths, sparsity or depth."""
+        config, model, map, note = self.config, self.loaded.model, self.map, self.observer.note
+        section, budget = config.compression, config.budget
+        if isinstance(section, DropSection):
+            measured = Measured(lambda: self.influence, lambda: self.influence_tokens)
+            first = config.target is not None and config.target.first_attention
+            files = None if config.target is None else lambda: self.files
+            return Drop(model, map, section, budget, self.sublayers, self.removal, measured, files, first=first)
+        if isinstance(section, SparsifySection):
+            return Sparsify(model, map, section, budget, lambda: self.database, influence=lambda: self.influence)
+        needs: dict[str, Any] = {"target": config.target, "files": lambda: self.files}
+        if section.method == "ggml":
+            names = gguf_names(self.loaded)
+            return QuantizeGgml(model, map, section, budget, lambda: self.database, names=names, note=note, **needs)
+        return Quantize(model, map, section, budget, lambda: self.database, **needs)
+
+    @cached_property
+    def source(self) -> Source:
+        """What formats store."""
+        if self.config.compression.application != "depth":
+            return self.plain_source
+        return replace(self.plain_source, sublayers=self.sublayers, left_out=self.removal.blocks)
+
+    @cached_property
+    def files(self) -> FileCosts:
+        """What the files of the run's format cost; ConfigError where the profile does not change their size."""
+        return self._format.costs(self.source)
+
+    @property
+    def _format(self) -> Format:
+        return find_format(self.config.format, self.config.compression.application)
+
+    def content(self, profile: Profile) -> Content:
+        """A profile as files hold it, with its polished levels if it is the one that was polished."""
+        database = None if self.application.method is None else self.levels(profile)
+        return Content(
+            profile=profile,
+            tensors=self.application.tensors(profile, database),
+            left_out=self.application.left_out(profile),
+            database=database,
+        )
+
+    def sizes(self, profile: Profile | None) -> dict[str, float | int]:
+        """What a profile (None: the dense model) amounts to; with a target, `bytes` are those of its files."""
+        found = self.application.sizes(profile)
+        if profile is not None and self.config.target is not None and self.application.resizes:
+            found["bytes"] = self._format.predicted_bytes(self.source, self.content(profile))
+        return found
+
+    def searched(self, profile: Profile) -> Searched:
+        """The model of a profile as it is in memory, to compare an export with."""
+
+        def of_searched(ids: torch.Tensor) -> torch.Tensor:
+            with self.assembly(polished=profile) as assembly:
+                assembly.apply(profile)
+                return logits(self.loaded.model, ids)
+
+        return Searched(of_searched, self.device, self.free_memory, self.config.model.trust_remote_code)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Digests of what the database depends on."""
+        method = hashlib.sha256(repr(self.application.method or self.config.compression).encode()).hexdigest()
+        calibration = self.splits.calibration.fingerprint if self._needs_text else "none"
+        return {"model": fingerprint(self.loaded.model), "method": method, "calibration": calibration}
+
+    @property
+    def _needs_text(self) -> bool:
+        return (method := self.application.method) is not None and method.needs_text
+
+    @cached_property
+    def database(self) -> Database:
+        """The complete, verified database."""
+        database = Database(self.run.database)
+        database.require_complete()
+        database.verify()
+        return database
+
+    def levels(self, profile: Profile) -> Database:
+        """The database, with the polished levels in their places if it is this profile that was polished."""
+        if profile not in self._polished and self.run.polished.exists():
+            found = polished_levels(self.database, self.run.polished, profile)
+            self._polished |= {} if found is None else {profile: found}
+        return self._polished.get(profile) or self.database
+
+    @property
+    def generations(self) -> int:
+        """How many generations the search has."""
+        return depth_generations(self.space) if (asked := self.config.search.generations) is None else asked
+
+    @cached_property
+    def influence(self) -> Influence:
+        """What each block does to the hidden states of the dense model, on a part of the search text."""
+        self.observer.note("measuring the influence of each block")
+        return measure_influence(self.runner, self._influence_text, batch_tokens=self.batch_tokens)
+
+    @property
+    def influence_tokens(self) -> int:
+        """The tokens that `influence` is measured on."""
+        return sum(map(len, self._influence_text))
+
+    @property
+    def _influence_text(self) -> tuple[torch.Tensor, ...]:
+        return self.splits.search.sequences[: max(1, INFLUENCE_TOKENS // self.config.data.sequence_length)]
+
+    @property
+    def space(self) -> SearchSpace:
+        """The profiles that the budget allows."""
+        return self.application.space
+
+    @cached_property
+    def layer_errors(self) -> dict[str, dict[str, float]]:
+        """unit -> level -> ||(W - Wc) X||^2 / ||W X||^2: what the knapsack adds up."""
+        return layer_errors(self.database)
+
+    def require_build_memory(self, method: Method) -> None:
+        """ResourceError when the build would not fit; the model itself is already loaded."""
+        shapes, tokens, bits = self.shapes, self.splits.calibration.total, stored_bits(self.map, method)
+        needs = build_memory(shapes, tokens, bits, corrects=corrects(method))
+        del needs["model"]
+        require_memory(needs, self.free_memory, "the build")
+
+    @contextmanager
+    def evaluator(
+        self,
+        text: Tokens,
+        measures: tuple[Measure, ...],
+        candidates: int,
+        more: Mapping[str, int] | None = None,
+        polished: Profile | None = None,
+    ) -> Iterator[Evaluator]:
+        """An evaluator on `text` that scores about `candidates` profiles in a call, a bounded number of them at once.
+
+        Its bank has half the memory that is free beside `more` (what: bytes). With `polished` its levels are those of
+        that profile.
+
+        The model is dense again on exit.
+        """
+        at_once = min(candidates, AT_ONCE)
+        needs = search_memory(self.shapes, text.total, at_once, self.batch_tokens, self.head_bytes) | dict(more or {})
+        del needs["model"]
+        require_memory(needs, self.free_memory, f"scoring {candidates} profiles")
+        free = (self.free_memory - sum(needs.values())) // 2
+        with Assembly(self.application.slots(self._loader(free, polished))) as assembly:
+            yield Evaluator(
+                self.runner,
+                assembly,
+                text,
+                measures,
+                seed=self.config.search.seed,
+                batch_tokens=self.batch_tokens,
+                head_bytes=self.head_bytes,
+                at_once=at_once,
+                merge=self._device_type != "cpu",
+            )
+
+    @contextmanager
+    def assembly(self, polished: Profile | None = None) -> Iterator[Assembly]:
+        """The model, to be given whole profiles and run by its own forward pass; dense again on exit.
+
+        With `polished` its levels are those of that profile.
+        """
+        copy = (self.shapes.compressed + self.shapes.ends) * self.shapes.bytes_per_weight
+        require_memory({"the compressed weights": copy}, self.free_memory, "assembling a profile")
+        with Assembly(self.application.slots(self._loader(0, polished))) as assembly:
+            yield assembly
+
+    def _loader(self, memory: int, polished: Profile | None = None) -> Load:
+        """Levels from the database, at most `memory` bytes of them kept; nothing to load without a database."""
+        if self.application.method is None:
+            return no_levels
+        database = self.database if polished is None else self.levels(polished)
+        return Bank(database, self.runner.device, memory).load
