@@ -2,13 +2,15 @@
 
     python scripts/generate_docs.py
 
-renders docs/cli.md from the commands and the error classes, and the marked blocks of other pages: the tables of presets
-and the list of architectures. `tests/docs` fails when a page is not what this script would write. It takes seconds,
-most of them the import of transformers.
+renders docs/cli.md from the commands and the error classes, and the marked blocks of other pages: the tables of
+presets, the list of architectures, and which rooms of the package import which. `tests/docs` fails when a page is not
+what this script would write. It takes seconds, most of them the import of transformers.
 """
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import inspect
 import re
 import textwrap
@@ -73,6 +75,8 @@ def rendered() -> dict[Path, str]:
     pages = {ROOT / "docs" / "cli.md": cli_page()}
     for name, block, make in (
         ("README.md", "architectures", architectures),
+        ("docs/architecture.md", "layers", layers),
+        ("docs/architecture.md", "rooms", rooms),
         ("docs/concepts.md", "presets", lambda: presets_table("bits")),
         ("docs/concepts.md", "presets-sparsity", lambda: presets_table("sparsity")),
         ("docs/concepts.md", "presets-depth", lambda: presets_table("depth")),
@@ -251,6 +255,45 @@ def architectures() -> str:
     """The model types that the tests run on, as a list in one line."""
     names = [re.sub(r"_text$", "", name) for name in ARCHITECTURES]
     return textwrap.fill(", ".join(f"`{name}`" for name in names) + ".", 120)
+
+
+def arrows() -> dict[str, list[str]]:
+    """Room, or module beside the rooms -> what it imports of the others, for type checkers too."""
+    source = ROOT / "src" / "evopress"
+    found: dict[str, set[str]] = {}
+    for path in sorted(source.rglob("*.py")):
+        part = path.relative_to(source).parts[0].removesuffix(".py")
+        own = found.setdefault(part, set())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if names == ["evopress"]:
+                names = [f"evopress.{alias.name}" for alias in getattr(node, "names", [])]
+            own |= {name.split(".")[1] for name in names if name.startswith("evopress.")} - {part}
+    del found["__init__"]  # the public names, which are all loaded when they are asked for
+    return {part: sorted(own & found.keys()) for part, own in found.items()}
+
+
+def layers() -> str:
+    """The rooms in lines, the outermost first; whatever a room imports stands in lines below its own."""
+    graph, depth = arrows(), {}
+    for part in graphlib.TopologicalSorter(graph).static_order():
+        depth[part] = 1 + max((depth[inner] for inner in graph[part]), default=0)
+    lines = ["   ".join(sorted(part for part in depth if depth[part] == level)) for level in set(depth.values())]
+    return "```text\n" + "\n".join(reversed(lines)) + "\n```"
+
+
+def rooms() -> str:
+    """A row for each room: what it is for, and what it imports."""
+    graph, lines = arrows(), ["| room | what it is for | imports |", "| --- | --- | --- |"]
+    for part in reversed(list(graphlib.TopologicalSorter(graph).static_order())):
+        path = ROOT / "src" / "evopress" / part
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        first = " ".join(text.split("\n\n")[0].split()).rstrip(".:")
+        link = f"[{part}{'/' if path.is_dir() else '.py'}](../src/evopress/{file.relative_to(path.parent)})"
+        lines.append(f"| {link} | {first} | {', '.join(graph[part]) or 'nothing'} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
