@@ -84,7 +84,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(checkpoint: Path, text: Path) -> dict[str, Any]:
-    """Arguments for `evopress.quantize` and `evopress.settings.config.resolve`, all but `out`."""
+    """Arguments for `evopress.quantize` and `evopress.settings.resolve.resolve`, all but `out`."""
     return {"model": str(checkpoint), "data": str(text), **SMALL}
 
 

@@ -302,7 +302,7 @@ def test_disk_too_small_for_the_plan(quantize: Call, tmp_path: Path, monkeypatch
 
 
 def test_memory_too_small_for_the_plan(quantize: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evopress.steps.workspace.available_memory", lambda device: 20_000)
+    monkeypatch.setattr("evopress.steps.opened.available_memory", lambda device: 20_000)
     check(quantize(tmp_path / "run"), errors.ResourceError, "memory", "20.0 kB")
 
 

@@ -16,7 +16,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evopress.core.ggml_types import fitting_type, row_bytes
+from evopress.core.ggml_types import fitting_type, padded, row_bytes
 from evopress.core.profile import Profile
 from evopress.database.build import build_database
 from evopress.database.manifest import read_manifest
@@ -25,7 +25,6 @@ from evopress.errors import DatabaseError, ProfileError, UnsupportedModel
 from evopress.formats.gguf import (
     export_gguf,
     gguf_names,
-    padded,
     plan_gguf,
     predicted_bytes,
 )
