@@ -20,6 +20,7 @@ from evopress.observer import Observer
 from evopress.records import read_profile
 from evopress.resolve import resolve
 from evopress.run import RunDirectory, read_run
+from evopress.testing import merging_tokenizer, pico_model
 from evopress.workspace import Workspace
 
 Fresh = Callable[[], RunDirectory]
@@ -162,8 +163,8 @@ def test_bad_input_in_one_line(fresh: Fresh, small_other: dict[str, Any], tmp_pa
     fails(RunError, "run the search step first", lambda: pipeline.polish(Workspace(run, Observer())))
     fails(ConfigError, "--polish both cannot be done: what depth pruning keeps is the dense model",
           lambda: resolve(**small_other, fraction=0.25, polish="both"))  # fmt: skip
-    fails(ConfigError, "scales of ggml types cannot be learned yet",
-          lambda: resolve(**small_other, bpw=4.5, method="ggml", levels=("Q4_K", "Q6_K"), polish="both"))  # fmt: skip
+    fails(ConfigError, "the blocks of MXFP4, BF16 have no scale in floating point",
+          lambda: resolve(**small_other, bpw=8, method="ggml", levels=("MXFP4", "BF16"), polish="both"))  # fmt: skip
     fails(ConfigError, "--polish sweep cannot be done: rtn has no sweep; use blocks or model",
           lambda: resolve(**small_other, bits=3, method="rtn", polish="sweep"))  # fmt: skip
     assert resolve(**small_other, fraction=0.25, polish="auto").polish.polish == "none"
@@ -214,3 +215,20 @@ def test_servers_formats_hold_the_polished_levels(small_other: dict[str, Any], t
             packed: Any = levels.load(unit, level)
             scale = stored[f"{unit}.scales"].T if format == "gptq" else stored[f"{unit}.weight_scale"]
             assert torch.equal(scale.float(), packed.scale.float())
+
+
+def test_scales_of_ggml_types_and_types_without_any_side_by_side(small_other: dict[str, Any], tmp_path: Path) -> None:
+    pico_model("llama", width=64, vocabulary=300).save_pretrained(tmp_path / "model")
+    merging_tokenizer().save_pretrained(tmp_path / "model")
+    options = {"bpw": 6, "method": "ggml", "levels": ("Q4_0", "MXFP4", "Q5_1", "BF16")}
+    own = small_other | POLISH | options | {"target": "llamacpp", "generations": 1}
+    own |= {"model": str(tmp_path / "model"), "polish": "both"}
+    run = pipeline.quantize(out=tmp_path / "run", **own)
+    rows = run.evaluation["profiles"]
+    assert rows["polished"]["kl"] < rows["searched"]["kl"]
+    assert rows["polished"]["bytes"] == rows["searched"]["bytes"]
+    workspace = Workspace(run.directory, Observer())
+    for unit, level in run.profile.items():
+        before, after = workspace.database.load(unit, level), workspace.levels(run.profile).load(unit, level)
+        fixed = level in ("MXFP4", "BF16") or unit in ("model.embed_tokens", "lm_head")
+        assert torch.equal(before.dequantize(), after.dequantize()) == fixed, (unit, level)

@@ -244,9 +244,10 @@ class _Polish:
             linears = self.of_block(block)
             dense = text.through(dense, self._pass(block, {}))
             if not shelf.has(linears):
-                forms = self._forms(linears, base)
+                levels = self.packed(base, linears)
+                forms = self._forms(linears, levels)
                 outcome = polish_block(text, block, forms, own, dense, rates)
-                shelf.write(block, {name: form.packed() for name, form in forms.learned.items()}, outcome)
+                shelf.write(block, levels | {name: form.packed() for name, form in forms.learned.items()}, outcome)
             own = text.through(own, self._pass(block, self.packed(shelf.database, linears)))
         observer.progress("polish", runner.map.n_blocks, runner.map.n_blocks, "blocks")
         return shelf.outcomes()
@@ -259,9 +260,9 @@ class _Polish:
             weights[name] = made.T if name in self.transposed else made
         return lambda state, contexts: self.workspace.runner.block(block, state, contexts, weights)
 
-    def _forms(self, linears: list[Linear], base: Database) -> Forms:
-        model, packed = self.workspace.loaded.model, self.packed(base, linears)
-        made = {own.view.parameter: learnable(packed[own.view.parameter], weight(model, own.view)) for own in linears}
+    def _forms(self, linears: list[Linear], levels: dict[str, Packed]) -> Forms:
+        model = self.workspace.loaded.model
+        made = {own.view.parameter: learnable(levels[own.view.parameter], weight(model, own.view)) for own in linears}
         return Forms({name: form for name, form in made.items() if form is not None}, self.transposed)
 
     def _model(self, base: Database, before: float) -> list[float]:
