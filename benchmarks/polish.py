@@ -31,7 +31,7 @@ from evopress.observer import Observer
 from evopress.records import read_json, read_profile, write_profile
 from evopress.resolve import resolve
 from evopress.run import locked, start_run
-from evopress.scoring import POLISHED, HeldOut, score
+from evopress.scoring import HeldOut, score
 from evopress.workspace import Workspace
 
 ROWS = Path(__file__).parent / "results" / "polish.jsonl"
@@ -119,7 +119,7 @@ class Bench:
         spent += time.process_time() - started
         record = read_record(workspace.run.polished) if job.mode != "none" else None
         scored = read_profile(workspace.run.profile)
-        row = POLISHED if record and record.result else "searched"
+        row = "polished" if record and record.result else "searched"
         second = HeldOut(self.options.second or str(manual(self.folder / "manual.txt")), SECOND_TOKENS)
         texts = {
             name: score(workspace, {row: scored}, where).rows[row]

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "plan": "errors files models",
     "sections": "profile space search ggml_types compress",
     "targets": "errors profile search ggml_types sections models",
-    "config": "errors files space search sections targets",
+    "config": "errors files space search ggml_types sections targets",
     "resolve": "errors files search sections targets config",
     "applications": "export targets errors profile space search ggml_types compress models assemble database depth "
     "sections",
@@ -64,7 +64,8 @@ MAY_IMPORT = {
     "strategies": "profile space search fitness plan records workspace",
     "analyze": "errors files profile space search analysis fitness records workspace",
     "compare": "scoring errors files profile search fitness config records strategies workspace",
-    "polish": "errors files profile compress models assemble database fitness sections config records run workspace",
+    "polish": "errors files profile ggml_types compress models assemble database fitness sections config records run "
+    "workspace",
     "cards": "files profile database export sections config records report wording workspace",
     "pipeline": "cards scoring "
     "errors files profile space search database fitness export plan config resolve observer run workspace records "

@@ -63,7 +63,7 @@ def ggml_type(name: str) -> GgmlType:
     """The type called `name`; ConfigError lists those that exist.
 
     >>> ggml_type("Q4_K")
-    GgmlType(block=256, bytes=144, fallback='Q5_0', needs_importance=False)
+    GgmlType(block=256, bytes=144, fallback='Q5_0', needs_importance=False, scales=(0, 2))
     """
     if name not in GGML_TYPES:
         raise ConfigError(f"ggml type {name!r} is unknown, must be one of {', '.join(GGML_TYPES)}")

@@ -1,7 +1,7 @@
 """A run directory: the resolved configuration, a lock, and the names of everything else in it.
 
     config.toml  database/  sensitivity-*.json  space.json  journal.jsonl  progress.jsonl  profile.json  polished/
-    evaluation.json  report.html  export/
+    polished-uniform/  evaluation.json  report.html  export/
 
 The lock belongs to the process, so a killed run leaves none behind. Model and text are loaded when first needed.
 """
@@ -30,6 +30,7 @@ class RunDirectory:
         self.progress = path / "progress.jsonl"
         self.profile = path / "profile.json"
         self.polished = path / "polished"
+        self.polished_uniform = path / "polished-uniform"
         self.evaluation = path / "evaluation.json"
         self.timing = path / "timing.json"
         self.comparison = path / "comparison.json"

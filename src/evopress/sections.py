@@ -277,6 +277,7 @@ class PolishSection(Section):
         description="improve the found levels: none, sweep (made again), blocks (then learned), model (learned end to "
         "end), both; auto: both if they can learn",
     )
+    polish_uniform: bool = Field(False, description="polish the uniform profile, too, and show both")
     polish_epochs: int = Field(24, ge=1, description="passes over the calibration text for each block")
     polish_batch: int = Field(2048, ge=2, description="tokens of one step")
     polish_code_rate: float = Field(0.01, ge=0, le=1, description="largest step between codes")

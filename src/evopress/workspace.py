@@ -188,10 +188,11 @@ class Workspace:
         return database
 
     def levels(self, profile: Profile) -> Database:
-        """The database, with the polished levels in their places if it is this profile that was polished."""
-        if profile not in self._polished and self.run.polished.exists():
-            found = polished_levels(self.database, self.run.polished, profile)
-            self._polished |= {} if found is None else {profile: found}
+        """The database, with the polished levels in their places if this profile was polished."""
+        for directory in (self.run.polished, self.run.polished_uniform):
+            if profile not in self._polished and directory.exists():
+                found = polished_levels(self.database, directory, profile)
+                self._polished |= {} if found is None else {profile: found}
         return self._polished.get(profile) or self.database
 
     @property

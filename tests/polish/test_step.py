@@ -106,7 +106,10 @@ def test_the_same_bytes_each_time_and_after_every_interruption(fresh: Fresh) -> 
 
 def test_the_sweep_alone_makes_the_levels_again_in_the_same_bytes(fresh: Fresh) -> None:
     run = fresh()
-    pipeline.polish(Workspace(run, Observer()), "sweep")
+    pipeline.polish(changed(run, polish_uniform=True), "sweep")
+    uniform = read_record(run.polished_uniform)
+    assert uniform is not None
+    assert (uniform.done, uniform.result, list(uniform.watched)) == (True, None, ["unpolished"])
     record = read_record(run.polished)
     assert record is not None
     assert list(record.watched) == ["unpolished", "sweep"]
@@ -136,6 +139,23 @@ def test_what_does_not_help_changes_nothing_and_is_said(fresh: Fresh) -> None:
     workspace = Workspace(workspace.run, Observer())
     assert workspace.levels(read_profile(run.profile)) is workspace.database
     assert "polished" not in pipeline.evaluate(workspace)["profiles"]
+
+
+def test_the_uniform_profile_beside_the_searched_one(fresh: Fresh) -> None:
+    run = fresh()
+    workspace = changed(run, polish_uniform=True)
+    pipeline.polish(workspace, "model")
+    searched, uniform = read_profile(run.profile), workspace.space.uniform()
+    assert uniform is not None
+    for directory, profile in ((run.polished, searched), (run.polished_uniform, uniform)):
+        record = read_record(directory)
+        assert record is not None
+        assert record.profile == dict(profile.items())
+        assert record.result is not None
+    rows = pipeline.evaluate(workspace)["profiles"]
+    assert rows["uniform polished"]["kl"] < rows["uniform"]["kl"]
+    assert rows["uniform polished"]["bytes"] == rows["uniform"]["bytes"]
+    assert rows["polished"]["kl"] < rows["searched"]["kl"]
 
 
 def test_another_profile_has_the_levels_of_the_database(fresh: Fresh) -> None:

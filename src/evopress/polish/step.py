@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +37,6 @@ from evopress.polish.shelf import Shelf, read_state, write_state
 from evopress.polish.sweep import sweep_again
 from evopress.polish.text import Pass, Text
 from evopress.profile import DENSE, Profile
-from evopress.records import read_profile
 from evopress.sections import PolishSection
 from evopress.workspace import Workspace
 
@@ -48,17 +48,16 @@ Watched = tuple[Text, list[torch.Tensor]]
 """A text and the teacher's head inputs on it."""
 
 
-def polish_levels(workspace: Workspace, section: PolishSection) -> PolishRecord:
-    """Learn the searched profile's levels as `section` says, or go on learning; does nothing where that is done.
+def polish_levels(workspace: Workspace, section: PolishSection, profile: Profile, directory: Path) -> PolishRecord:
+    """Learn the levels of a profile as `section` says, into `directory`, or go on learning; nothing where it is done.
 
-    Raises RunError without a searched profile, ConfigError for levels in which nothing can be learned, NotEnoughTokens
-    for search text that leaves none to learn from or to watch, RunMismatch for a run polished otherwise before.
+    Raises ConfigError for levels in which nothing can be learned, NotEnoughTokens for search text that leaves none to
+    learn from or to watch, RunMismatch for a directory with what was polished otherwise.
     """
-    profile = read_profile(workspace.run.profile)
     if why := nothing_to_learn(workspace.config.compression):
         raise ConfigError(f"--polish {section.polish} cannot be done: {why}; leave it out")
     _require_text(workspace, section)
-    directory, wanted = workspace.run.polished, _settings(workspace, section, profile)
+    wanted = _settings(workspace, section, profile)
     known = read_record(directory)
     if known is not None and known.settings != wanted:
         differs = [
@@ -73,7 +72,7 @@ def polish_levels(workspace: Workspace, section: PolishSection) -> PolishRecord:
     record = PolishRecord(wanted, dict(profile.items()))
     write_record(directory, record)
     with workspace.assembly() as assembly:
-        record = _Polish(workspace, section, profile, assembly).run(record)
+        record = _Polish(workspace, section, profile, directory, assembly).run(record)
     write_record(directory, record)
     workspace.observer.note(summary(record))
     return record
@@ -82,6 +81,8 @@ def polish_levels(workspace: Workspace, section: PolishSection) -> PolishRecord:
 def summary(record: PolishRecord) -> str:
     """One line that says what a polish came to."""
     before, *others = record.watched.values()
+    if not others:
+        return "polish: the levels were made for just these inputs already, so they stay as they are"
     if record.result is None:
         return f"polish: KL on the watched text {before:.4g}, then {min(others):.4g} at best: levels stay as they are"
     return f"polish: KL on the watched text {before:.4g} -> {min(others):.4g} ({record.result})"
@@ -102,7 +103,7 @@ def _settings(workspace: Workspace, section: PolishSection, profile: Profile) ->
     levels = {name: units[name].sha256 for name, level in profile.items() if level != DENSE}
     digests = {"profile": dict(profile.items()), "levels": levels}
     return {
-        **section.model_dump(),
+        **section.model_dump(exclude={"polish_uniform"}),
         "seed": workspace.config.search.seed,
         "calibration": workspace.splits.calibration.fingerprint,
         "search": workspace.splits.search.fingerprint,
@@ -126,6 +127,7 @@ class _Polish:
     workspace: Workspace
     section: PolishSection
     profile: Profile
+    directory: Path
     assembly: Assembly
 
     def run(self, record: PolishRecord) -> PolishRecord:
@@ -134,7 +136,7 @@ class _Polish:
         watched = {"unpolished": self._divergence(self.workspace.database)}
         outcomes: tuple[tuple[float, float], ...] = ()
         result: Phase | None = None
-        base, directory = self.workspace.database, self.workspace.run.polished
+        base, directory = self.workspace.database, self.directory
         if self._sweeps:
             made = sweep_again(self.workspace, self.levels, directory / "sweep")
             watched["sweep"] = self._divergence(made)
@@ -225,8 +227,13 @@ class _Polish:
 
     @property
     def _sweeps(self) -> bool:
-        """Whether the levels are made again; a method that has no error feedback would make the same."""
-        return self.section.polish != "model" and sweeps(self.workspace.config.compression)
+        """Whether the levels are made again. Without error feedback, or where all blocks saw these very levels when the
+        database was made, they would be the same.
+        """
+        method = self.workspace.application.method
+        if self.section.polish == "model" or method is None or not sweeps(self.workspace.config.compression):
+            return False
+        return any(method.seen(unit) != (None if level == DENSE else level) for unit, level in self.levels.items())
 
     def _blocks(self, shelf: Shelf, base: Database) -> dict[int, Outcome]:
         """Learn all blocks that are not on the shelf yet, from the levels of `base`."""
@@ -267,7 +274,7 @@ class _Polish:
 
     def _model(self, base: Database, before: float) -> list[float]:
         """Learn end to end from the levels of `base`; the divergences on the watched text after each epoch."""
-        directory, section = self.workspace.run.polished / "model", self.section
+        directory, section = self.directory / "model", self.section
         text, student = self._split[0], self._student(base)
         rates = ModelRates(epochs=section.polish_model_epochs, floats=section.polish_model_rate,
                            seed=self.workspace.config.search.seed)  # fmt: skip
