@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, partial
+from itertools import accumulate
 
 import torch
 
@@ -23,8 +24,8 @@ from evopress.database.store import Database
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import Measure, make_measure
 from evopress.fitness.evaluator import AT_ONCE, HEAD_BYTES, Evaluator
-from evopress.fitness.loading import load_splits
-from evopress.fitness.tokens import Splits, Tokens
+from evopress.fitness.loading import load_beyond, load_splits
+from evopress.fitness.tokens import SHORTEST_SEQUENCE, Splits, Tokens
 from evopress.models import (
     Granularity,
     Influence,
@@ -138,6 +139,27 @@ class Workspace:
         texts = (*found.calibration.sequences, *found.search.sequences, *found.heldout.sequences)
         require_known_tokens(self.loaded.model, self.loaded.tokenizer, texts)
         return found
+
+    def text_to_learn(self, tokens: int) -> Tokens:
+        """The first `tokens` tokens, in whole sequences, of calibration and search text and what is behind them."""
+        data, known = self.config.data, (*self.splits.calibration.sequences, *self.splits.search.sequences)
+        taken = (self.splits.calibration.total, self.splits.search.total)
+        if (missing := tokens - sum(taken)) > 0:
+            more = load_beyond(
+                data.source,
+                self.loaded.tokenizer,
+                taken,
+                max(missing, SHORTEST_SEQUENCE),
+                sequence_length=data.sequence_length,
+                seed=data.text_seed,
+                bos=self.bos,
+            )
+            require_known_tokens(self.loaded.model, self.loaded.tokenizer, more.sequences)
+            known += more.sequences
+        ends = accumulate(map(len, known), initial=0)
+        return Tokens.of(
+            (one for one, end in zip(known, ends, strict=False) if end < tokens), data.source, bos=self.bos
+        )
 
     @cached_property
     def application(self) -> Application:

@@ -25,7 +25,14 @@ from evopress.workspace import Workspace
 
 Fresh = Callable[[], RunDirectory]
 
-POLISH = {"polish_epochs": 3, "polish_batch": 64, "polish_watched": 64, "dtype": "float32"}
+POLISH = {
+    "polish_epochs": 3,
+    "polish_model_epochs": 3,
+    "polish_batch": 64,
+    "polish_tokens": 1024,
+    "polish_watched": 64,
+    "dtype": "float32",
+}
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -172,8 +179,8 @@ def test_bad_input_in_one_line(fresh: Fresh, small_other: dict[str, Any], tmp_pa
         assert "\n" not in str(caught.value)
 
     run = fresh()
-    fails(NotEnoughTokens, "--polish-watched 512 leave nothing to learn of 512 search tokens; give at most 496",
-          lambda: pipeline.polish(changed(run, polish_watched=512), "model"))  # fmt: skip
+    fails(NotEnoughTokens, "for a polish, and --polish-watched 99999 leave nothing of them to learn from; give at most",
+          lambda: pipeline.polish(changed(run, polish_watched=99999), "model"))  # fmt: skip
     pipeline.polish(changed(run, polish_watched=64), "blocks")
     fails(RunMismatch, "made with other settings .polish_code_rate: 0.1 -> 0.2.; delete it",
           lambda: pipeline.polish(changed(run, polish_code_rate=0.2), "blocks"))  # fmt: skip

@@ -1,12 +1,13 @@
 """The step `polish` of a run: learn the levels of the profile that was found, and keep what helps.
 
     sweep    calibration text, made again for the inputs that the profile gives   -> polished/sweep/
-    blocks   calibration text, learned block after block                          -> polished/blocks/
-    model    search text, learned end to end                                      -> polished/model/
+    blocks   learned block after block                                            -> polished/blocks/
+    model    learned end to end                                                   -> polished/model/
 
-A part of the search text is never learned from. Its divergence decides after each phase whether the phase counts; where
-none does, polish.json says so and the run goes on with the levels of the database, which is never changed. A polish
-that was interrupted goes on at its first missing block or epoch, to the same bytes.
+What is learned from is more text than Hessians need: calibration and search text, and what comes behind. Text behind
+that is only watched: its divergence decides after each phase whether the phase counts; where none does, polish.json
+says so and the run goes on with the levels of the database, which is never changed. A polish that was interrupted goes
+on at its first missing block or epoch, to the same bytes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from evopress.config import nothing_to_learn, sweeps
 from evopress.database.polished import Phase, PolishRecord, read_record, write_record
 from evopress.database.store import Database
 from evopress.errors import ConfigError, NotEnoughTokens, RunMismatch
+from evopress.fitness.tokens import Tokens
 from evopress.models import Linear
 from evopress.models.weights import weight
 from evopress.polish.blocks import Forms, Outcome, Rates, polish_block
@@ -56,8 +58,8 @@ def polish_levels(workspace: Workspace, section: PolishSection, profile: Profile
     """
     if why := nothing_to_learn(workspace.config.compression):
         raise ConfigError(f"--polish {section.polish} cannot be done: {why}; leave it out")
-    _require_text(workspace, section)
-    wanted = _settings(workspace, section, profile)
+    text = _text(workspace, section)
+    wanted = _settings(workspace, section, profile, text)
     known = read_record(directory)
     if known is not None and known.settings != wanted:
         differs = [
@@ -72,7 +74,7 @@ def polish_levels(workspace: Workspace, section: PolishSection, profile: Profile
     record = PolishRecord(wanted, dict(profile.items()))
     write_record(directory, record)
     with workspace.assembly() as assembly:
-        record = _Polish(workspace, section, profile, directory, assembly).run(record)
+        record = _Polish(workspace, section, profile, directory, text, assembly).run(record)
     write_record(directory, record)
     workspace.observer.note(summary(record))
     return record
@@ -88,16 +90,23 @@ def summary(record: PolishRecord) -> str:
     return f"polish: KL on the watched text {before:.4g} -> {min(others):.4g} ({record.result})"
 
 
-def _require_text(workspace: Workspace, section: PolishSection) -> None:
-    length, tokens = workspace.config.data.sequence_length, workspace.config.data.search_tokens
-    if section.polish_watched + min(length, section.polish_watched) > tokens:
+def _text(workspace: Workspace, section: PolishSection) -> Tokens:
+    """What is learned from, and at its end what is watched."""
+    text = workspace.text_to_learn(section.polish_tokens + section.polish_watched)
+    if section.polish_watched + len(text.sequences[-1]) > text.total:
         raise NotEnoughTokens(
-            f"--polish-watched {section.polish_watched} leave nothing to learn of {tokens} search tokens; "
-            f"give at most {max(2, tokens - length)}, or more --search-tokens"
+            f"{text.source} has {text.total} tokens for a polish, and --polish-watched {section.polish_watched} leave "
+            f"nothing of them to learn from; give at most {max(2, text.total - len(text.sequences[-1]))}"
         )
+    if text.total < section.polish_tokens + section.polish_watched:
+        workspace.observer.note(
+            f"polish: {text.source} has no more than {text.total} of the {section.polish_tokens} tokens to learn from "
+            f"and {section.polish_watched} to watch"
+        )
+    return text
 
 
-def _settings(workspace: Workspace, section: PolishSection, profile: Profile) -> dict[str, Any]:
+def _settings(workspace: Workspace, section: PolishSection, profile: Profile, text: Tokens) -> dict[str, Any]:
     """All that a polish depends on, as JSON values: settings by name, and digests of the rest."""
     units = workspace.database.manifest.units
     levels = {name: units[name].sha256 for name, level in profile.items() if level != DENSE}
@@ -106,7 +115,7 @@ def _settings(workspace: Workspace, section: PolishSection, profile: Profile) ->
         **section.model_dump(exclude={"polish_uniform"}),
         "seed": workspace.config.search.seed,
         "calibration": workspace.splits.calibration.fingerprint,
-        "search": workspace.splits.search.fingerprint,
+        "text": text.fingerprint,
         **{name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in digests.items()},
     }
 
@@ -128,6 +137,7 @@ class _Polish:
     section: PolishSection
     profile: Profile
     directory: Path
+    tokens: Tokens
     assembly: Assembly
 
     def run(self, record: PolishRecord) -> PolishRecord:
@@ -183,15 +193,13 @@ class _Polish:
 
     @cached_property
     def _split(self) -> tuple[Text, Text]:
-        """The search text to learn from, and the watched one: its last sequences."""
-        sequences, watched, tokens = list(self.workspace.splits.search.sequences), [], 0
+        """The text to learn from, and the watched one: its last sequences."""
+        sequences, watched, tokens = list(self.tokens.sequences), [], 0
         while len(sequences) > 1 and tokens < self.section.polish_watched:
             watched.append(sequences.pop())
             tokens += len(watched[-1])
-        return self._text(sequences), self._text(watched)
-
-    def _text(self, sequences: list[torch.Tensor]) -> Text:
-        return Text.of(self.workspace.runner, sequences, self.section.polish_batch)
+        runner, batch = self.workspace.runner, self.section.polish_batch
+        return Text.of(runner, sequences, batch), Text.of(runner, watched, batch)
 
     @cached_property
     def _watched(self) -> Watched:
@@ -212,12 +220,11 @@ class _Polish:
         block = _seconds(lambda: runner.block(0, hidden, contexts)) * runner.map.n_blocks / hidden[..., 0].numel()
         chunk = runner.finish(hidden, contexts).flatten(0, 1)[:256]
         head = _seconds(lambda: runner.logits(chunk)) / len(chunk)
-        calibration = self.workspace.splits.calibration.total or learned.tokens
         seconds = watched.tokens * 2 * (block + head)
         if self._sweeps:
-            seconds += calibration * block * SWEEP_PASSES
+            seconds += self.workspace.splits.calibration.total * block * SWEEP_PASSES
         if section.polish in ("blocks", "both"):
-            seconds += calibration * section.polish_epochs * block * BLOCK_PASSES
+            seconds += learned.tokens * section.polish_epochs * block * BLOCK_PASSES
         if section.polish in ("model", "both"):
             seconds += learned.tokens * section.polish_model_epochs * (block + head) * MODEL_PASSES
         return f"polish: {section.polish}, about {max(1, round(seconds / 60))} min"
@@ -238,8 +245,7 @@ class _Polish:
     def _blocks(self, shelf: Shelf, base: Database) -> dict[int, Outcome]:
         """Learn all blocks that are not on the shelf yet, from the levels of `base`."""
         runner, observer, section = self.workspace.runner, self.workspace.observer, self.section
-        calibration = list(self.workspace.splits.calibration.sequences)
-        text = self._text(calibration) if calibration else self._split[0]  # without Hessians there is no such text
+        text = self._split[0]
         rates = Rates(epochs=section.polish_epochs, codes=section.polish_code_rate, floats=section.polish_scale_rate,
                       seed=self.workspace.config.search.seed)  # fmt: skip
         dense = text.begin()
