@@ -37,10 +37,10 @@ from evopress.fitness.divergence import KL
 from evopress.fitness.evaluator import AT_ONCE, HEAD_BYTES, Evaluator
 from evopress.fitness.tokens import Tokens
 from evopress.models import Runner, describe
+from evopress.opened import BATCH_TOKENS
 from evopress.plan import available_memory
 from evopress.profile import Profile
 from evopress.search.presets import BITS
-from evopress.workspace import BATCH_TOKENS
 
 GRIDS = {str(bits): Grid(bits, 128) for bits in (2, 3, 4, 5, 6)}
 FEW = ("2", "3", "4")

@@ -27,9 +27,9 @@ from run_settings import add_settings
 from evopress.applications import QuantizeGgml
 from evopress.assemble import Assembly, weight_slots
 from evopress.compress.ggml import pack_ggml
+from evopress.compress.mixes import MIXES
 from evopress.config import Config
 from evopress.export.gguf import plan_gguf, predicted_bytes
-from evopress.export.mixes import MIXES
 from evopress.fitness.divergence import KL, Perplexity
 from evopress.fitness.evaluator import Evaluator
 from evopress.models.weights import weight

@@ -12,8 +12,8 @@ from evopress.compress.grid import Grid
 from evopress.compress.quantized import storage_bits
 from evopress.files import size
 from evopress.fitness.evaluator import HEAD_BYTES
+from evopress.opened import BATCH_TOKENS
 from evopress.plan import Shapes, build_memory, search_memory
-from evopress.workspace import BATCH_TOKENS
 
 MODELS = {
     "SmolLM2-135M, fp32": Shapes(134_515_008, 4, 30, 576, 49_152, ((576, 960), (576, 576), (576, 3072), (1536, 576))),

@@ -49,7 +49,7 @@ def config(options: argparse.Namespace, **budget: Any) -> Config:
 
 def uniform_size(workspace: Workspace, bits: str) -> int:
     """What a budget must be that a uniform checkpoint just meets."""
-    costs = FORMATS["compressed-tensors"].costs(workspace)
+    costs = FORMATS["compressed-tensors"].costs(workspace.source)
     return costs.constant + sum(levels[bits] for levels in costs.levels.values())
 
 

@@ -128,7 +128,7 @@ def evopress(model: Any, ids: torch.Tensor, options: argparse.Namespace) -> Work
     def work() -> None:
         build(workspace)
         profile = Profile.of({unit.name: str(options.bits) for unit in workspace.map.linears})
-        for name, make in workspace.dense_tensors(profile).items():
+        for name, make in workspace.content(profile).tensors.items():
             weight = model.get_parameter(name)
             weight.copy_(make(weight.dtype))
 

@@ -37,12 +37,13 @@ from evopress.fitness.divergence import KL
 from evopress.fitness.tokens import Tokens
 from evopress.observer import Observer
 from evopress.profile import Profile
-from evopress.records import read_json, read_profile, write_profile
+from evopress.records import read_json, read_profile
 from evopress.resolve import resolve
 from evopress.run import locked, start_run
 from evopress.scoring import HeldOut, score
 from evopress.search.moves import several
 from evopress.search.mutation import free_switches
+from evopress.steps.search import save
 from evopress.workspace import Workspace
 
 ROWS = Path(__file__).parent / "results" / "polish.jsonl"
@@ -163,9 +164,9 @@ class Bench:
         if not workspace.run.profile.exists():
             pipeline.build(workspace)
             if job.kind == "uniform":
-                write_profile(workspace, workspace.space.uniform(), 0.0, 0, "nothing was searched")
+                save(workspace, workspace.space.uniform(), 0.0, 0, "nothing was searched")
             elif job.kind == "varied":
-                write_profile(workspace, self.varied(job, workspace), 0.0, 0, "varied by chance")
+                save(workspace, self.varied(job, workspace), 0.0, 0, "varied by chance")
             else:
                 pipeline.search(workspace)
         return workspace.run.profile

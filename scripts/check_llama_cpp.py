@@ -4,7 +4,7 @@
 
 LIBRARIES is a directory with a prebuilt libllama (see scripts/libllama.py). Five questions, each a table:
 
-* does llama-quantize choose the types that `evopress.export.mixes` says it chooses, and are its bytes ours;
+* does llama-quantize choose the types that `evopress.compress.mixes` says it chooses, and are its bytes ours;
 * are the bytes of every type that can be a level ours, with an importance matrix;
 * does it take our --tensor-type-file and write the file that we write;
 * does every architecture compute in llama.cpp what it computes in transformers;
@@ -31,11 +31,11 @@ import torch
 from libllama import FILE_TYPES, Library, Llama
 
 from evopress.compress.ggml import Ggml, pack_ggml
+from evopress.compress.mixes import mix_types
+from evopress.compress.tensor_types import write_tensor_types
 from evopress.errors import UnsupportedModel
 from evopress.export.gguf import GgufPlan, export_gguf, gguf_names, plan_gguf
 from evopress.export.gguf_depth import drop_sublayers
-from evopress.export.mixes import mix_types
-from evopress.export.tensor_types import write_tensor_types
 from evopress.ggml_types import GGML_TYPES, fitting_type
 from evopress.models import LoadedModel, describe, find_sublayers
 from evopress.models.bypass import DROP, KEEP, bypass_slots

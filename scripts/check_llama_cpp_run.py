@@ -38,10 +38,10 @@ from libllama import FILE_TYPES, Library, Llama
 
 from evopress.applications import QuantizeGgml
 from evopress.compress.ggml import pack_ggml
+from evopress.compress.mixes import mix_types
 from evopress.config import Config
 from evopress.export.gguf import gguf_names
 from evopress.export.gguf_format import FILE
-from evopress.export.mixes import mix_types
 from evopress.models.load import gguf_file
 from evopress.models.weights import weight
 from evopress.observer import Observer
@@ -211,7 +211,7 @@ def compared(library: Library, workspace: Workspace, ours: Answers, found: Agree
     llama, prompt = Llama(library, file), tokenizer.encode(PROMPT)
     if prompt != llama.tokenize(PROMPT, special=True):
         raise SystemExit(f"llama.cpp cuts {PROMPT!r} into other tokens")
-    predicted = workspace.application.sizes(read_profile(workspace.run.profile))["bytes"]
+    predicted = workspace.sizes(read_profile(workspace.run.profile))["bytes"]
     size = file.stat().st_size
     rows = [("bytes of the file, predicted", f"{size}, {predicted}", size == predicted)]
     rows += [(what, text, holds) for what, (text, holds) in found.checks.items()]

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 from evopress.export.shards import weight_bytes
-from evopress.export.verification import searched_logits
 from evopress.observer import Observer
 from evopress.records import read_profile
 from evopress.run import read_run
@@ -38,7 +37,7 @@ def check(directory: Path) -> dict[str, Any]:
     tokens, answer = run.path / "tokens.json", run.path / "stock.json"
     tokens.write_text(json.dumps(sequences), encoding="utf-8")
     subprocess.run([sys.executable, SCRIPT, run.export, tokens, "--out", answer], check=True, capture_output=True)
-    expected = searched_logits(workspace, read_profile(run.profile), torch.tensor(sequences[0])[None])[0].contiguous()
+    expected = workspace.searched(read_profile(run.profile)).logits(torch.tensor(sequences[0])[None])[0].contiguous()
     found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
     found["searched"] = json.loads(run.evaluation.read_text(encoding="utf-8"))["profiles"]["searched"]["perplexity"]
     found["equal"] = found["logits"] == hashlib.sha256(expected.numpy().tobytes()).hexdigest()

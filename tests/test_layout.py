@@ -28,51 +28,53 @@ LONGEST_FILE = 300  # lines
 MAY_IMPORT = {
     "errors": "",
     "files": "errors",
-    "profile": "errors",
-    "testing": "errors profile space",
-    "space": "errors profile",
-    "search": "errors files profile space",
-    "analysis": "errors profile space search",
     "ggml_types": "errors",
-    "compress": "errors ggml_types",
     "models": "errors",
-    "depth": "errors profile models",
-    "assemble": "errors profile models",
-    "database": "errors files profile ggml_types compress models assemble",
-    "fitness": "errors files profile models database assemble",
-    "export": "errors files profile search sections ggml_types compress models depth database assemble",
-    "plan": "errors files models",
-    "sections": "profile space search ggml_types compress",
-    "targets": "errors profile search ggml_types sections models",
-    "config": "errors files space search ggml_types sections targets",
-    "resolve": "errors files search sections targets config",
-    "applications": "export targets errors profile space search ggml_types compress models assemble database depth "
-    "sections",
-    "observer": "profile space search",
-    "progress": "space search observer",
-    "trackers": "errors space search config observer",
-    "run": "errors files config",
-    "workspace": "errors files profile space search models assemble database fitness plan sections config applications "
-    "observer run",
-    "records": "applications errors files profile space fitness config run workspace",
-    "summary": "errors files profile space database export config run workspace records",
-    "wording": "files config",
-    "report": "errors files profile space export search config resolve run records progress wording",
+    "profile": "errors",
     "harness": "errors models",
-    "tasks": "errors files profile harness records scoring workspace",
-    "scoring": "errors profile models fitness records wording workspace",
-    "strategies": "profile space search fitness plan records workspace",
-    "analyze": "errors files profile space search analysis fitness records workspace",
-    "compare": "scoring errors files profile search fitness config records strategies workspace",
-    "polish": "errors files profile ggml_types compress models assemble database fitness sections config records run "
+    "plan": "errors files models",
+    "assemble": "errors models profile",
+    "compress": "errors ggml_types profile",
+    "costs": "errors profile",
+    "depth": "errors models profile",
+    "space": "errors profile",
+    "database": "assemble compress errors files ggml_types models profile",
+    "search": "errors files profile space",
+    "testing": "errors profile space",
+    "fitness": "assemble compress database errors models profile",
+    "analysis": "errors profile search space",
+    "observer": "search space",
+    "sections": "compress ggml_types profile search space",
+    "progress": "observer search space",
+    "export": "assemble compress costs database depth errors files ggml_types models profile search sections",
+    "targets": "errors ggml_types models profile search sections",
+    "applications": "assemble compress costs database depth errors ggml_types models profile search sections space "
+    "targets",
+    "config": "errors ggml_types search sections targets",
+    "resolve": "config errors files search sections targets",
+    "run": "config errors files",
+    "trackers": "config errors observer search space",
+    "wording": "config files",
+    "opened": "config export fitness models observer plan run",
+    "records": "config errors files fitness profile run space",
+    "workspace": "applications assemble costs database export fitness models observer opened plan profile run "
+    "search sections space",
+    "report": "config errors export files profile progress records resolve run search space wording",
+    "summary": "database errors export records run",
+    "analyze": "analysis errors files fitness profile records search space workspace",
+    "polish": "assemble compress config database errors files fitness ggml_types models profile records sections "
     "workspace",
-    "cards": "files profile database export sections config records report wording workspace",
-    "pipeline": "cards scoring "
-    "errors files profile space search database fitness export plan config resolve observer run workspace records "
-    "report strategies progress trackers polish",
-    "sweeps": "errors files profile config resolve sections observer run pipeline report wording",
-    "cli": "errors files profile space search sections config resolve observer run workspace records summary report "
-    "pipeline analysis compare analyze harness tasks wording sweeps trackers",
+    "scoring": "errors fitness models profile records wording workspace",
+    "strategies": "fitness plan profile records search space workspace",
+    "cards": "config database export files profile records report sections wording workspace",
+    "tasks": "files harness profile records scoring workspace",
+    "compare": "config errors files profile records scoring search strategies workspace",
+    "steps": "cards database errors export fitness profile progress records run search strategies workspace",
+    "pipeline": "config export observer opened polish profile records report resolve run scoring steps "
+    "trackers workspace",
+    "sweeps": "config errors files observer pipeline profile report resolve run sections wording",
+    "cli": "analysis analyze compare config errors files harness observer pipeline records report resolve run search "
+    "sections space summary sweeps tasks trackers wording workspace",
 }
 # Packages that are not evopress: what a part may use beyond the standard library; parts not listed may use any.
 MAY_USE = {
@@ -92,9 +94,9 @@ MAY_USE = {
 OWN = {
     "bits": {
         "compressor": "compress.gptq compress.rtn compress.grid compress.quantized compress.scales compress.tables "
-        "compress.refine",
+        "compress.refine compress.mixes compress.tensor_types",
         "space": "applications.quantize applications.ggml",
-        "formats": "export.compressed_tensors export.gptq export.packed export.mixes export.tensor_types",
+        "formats": "export.compressed_tensors export.gptq export.packed",
     },
     "sparsity": {
         "compressor": "compress.magnitude compress.wanda compress.scored compress.masks compress.sparse "
@@ -103,7 +105,8 @@ OWN = {
         "baselines": "search.owl",
     },
     "depth": {
-        "compressor": "models.bypass models.sublayers models.dissect models.droppable models.influence models.shorten",
+        "compressor": "models.bypass models.sublayers models.dissect models.droppable models.influence models.shorten "
+        "models.removal",
         "space": "applications.drop depth",
         "moves": "search.depth_moves search.spans",
         "baselines": "search.shortgpt search.subcloning search.shortened_llama search.sliding_window",
@@ -120,13 +123,11 @@ CHOOSE = {  # where an application is chosen by its name: tables with an entry f
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Full names of all modules that a file imports, also inside functions, but not those for type checkers alone."""
+    """Full names of all modules that a file imports, also inside functions and for type checkers alone."""
     pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while pending:
         node = pending.pop()
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            pending += node.orelse
-        elif isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             names = (f"{node.module}.{alias.name}" for alias in node.names)

@@ -7,7 +7,7 @@ Blocks are assembled one at a time because the evaluator and the builder run one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -24,6 +24,9 @@ Choice = tuple[str | None, ...]
 
 Load = Callable[[str, str, torch.dtype], torch.Tensor]
 """(unit, level, dtype) -> dense tensor in the parameter's layout."""
+
+Tensors = Mapping[str, Callable[[torch.dtype], torch.Tensor]]
+"""Parameter name -> what makes its compressed tensor in a dtype: how a checkpoint differs from the dense model."""
 
 
 def no_levels(unit: str, level: str, dtype: torch.dtype) -> torch.Tensor:

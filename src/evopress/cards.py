@@ -12,8 +12,8 @@ from typing import Any
 from evopress.config import Config
 from evopress.database.methods import Method
 from evopress.database.polished import read_record
+from evopress.export.about import About
 from evopress.export.card import Card, Grid, Table
-from evopress.export.format import Format
 from evopress.files import size
 from evopress.profile import Profile, Unit
 from evopress.records import read_json, versions
@@ -35,7 +35,7 @@ TASKS = {
 """Application -> what it did to the model."""
 
 
-def make_card(workspace: Workspace, format: Format, profile: Profile, directory: str, weights: int) -> Card:
+def make_card(workspace: Workspace, format: str, about: About, profile: Profile, directory: str, weights: int) -> Card:
     """The card of a profile's export in a format to a directory of that name, whose weights take so many bytes.
 
     Scores are in it where the profile is the run's own and was evaluated.
@@ -43,13 +43,12 @@ def make_card(workspace: Workspace, format: Format, profile: Profile, directory:
     config, run = workspace.config, workspace.run
     name = Path(DEMO_MODEL if config.model.source == "demo" else config.model.source).name
     searched = run.profile.exists() and dict(read_json(run.profile, "search")["profile"]) == dict(profile.items())
-    about = format.about(workspace, profile)
     return Card(
         title=f"{name}, {budget_text(config)}",
         summary=f"`{name}`, compressed with evopress. {TASKS[config.compression.application]}, so that the model's "
         "answers change least under one budget.",
         metadata=_base_model(config) | {"library_name": about.library, "pipeline_tag": "text-generation"},
-        tags=(TAGS[config.compression.application], format.name, *about.tags),
+        tags=(TAGS[config.compression.application], format, *about.tags),
         grid=make_grid(workspace, profile),
         facts=_facts(workspace, profile, weights, searched),
         reproduce=reproduce(config, "run"),
@@ -102,7 +101,7 @@ def _base_model(config: Config) -> dict[str, str]:
 
 def _facts(workspace: Workspace, profile: Profile, weights: int, searched: bool) -> dict[str, str]:
     config = workspace.config
-    sizes = {key: value for key, value in workspace.application.sizes(profile).items() if key != "bytes"}
+    sizes = {key: value for key, value in workspace.sizes(profile).items() if key != "bytes"}
     reached = ", ".join(f"{COLUMNS[key][0]} {COLUMNS[key][1](value)}" for key, value in sizes.items())
     data = read_json(workspace.run.profile, "search") if searched else {}
     return {

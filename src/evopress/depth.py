@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from evopress.errors import ConfigError, ProfileError
 from evopress.models.bypass import DROP, KEEP
 from evopress.models.sublayers import Granularity, SubLayer, group_sublayers
-from evopress.profile import Level, Unit
+from evopress.profile import Level, Profile, Unit
 
 Cost = Literal["count", "parameters", "bytes"]
 """What keeping a sub-layer costs: one, its number of parameters, or the bytes these take in the model's dtype."""
@@ -65,6 +65,12 @@ def sublayer_levels(
     groups = group_sublayers(sublayers, granularity)
     _require_names(levels, groups)
     return {sublayer.name: levels[name] for name, group in groups.items() for sublayer in group}
+
+
+def dropped_sublayers(profile: Profile, sublayers: Sequence[SubLayer], granularity: Granularity) -> list[SubLayer]:
+    """The sub-layers that a profile drops, in the model's order."""
+    levels = sublayer_levels(dict(profile.items()), sublayers, granularity)
+    return [sublayer for sublayer in sublayers if levels[sublayer.name] == DROP]
 
 
 def unit_levels(levels: Mapping[str, str], sublayers: Sequence[SubLayer], granularity: Granularity) -> dict[str, str]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from evopress.errors import ConfigError
 
+ALIGNMENT = 32  # bytes where tensors may start in a GGUF file
+
 
 @dataclass(frozen=True)
 class GgmlType:
@@ -120,3 +122,12 @@ def ggml_storage_bits(shape: tuple[int, int], name: str) -> int:
     16800
     """
     return shape[0] * row_bytes(name, shape[1]) * 8
+
+
+def padded(count: int) -> int:
+    """Bytes that `count` bytes take in a GGUF file: what the level of a weight really costs.
+
+    >>> padded(1), padded(64)
+    (32, 64)
+    """
+    return -(-count // ALIGNMENT) * ALIGNMENT

@@ -17,39 +17,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evopress.cards import make_card
 from evopress.config import Config
-from evopress.database.build import build_database
-from evopress.errors import VerificationError
-from evopress.export.card import write_card
 from evopress.export.formats import find_format
-from evopress.export.shards import weight_bytes
-from evopress.export.staging import is_whole, staged, withdraw
-from evopress.fitness.divergence import make_measure
+from evopress.export.staging import is_whole
 from evopress.observer import Observer
+from evopress.opened import LossFunction
 from evopress.polish.step import polish_levels
 from evopress.profile import Profile
-from evopress.progress import Progress
-from evopress.records import (
-    journal_header,
-    read_fitting,
-    read_json,
-    read_profile,
-    seconds_of,
-    timed,
-    write_evaluation,
-    write_profile,
-    write_space,
-)
+from evopress.records import read_json, read_profile, timed, write_evaluation
 from evopress.report import write_report
 from evopress.resolve import resolve, resolve_polish
 from evopress.run import RunDirectory, locked, require_run_or_empty, start_run
 from evopress.scoring import HeldOut, score, shown_profiles
-from evopress.search import Journal, Stopper, run_search
-from evopress.search.types import Strategy
-from evopress.strategies import make_strategy, warm_up
+from evopress.steps.build import build as build
+from evopress.steps.export import export as export
+from evopress.steps.search import search as search
 from evopress.trackers import tracked
-from evopress.workspace import LossFunction, Workspace
+from evopress.workspace import Workspace
 
 Fitness = str | LossFunction
 
@@ -157,7 +141,7 @@ def run_all(
         directory = start_run(out, config)
         workspace = Workspace(directory, watching, fitness)
         if checkpoint and not is_whole(directory.export):
-            find_format(config.format, config.compression.application).check(workspace)
+            find_format(config.format, config.compression.application).check(workspace.plain_source)
         if not directory.profile.exists():
             build(workspace)
             search(workspace)
@@ -169,65 +153,6 @@ def run_all(
             export(workspace)
         write_report([out], directory.report)
     return Run(directory)
-
-
-def build(workspace: Workspace) -> None:
-    """Make the database, or what is missing of it; nothing where levels need none."""
-    if not workspace.fitness:
-        make_measure(workspace.config.search.fitness)
-    if (start := workspace.config.search.start_profile) is not None:
-        read_profile(Path(start), workspace.application.from_text)
-    method = workspace.application.method
-    if method is None:
-        return
-    workspace.require_build_memory(method)
-    workspace.observer.note(f"levels: {method}")
-    with locked(workspace.run.database):  # other runs may share it
-        build_database(
-            workspace.run.database,
-            workspace.runner,
-            method,
-            workspace.splits.calibration.sequences,
-            workspace.fingerprints,
-            batch_tokens=workspace.batch_tokens,
-            progress=lambda done, total, what: workspace.observer.progress("build", done, total, what),
-        )
-
-
-def search(workspace: Workspace) -> Profile:
-    """Search the space, or go on from the journal, and write profile.json."""
-    if text := workspace.config.search.automatic_text:
-        workspace.observer.note(text)
-    with timed(workspace.run.timing, "search"):
-        profile, strategy, stopper = _search(workspace)
-    stopped = stopper.reason or strategy.stopped or "all generations are done"
-    workspace.observer.note(f"the search ended: {stopped}")
-    write_profile(workspace, profile, strategy.score, stopper.tokens, stopped)
-    return profile
-
-
-def _search(workspace: Workspace) -> tuple[Profile, Strategy, Stopper]:
-    config, text, started = workspace.config, workspace.splits.search, time.monotonic()
-    measures = (workspace.measure,)  # an unknown one is an error before any work
-    warmup = warm_up(workspace, config.search.seed)
-    strategy = make_strategy(workspace, warmup, config.search.seed)
-    write_space(workspace)
-    before = seconds_of(workspace.run.timing, "search") + time.monotonic() - started
-    observer = Progress(workspace.run.progress, workspace.observer, seconds=before)
-    stopper = Stopper(config.search.limits, tokens=warmup.tokens, seconds=observer.before)
-    with (
-        Journal(workspace.run.journal, seed=config.search.seed, fingerprint=journal_header(workspace)) as journal,
-        workspace.evaluator(text, measures, config.search.offspring) as evaluator,
-    ):
-        evaluator.calls = journal.batches
-        profile = run_search(
-            strategy,
-            evaluator,
-            journal,
-            lambda result: observer.batch(result, workspace.space, stopper.tokens),
-            stopper,
-        )
-        return profile, strategy, stopper
 
 
 def polish(workspace: Workspace, what: str | None = None) -> None:
@@ -264,45 +189,6 @@ def evaluate(
     scored = score(workspace, shown_profiles(workspace, profile), HeldOut(data, tokens, sequence_length))
     result = scored.record() | {"seconds": round(time.monotonic() - started, 1)}
     if data is None and profile is None:
-        write_evaluation(workspace, result)
+        write_evaluation(workspace.run.evaluation, result)
         workspace.observer.evaluated(result)
     return result
-
-
-def export(
-    workspace: Workspace,
-    out: Path | None = None,
-    profile: Path | None = None,
-    format: str | None = None,
-    verify: bool = True,
-) -> Path:
-    """Write the searched profile, or that of the file `profile`, as a checkpoint and load it to see that it is right.
-
-    `format` is a name from `evopress.export.formats`, by default that of the run's target. Returns the checkpoint's
-    directory: `out`, or `export/` in the run, `export-FORMAT/` for another format than the run's own.
-    VerificationError when the files have another size than predicted, or other logits than the searched model; then no
-    loader accepts the directory.
-    """
-    config = workspace.config
-    chosen = find_format(format or config.format, config.compression.application)
-    chosen.check(workspace)
-    target = out or workspace.run.export_to(chosen.name)
-    found = read_fitting(workspace, profile or workspace.run.profile)
-    predicted = chosen.predicted_bytes(workspace, found)
-    with staged(target, predicted) as partial:
-        chosen.write(workspace, found, partial, lambda done, total: workspace.observer.progress("export", done, total))
-        if (written := weight_bytes(partial)) != predicted:
-            raise VerificationError(
-                f"the weights of {target} take {written} bytes, predicted were {predicted}; report this"
-            )
-        card = make_card(workspace, chosen, found, target.name, written)
-        write_card(partial, card)
-    for note in card.notes:
-        workspace.observer.note(note)
-    if verify:
-        result = chosen.verify(workspace, found, target)
-        if result.failed:
-            withdraw(target)
-            raise VerificationError(f"{target} is not the searched model: {result}; report this")
-        workspace.observer.note(str(result))
-    return target

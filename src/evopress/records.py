@@ -15,46 +15,34 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evopress.config import flat
+from evopress.config import Config, flat
 from evopress.errors import ProfileError, RunError, SchemaError
 from evopress.files import sha256, write_text
 from evopress.profile import Profile
+from evopress.run import RunDirectory
+from evopress.space import SearchSpace
 
 if TYPE_CHECKING:
     from evopress.fitness.sensitivity import Sensitivity
-    from evopress.workspace import Workspace
 
 SCHEMA = 1
 
 
-def journal_header(workspace: Workspace) -> dict[str, Any]:
-    """All that a search depends on: settings but for those of the polish, which comes after it, and digests.
+def journal_header(config: Config, digests: Mapping[str, str]) -> dict[str, Any]:
+    """All that a search depends on: settings but for those of the polish, which comes after it, and `digests`.
 
     What `bos` came to is in the text's digest.
     """
-    path = workspace.config.search.start_profile
+    path = config.search.start_profile
     start = {} if path is None else {"start profile": sha256(Path(path))}
-    settings = {
-        key: value for key, value in flat(workspace.config).items() if not key.startswith(("polish.", "data.bos"))
-    }
-    return settings | workspace.fingerprints | {"search text": workspace.splits.search.fingerprint} | start
+    settings = {key: value for key, value in flat(config).items() if not key.startswith(("polish.", "data.bos"))}
+    return settings | dict(digests) | start
 
 
-def write_profile(workspace: Workspace, profile: Profile, score: float, tokens: int, stopped: str) -> None:
-    """Write profile.json and, beside it, the official code's text format; `stopped` says what ended the search."""
-    config, space = workspace.config, workspace.space
-    data = {
-        "schema": SCHEMA,
-        "profile": dict(profile.items()),
-        "budget": config.budget.model_dump() | {"limit": space.budget, "cost": space.cost(profile)},
-        **workspace.application.sizes(profile),
-        "fitness": {"name": config.search.fitness, "score": score, "tokens": tokens, "stopped": stopped},
-        "seed": config.search.seed,
-        "fingerprints": workspace.fingerprints | {"search": workspace.splits.search.fingerprint},
-        "versions": versions(),
-    }
-    write_text(workspace.run.profile.with_suffix(".txt"), workspace.application.to_text(profile))
-    write_text(workspace.run.profile, json.dumps(data, indent=1) + "\n")
+def write_profile(run: RunDirectory, text: str, record: Mapping[str, Any]) -> None:
+    """Write profile.json with this `record` and, beside it, the `text` in the official code's format."""
+    write_text(run.profile.with_suffix(".txt"), text)
+    write_text(run.profile, json.dumps({"schema": SCHEMA, **record, "versions": versions()}, indent=1) + "\n")
 
 
 def read_profile(path: Path, from_text: Callable[[str], Profile] = Profile.from_text) -> Profile:
@@ -73,14 +61,14 @@ def read_profile(path: Path, from_text: Callable[[str], Profile] = Profile.from_
         raise RunError(f"{path} is damaged: it holds no profile; run the search step again") from None
 
 
-def write_space(workspace: Workspace) -> None:
+def write_space(path: Path, space: SearchSpace, stored: Mapping[str, Mapping[str, Any]]) -> None:
     """Write space.json: what could be chosen, with what each level of each unit costs and stores, and its layer error.
 
-    `bits` is all that is stored of a level, `codes` the part without scales and masks. Depth has no layer errors.
+    `stored` has for each level of each unit a dataclass: `bits` is all that is stored of it, `codes` the part without
+    scales and masks. Depth has no layer errors.
     `units` are what profiles name; the indices in each of `ties` are of those that must share a level, those in each of
     `rungs` of the levels that together count as uniform, where units call them differently.
     """
-    space, levels = workspace.space, workspace.application.stored()
     units = [
         {
             "name": unit.name,
@@ -88,7 +76,7 @@ def write_space(workspace: Workspace) -> None:
             "role": unit.role,
             "size": unit.size,
             "levels": [
-                {"name": own.name, "cost": own.cost, **asdict(levels[unit.name][own.name])} for own in unit.levels
+                {"name": own.name, "cost": own.cost, **asdict(stored[unit.name][own.name])} for own in unit.levels
             ],
         }
         for whole in space.units
@@ -107,14 +95,14 @@ def write_space(workspace: Workspace) -> None:
             [index for whole, index in zip(space.units, rung, strict=True) for _ in whole.parts] for rung in space.rungs
         ],
     }
-    write_text(workspace.run.space, json.dumps(data) + "\n")
+    write_text(path, json.dumps(data) + "\n")
 
 
-def read_fitting(workspace: Workspace, path: Path) -> Profile:
+def read_fitting(path: Path, space: SearchSpace, from_text: Callable[[str], Profile]) -> Profile:
     """A profile from a file, checked against the model's units and levels; it may be above the budget."""
-    profile = read_profile(path, workspace.application.from_text)
+    profile = read_profile(path, from_text)
     with naming(path):
-        workspace.space.encode(profile)
+        space.encode(profile)
     return profile
 
 
@@ -148,9 +136,9 @@ def read_sensitivity(path: Path, fingerprint: Mapping[str, Any]) -> Sensitivity 
         raise RunError(f"{path} is damaged: it holds no sensitivities; delete it and run the search again") from None
 
 
-def write_evaluation(workspace: Workspace, result: dict[str, Any]) -> None:
+def write_evaluation(path: Path, result: Mapping[str, Any]) -> None:
     """Write evaluation.json."""
-    write_text(workspace.run.evaluation, json.dumps(result, indent=1) + "\n")
+    write_text(path, json.dumps(dict(result), indent=1) + "\n")
 
 
 def read_json(path: Path, step: str) -> dict[str, Any]:

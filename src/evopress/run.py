@@ -78,14 +78,16 @@ def require_run_or_empty(path: Path) -> None:
 def start_run(path: Path, config: Config) -> RunDirectory:
     """Make a run directory, or go on with one that was made by the same configuration.
 
-    One that holds nothing but another configuration is taken over: a command that failed on a typo leaves it so.
+    One that holds nothing but another configuration is taken over: a command that failed on a typo leaves it so. How to
+    polish may change until something is polished or evaluated.
     RunMismatch says what differs; RunError when `path` holds something else.
     """
     require_run_or_empty(path)
     if (path / "config.toml").exists():
         existing = read_run(path)
         changed = differences(existing.config, config)
-        if changed and existing.begun:
+        last = existing.polished.exists() or existing.evaluation.exists()
+        if existing.begun and any(last or not one.startswith("polish.") for one in changed):
             raise RunMismatch(f"{path} was made with other settings ({'; '.join(changed)}); use another directory")
         if not changed:
             return existing

@@ -72,7 +72,9 @@ def shown_profiles(workspace: Workspace, given: Path | None = None) -> dict[str,
     if workspace.application.method is not None:
         own = {name: profiles.get(row) for name, row in POLISHED.items()}
         profiles |= {name: p for name, p in own.items() if p and workspace.levels(p) is not workspace.database}
-    return profiles if given is None else profiles | {"given": read_fitting(workspace, given)}
+    if given is None:
+        return profiles
+    return profiles | {"given": read_fitting(given, workspace.space, workspace.application.from_text)}
 
 
 def score(workspace: Workspace, profiles: Mapping[str, Profile | None], where: HeldOut) -> Scored:
@@ -95,7 +97,7 @@ def score(workspace: Workspace, profiles: Mapping[str, Profile | None], where: H
             order.append(name)
     scores = replace(scores, sums=scores.sums[[order.index(name) for name in profiles]])
     rows = {
-        name: {"perplexity": perplexity, "kl": kl, **workspace.application.sizes(profile)}
+        name: {"perplexity": perplexity, "kl": kl, **workspace.sizes(profile)}
         for (name, profile), kl, perplexity in zip(profiles.items(), scores.scores(0), scores.scores(1), strict=True)
     }
     return Scored(rows, scores, text)

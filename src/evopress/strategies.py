@@ -125,7 +125,7 @@ def warm_up(workspace: Workspace, seed: int) -> Warmup:
 
 def _proposed(workspace: Workspace, known: Warmup, seed: int) -> Warmup:
     """With what the application's scored start proposes after its first batch, if it has one."""
-    strategy = workspace.application.scored_start
+    strategy = workspace.application.scored_start(workspace.config.search.start_tokens)
     batch = strategy.ask() if strategy else None
     if strategy is None or batch is None:
         return known

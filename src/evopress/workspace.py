@@ -6,119 +6,54 @@ Everything that can be checked before long work starts is checked here, at the f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import torch
 
-from evopress.applications import Application, make_application
-from evopress.applications.application import Tensors
+from evopress.applications import Application, Drop, Measured, Quantize, QuantizeGgml, Sparsify, layer_errors
 from evopress.assemble import Assembly, Load, no_levels
-from evopress.config import Config
+from evopress.costs import FileCosts
 from evopress.database.build import stored_bits
 from evopress.database.methods import Method, corrects
 from evopress.database.polished import polished_levels
 from evopress.database.store import Database
+from evopress.export.format import Content, Format, Source
+from evopress.export.formats import find_format
+from evopress.export.gguf import gguf_names
+from evopress.export.verification import Searched, logits
 from evopress.fitness.bank import Bank
-from evopress.fitness.divergence import Measure, make_measure
-from evopress.fitness.evaluator import AT_ONCE, HEAD_BYTES, Evaluator
+from evopress.fitness.divergence import Measure
+from evopress.fitness.evaluator import AT_ONCE, Evaluator
 from evopress.fitness.loading import load_beyond, load_splits
 from evopress.fitness.tokens import SHORTEST_SEQUENCE, Splits, Tokens
-from evopress.models import (
-    Granularity,
-    Influence,
-    LoadedModel,
-    ModelMap,
-    Runner,
-    SubLayer,
-    check_finite,
-    choose_device,
-    choose_dtype,
-    find_droppable,
-    fingerprint,
-    load_model,
-    measure_influence,
-)
-from evopress.models.bos import bos_text, find_bos
+from evopress.models import Influence, fingerprint, measure_influence
+from evopress.models.bos import bos_text
 from evopress.models.checks import require_known_tokens
-from evopress.models.coverage import compressible, coverage
-from evopress.models.ends import with_ends
-from evopress.models.load import note_unused, require_positions
+from evopress.models.load import require_positions
 from evopress.observer import Observer
-from evopress.plan import Shapes, available_memory, build_memory, measure_shapes, require_memory, search_memory
-from evopress.profile import DENSE, Profile
+from evopress.opened import LossFunction, Opened
+from evopress.plan import build_memory, require_memory, search_memory
+from evopress.profile import Profile
 from evopress.run import RunDirectory
 from evopress.search.presets import depth_generations
+from evopress.sections import DropSection, SparsifySection
 from evopress.space import SearchSpace
 
-BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Tokens in one pass of a block: enough to keep the device's matrix units busy."""
 INFLUENCE_TOKENS = 8192
 """Means over tokens of one number a token: a few thousand tell the order of blocks."""
 
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-
-class Workspace:
-    """A run directory with its model, text and database. `fitness` replaces the configured measure by a function."""
+class Workspace(Opened):
+    """A run directory with its model, text, family and database: what steps take what they need from."""
 
     def __init__(self, run: RunDirectory, observer: Observer, fitness: LossFunction | None = None) -> None:
-        self.run, self.observer, self.fitness = run, observer, fitness
+        super().__init__(run, observer, fitness)
         self._polished: dict[Profile, Database] = {}
-
-    @property
-    def config(self) -> Config:
-        """The resolved configuration."""
-        return self.run.config
-
-    @cached_property
-    def device(self) -> str:
-        """Where the model runs."""
-        return choose_device(self.config.model.device)
-
-    @cached_property
-    def loaded(self) -> LoadedModel:
-        """Model and tokenizer, checked for NaN."""
-        section = self.config.model
-        dtype = choose_dtype(self.device) if section.dtype == "auto" else getattr(torch, section.dtype)
-        self.observer.note(f"loading {section.source} as {str(dtype).removeprefix('torch.')} on {self.device}")
-        loaded = load_model(
-            section.source,
-            dtype=dtype,
-            device=self.device,
-            revision=section.revision,
-            trust_remote_code=section.trust_remote_code,
-        )
-        check_finite(loaded.model)
-        note_unused(loaded, self.observer.note)
-        return loaded
-
-    @cached_property
-    def map(self) -> ModelMap:
-        """Blocks and linear layers, and embedding and head where they are compressed too."""
-        section = self.config.compression
-        found = compressible(self.loaded.model, getattr(section, "group_size", None))
-        if (said := coverage(found)) and section.application != "depth":
-            self.observer.note(said)
-        return with_ends(self.loaded.model, found) if section.embeddings else found
-
-    @cached_property
-    def sublayers(self) -> tuple[SubLayer, ...]:
-        """What depth pruning can drop, found by running it; ask for it first while the model is whole."""
-        units: Granularity = getattr(self.config.compression, "granularity", "sublayer")
-        return find_droppable(self.loaded.model, self.map, units, self.observer.note)
-
-    @cached_property
-    def runner(self) -> Runner:
-        """The model as a sequence of blocks."""
-        return Runner(self.loaded.model, self.map)
-
-    @cached_property
-    def bos(self) -> int | None:
-        """The BOS token that all text begins with, if it does."""
-        return find_bos(self.loaded.tokenizer, self.config.data.bos)
 
     @cached_property
     def splits(self) -> Splits:
@@ -164,7 +99,63 @@ class Workspace:
     @cached_property
     def application(self) -> Application:
         """What is searched: bit-widths, sparsity or depth."""
-        return make_application(self)
+        config, model, map, note = self.config, self.loaded.model, self.map, self.observer.note
+        section, budget = config.compression, config.budget
+        if isinstance(section, DropSection):
+            measured = Measured(lambda: self.influence, lambda: self.influence_tokens)
+            first = config.target is not None and config.target.first_attention
+            files = None if config.target is None else lambda: self.files
+            return Drop(model, map, section, budget, self.sublayers, self.removal, measured, files, first=first)
+        if isinstance(section, SparsifySection):
+            return Sparsify(model, map, section, budget, lambda: self.database, influence=lambda: self.influence)
+        needs: dict[str, Any] = {"target": config.target, "files": lambda: self.files}
+        if section.method == "ggml":
+            names = gguf_names(self.loaded)
+            return QuantizeGgml(model, map, section, budget, lambda: self.database, names=names, note=note, **needs)
+        return Quantize(model, map, section, budget, lambda: self.database, **needs)
+
+    @cached_property
+    def source(self) -> Source:
+        """What formats store."""
+        if self.config.compression.application != "depth":
+            return self.plain_source
+        return replace(self.plain_source, sublayers=self.sublayers, left_out=self.removal.blocks)
+
+    @cached_property
+    def files(self) -> FileCosts:
+        """What the files of the run's format cost; ConfigError where the profile does not change their size."""
+        return self._format.costs(self.source)
+
+    @property
+    def _format(self) -> Format:
+        return find_format(self.config.format, self.config.compression.application)
+
+    def content(self, profile: Profile) -> Content:
+        """A profile as files hold it, with its polished levels if it is the one that was polished."""
+        database = None if self.application.method is None else self.levels(profile)
+        return Content(
+            profile=profile,
+            tensors=self.application.tensors(profile, database),
+            left_out=self.application.left_out(profile),
+            database=database,
+        )
+
+    def sizes(self, profile: Profile | None) -> dict[str, float | int]:
+        """What a profile (None: the dense model) amounts to; with a target, `bytes` are those of its files."""
+        found = self.application.sizes(profile)
+        if profile is not None and self.config.target is not None and self.application.resizes:
+            found["bytes"] = self._format.predicted_bytes(self.source, self.content(profile))
+        return found
+
+    def searched(self, profile: Profile) -> Searched:
+        """The model of a profile as it is in memory, to compare an export with."""
+
+        def of_searched(ids: torch.Tensor) -> torch.Tensor:
+            with self.assembly(polished=profile) as assembly:
+                assembly.apply(profile)
+                return logits(self.loaded.model, ids)
+
+        return Searched(of_searched, self.device, self.free_memory, self.config.model.trust_remote_code)
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -176,30 +167,6 @@ class Workspace:
     @property
     def _needs_text(self) -> bool:
         return (method := self.application.method) is not None and method.needs_text
-
-    @property
-    def batch_tokens(self) -> int:
-        """Tokens in one pass of a block."""
-        return BATCH_TOKENS[self._device_type]
-
-    @property
-    def head_bytes(self) -> int:
-        """Size of a chunk of logits."""
-        return HEAD_BYTES[self._device_type]
-
-    @cached_property
-    def measure(self) -> Measure:
-        """What the search minimises: the caller's own loss, or the configured one."""
-        return make_measure(self.fitness or self.config.search.fitness)
-
-    @property
-    def free_memory(self) -> int:
-        """Bytes that are free where the model runs."""
-        return available_memory(self.device)
-
-    @property
-    def _device_type(self) -> str:
-        return self.device.partition(":")[0]
 
     @cached_property
     def database(self) -> Database:
@@ -245,13 +212,7 @@ class Workspace:
     @cached_property
     def layer_errors(self) -> dict[str, dict[str, float]]:
         """unit -> level -> ||(W - Wc) X||^2 / ||W X||^2: what the knapsack adds up."""
-        units = self.database.manifest.units
-        return {name: {DENSE: 0.0} | {level.name: level.error for level in e.levels} for name, e in units.items()}
-
-    @cached_property
-    def shapes(self) -> Shapes:
-        """What the memory formulas need."""
-        return measure_shapes(self.loaded.model, self.map)
+        return layer_errors(self.database)
 
     def require_build_memory(self, method: Method) -> None:
         """ResourceError when the build would not fit; the model itself is already loaded."""
@@ -304,16 +265,6 @@ class Workspace:
         require_memory({"the compressed weights": copy}, self.free_memory, "assembling a profile")
         with Assembly(self.application.slots(self._loader(0, polished))) as assembly:
             yield assembly
-
-    def dense_tensors(self, profile: Profile) -> Tensors:
-        """For each weight that is not left dense its parameter's name and what makes the tensor of its level."""
-        levels = dict(profile.items())
-        database = self.levels(profile)
-        return {
-            linear.view.parameter: partial(database.dense, linear.name, levels[linear.name])
-            for linear in self.map.linears
-            if levels[linear.name] != DENSE
-        }
 
     def _loader(self, memory: int, polished: Profile | None = None) -> Load:
         """Levels from the database, at most `memory` bytes of them kept; nothing to load without a database."""

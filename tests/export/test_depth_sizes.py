@@ -70,9 +70,9 @@ def check(run: tuple[Workspace, int, int], seed: int, share: float, slack: int) 
     constant = (low + high) // 2 - workspace.space.budget
     space = replace(workspace.space, budget=size - constant)
     profile = space.decode(random_start(space, Random(seed)))
-    chosen.write(workspace, profile, out, lambda done, total: None)
+    chosen.write(workspace.source, workspace.content(profile), out, lambda done, total: None)
     counted = constant + space.cost(profile)
-    assert weight_bytes(out) == workspace.application.sizes(profile)["bytes"] <= counted <= size
+    assert weight_bytes(out) == workspace.sizes(profile)["bytes"] <= counted <= size
     assert counted - weight_bytes(out) <= slack
 
 
@@ -127,7 +127,7 @@ def test_halves_of_blocks_that_stay_in_the_files_are_refused(loaded: LoadedModel
 
 def test_a_block_has_to_stay() -> None:
     workspace, low, _ = sized("llama", "block", "llamacpp")
-    costs = FORMATS["gguf"].costs(workspace)
+    costs = FORMATS["gguf"].costs(workspace.source)
     assert low == costs.constant + max(own["keep"] for own in costs.levels.values())
 
 

@@ -11,13 +11,20 @@ import torch
 import evopress
 from evopress import pipeline
 from evopress.errors import ConfigError, VerificationError
+from evopress.export.format import Format
 from evopress.export.formats import FORMATS, find_format
 from evopress.export.shards import Entry, entry_bytes, frame_bytes, predicted_bytes, weight_bytes, write_shards
 from evopress.export.staging import is_whole
 from evopress.export.verification import Verification
 from evopress.observer import Observer
+from evopress.profile import Profile
 from evopress.run import read_run
 from evopress.workspace import Workspace
+
+
+def verified(format: Format, workspace: Workspace, profile: Profile, out: Path) -> Verification:
+    """What the format's consumer makes of an export in `out`."""
+    return format.verify(workspace.source, workspace.content(profile), out, workspace.searched(profile))
 
 
 def entries(count: int) -> list[Entry]:
@@ -67,17 +74,23 @@ def test_an_export_of_another_size_or_other_logits_is_an_error(
     for name in searched.names[:1]:
         other = "2" if searched[name] != "2" else "3"
         wrong = evopress.Profile.of(dict(searched.items()) | {name: other})
-    result = FORMATS["hf"].verify(workspace, searched, run.directory.export)
+    result = FORMATS["hf"].verify(
+        workspace.source, workspace.content(searched), run.directory.export, workspace.searched(searched)
+    )
     assert str(result).endswith("the logits are those of the searched model, bit for bit")
-    assert FORMATS["hf"].verify(workspace, wrong, run.directory.export).failed
+    assert (
+        FORMATS["hf"]
+        .verify(workspace.source, workspace.content(wrong), run.directory.export, workspace.searched(wrong))
+        .failed
+    )
 
 
 def test_an_export_that_does_not_load_fails(small: dict[str, Any], tmp_path: Path) -> None:
     run = evopress.quantize(out=tmp_path / "run", **small)
     (run.directory.export / "model.safetensors").write_bytes(b"no")
-    result = FORMATS["hf"].verify(
-        Workspace(read_run(run.directory.path), Observer()), run.profile, run.directory.export
-    )
+    workspace, profile = Workspace(read_run(run.directory.path), Observer()), run.profile
+    content, searched = workspace.content(profile), workspace.searched(profile)
+    result = FORMATS["hf"].verify(workspace.source, content, run.directory.export, searched)
     assert result.failed
     assert "model.safetensors" in str(result) or "header" in str(result).lower()
 
@@ -88,7 +101,9 @@ def test_a_second_model_that_has_no_room_is_not_loaded(
     run = evopress.quantize(out=tmp_path / "run", **small)
     workspace = Workspace(read_run(run.directory.path), Observer())
     monkeypatch.setattr(Workspace, "free_memory", 1000)
-    result = FORMATS["hf"].verify(workspace, run.profile, run.directory.export)
+    result = FORMATS["hf"].verify(
+        workspace.source, workspace.content(run.profile), run.directory.export, workspace.searched(run.profile)
+    )
     assert str(result) == "not verified: a second model needs 143.5 kB of memory but 1.0 kB are free"
     assert not result.failed
 

@@ -16,10 +16,12 @@ import evopress
 from evopress import pipeline
 from evopress.applications import Drop, QuantizeGgml
 from evopress.applications.ggml import fallback_notes
+from evopress.compress.tensor_types import write_tensor_types
 from evopress.errors import BudgetError, ConfigError, UnsupportedModel
+from evopress.export.format import Format
 from evopress.export.formats import FORMATS
 from evopress.export.gguf import gguf_names
-from evopress.export.tensor_types import write_tensor_types
+from evopress.export.verification import Verification
 from evopress.observer import Observer
 from evopress.profile import Profile
 from evopress.resolve import resolve
@@ -40,6 +42,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma3_text": {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 16},
     "phi3": {},
 }
+
+
+def verified(format: Format, workspace: Workspace, profile: Profile, out: Path) -> Verification:
+    """What the format's consumer makes of an export in `out`."""
+    return format.verify(workspace.source, workspace.content(profile), out, workspace.searched(profile))
 
 
 class Notes(Observer):
@@ -75,9 +82,9 @@ def built(path: Path, model: Path | str, options: dict[str, Any], **more: Any) -
 def write(workspace: Workspace, profile: Profile, out: Path) -> int:
     """Write and verify; the size of the file."""
     out.mkdir()
-    GGUF.write(workspace, profile, out, lambda done, total: None)
+    GGUF.write(workspace.source, workspace.content(profile), out, lambda done, total: None)
     (out / "model.gguf.partial").rename(out / "model.gguf")
-    result = GGUF.verify(workspace, profile, out)
+    result = verified(GGUF, workspace, profile, out)
     assert result.difference is not None
     assert not result.failed, result
     return (out / "model.gguf").stat().st_size
@@ -107,10 +114,15 @@ def test_one_command_makes_a_file_within_the_budget(tmp_path: Path, options: dic
 def test_files_of_all_families_load_at_the_predicted_size(tmp_path: Path, options: dict[str, Any], family: str) -> None:
     workspace = built(tmp_path / "run", write_checkpoint(tmp_path / "model", family), options)
     profile = random_profile(workspace, 1)
-    costs = GGUF.costs(workspace)
+    costs = GGUF.costs(workspace.source)
     added = costs.constant + sum(costs.levels[unit][level] for unit, level in profile.items())
     size = write(workspace, profile, tmp_path / "out")
-    assert size == GGUF.predicted_bytes(workspace, profile) == added == workspace.application.sizes(profile)["bytes"]
+    assert (
+        size
+        == GGUF.predicted_bytes(workspace.source, workspace.content(profile))
+        == added
+        == workspace.sizes(profile)["bytes"]
+    )
 
 
 def test_a_gguf_file_is_a_model_too(tmp_path: Path, options: dict[str, Any]) -> None:
@@ -118,7 +130,8 @@ def test_a_gguf_file_is_a_model_too(tmp_path: Path, options: dict[str, Any]) -> 
     write(first, random_profile(first, 1), tmp_path / "out")
     second = built(tmp_path / "second", tmp_path / "out" / "model.gguf", options)
     profile = random_profile(second, 2)
-    assert write(second, profile, tmp_path / "again") == GGUF.predicted_bytes(second, profile)
+    predicted = GGUF.predicted_bytes(second.source, second.content(profile))
+    assert write(second, profile, tmp_path / "again") == predicted
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +146,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, text: Path) -> Workspace
 @settings(max_examples=20)
 @given(data=st.data())
 def test_the_size_is_the_sum_of_what_levels_cost(workspace: Workspace, data: st.DataObject) -> None:
-    costs = GGUF.costs(workspace)
+    costs = GGUF.costs(workspace.source)
     choice = {unit.name: data.draw(st.sampled_from(unit.levels)).name for unit in workspace.space.units}
     profile = Profile.of(choice)
     added = costs.constant + sum(costs.levels[unit][level] for unit, level in choice.items())
-    assert added == GGUF.predicted_bytes(workspace, profile)
+    assert added == GGUF.predicted_bytes(workspace.source, workspace.content(profile))
     assert workspace.space.cost(profile) == 8 * (added - costs.constant)
 
 
@@ -166,25 +179,25 @@ def test_mixes_are_profiles_where_the_levels_have_their_sizes(workspace: Workspa
 def test_another_profile_than_the_searched_is_noticed(workspace: Workspace, tmp_path: Path) -> None:
     low, high = workspace.space.uniforms()[0], workspace.space.uniforms()[-1]
     write(workspace, high, tmp_path / "out")
-    assert GGUF.verify(workspace, low, tmp_path / "out").failed
+    assert verified(GGUF, workspace, low, tmp_path / "out").failed
     (tmp_path / "out" / "model.gguf").write_bytes(b"no")
-    assert GGUF.verify(workspace, high, tmp_path / "out").failed
+    assert verified(GGUF, workspace, high, tmp_path / "out").failed
 
 
 def test_the_file_of_tensor_types_is_a_profile_again(workspace: Workspace, tmp_path: Path) -> None:
     profile, own = random_profile(workspace, 3), FORMATS["llama-quantize"]
-    own.write(workspace, profile, tmp_path, lambda done, total: None)
+    own.write(workspace.source, workspace.content(profile), tmp_path, lambda done, total: None)
     file = (tmp_path / "tensor-types.txt.partial").rename(tmp_path / "tensor-types.txt")
-    assert not own.verify(workspace, profile, tmp_path).failed
+    assert not verified(own, workspace, profile, tmp_path).failed
     assert workspace.application.from_text(file.read_text()) == profile
     assert workspace.application.from_text(profile.to_text()) == profile
     other = workspace.space.uniforms()[0]
-    assert own.verify(workspace, other, tmp_path).failed
+    assert verified(own, workspace, other, tmp_path).failed
     file.write_text(file.read_text().partition("\n")[0])
-    assert "no rule" in own.verify(workspace, profile, tmp_path).reason
-    assert own.predicted_bytes(workspace, profile) == 0
+    assert "no rule" in verified(own, workspace, profile, tmp_path).reason
+    assert own.predicted_bytes(workspace.source, workspace.content(profile)) == 0
     with pytest.raises(ConfigError, match="a size needs the file itself; use --format gguf"):
-        own.costs(workspace)
+        own.costs(workspace.source)
 
 
 def test_a_search_can_start_at_a_file_of_tensor_types(workspace: Workspace, tmp_path: Path) -> None:
@@ -214,11 +227,13 @@ def test_depth_for_llama_cpp(tmp_path: Path, options: dict[str, Any], family: st
     assert run.profile["model.layers.0.attn"] == "keep"
     workspace = Workspace(read_run(tmp_path / "run"), Notes())
     file = tmp_path / "run" / "export" / "model.gguf"
-    assert file.stat().st_size == GGUF.predicted_bytes(workspace, run.profile)
+    assert file.stat().st_size == GGUF.predicted_bytes(workspace.source, workspace.content(run.profile))
     assert isinstance(workspace.application, Drop)
     first = workspace.space.units[0]
     assert (first.name, [level.name for level in first.levels]) == ("model.layers.0.attn", ["keep"])
-    result = GGUF.verify(workspace, run.profile, tmp_path / "run" / "export")
+    result = GGUF.verify(
+        workspace.source, workspace.content(run.profile), tmp_path / "run" / "export", workspace.searched(run.profile)
+    )
     gone = {name.rpartition(".")[0] for name, level in run.profile.items() if level == "drop"}
     if family == "llama" and len(gone) == 2:
         assert "transformers does not read blocks without attention or MLP" in result.reason
@@ -234,7 +249,7 @@ def test_sparse_files_hold_the_searched_zeros(tmp_path: Path, options: dict[str,
     run = evopress.sparsify(str(model), sparsity=0.5, out=tmp_path / "run", observer=notes, **about)
     file = tmp_path / "run" / "export" / "model.gguf"
     workspace = Workspace(read_run(tmp_path / "run"), Notes())
-    assert file.stat().st_size == GGUF.predicted_bytes(workspace, run.profile)
+    assert file.stat().st_size == GGUF.predicted_bytes(workspace.source, workspace.content(run.profile))
     assert [note for note in notes.notes if "verified with transformers" in note]
     written = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
     names, zeros = gguf_names(workspace.loaded), 0
@@ -242,7 +257,7 @@ def test_sparse_files_hold_the_searched_zeros(tmp_path: Path, options: dict[str,
         tensor = written[names[linear.view.parameter]]
         assert tensor.tensor_type.name == kind
         zeros += int((gguf.quants.dequantize(tensor.data, tensor.tensor_type) == 0).sum())
-    sizes = workspace.application.sizes(run.profile)
+    sizes = workspace.sizes(run.profile)
     assert zeros == round(sizes["sparsity"] * workspace.space.total_weights) > 0
     card = (file.parent / "README.md").read_text()
     assert f"{zeros:,} of {workspace.space.total_weights:,} weights of the compressed layers are exactly zero" in card

@@ -54,7 +54,7 @@ def profile_of(workspace: Workspace, gone: list[int]) -> Profile:
 def export(workspace: Workspace, profile: Profile, out: Path) -> Path:
     """Write a profile without a run around it."""
     out.mkdir()
-    HF.write(workspace, profile, out, lambda done, total: None)
+    HF.write(workspace.source, workspace.content(profile), out, lambda done, total: None)
     (out / "config.json.partial").rename(out / "config.json")
     return out
 
@@ -63,7 +63,7 @@ def check(workspace: Workspace, gone: list[int], out: Path) -> nn.Module:
     """What is loaded answers bit for bit like the model that bypasses the sub-layers, and as predicted in bytes."""
     profile = profile_of(workspace, gone)
     export(workspace, profile, out)
-    assert weight_bytes(out) == HF.predicted_bytes(workspace, profile)
+    assert weight_bytes(out) == HF.predicted_bytes(workspace.source, workspace.content(profile))
     loaded: Any = AutoModelForCausalLM.from_pretrained(out).eval()
     model = workspace.loaded.model
     sublayers = find_sublayers(model, describe(model))
@@ -75,7 +75,7 @@ def check(workspace: Workspace, gone: list[int], out: Path) -> nn.Module:
         assert torch.equal(loaded(ids).logits, expected)
         assert torch.equal(loaded.generate(ids[:, : WINDOW + 1], **options), text)
         assert torch.equal(loaded.generate(ids[:, : WINDOW + 1], use_cache=False, **options), text)
-    sizes = workspace.application.sizes(profile)
+    sizes = workspace.sizes(profile)
     stored = {id(parameter): parameter for parameter in loaded.parameters()}.values()
     assert sizes["bytes"] == sum(parameter.nbytes for parameter in stored)
     return loaded
@@ -101,8 +101,8 @@ def test_any_profile_has_the_predicted_bytes(
     workspace = workspace_of(directory, pico_model("gpt2", width=16).to(dtype))
     profile = profile_of(workspace, sorted(gone))
     export(workspace, profile, directory / "out")
-    assert weight_bytes(directory / "out") == HF.predicted_bytes(workspace, profile)
-    assert weight_bytes(directory / "out") - workspace.application.sizes(profile)["bytes"] < 8000  # headers
+    assert weight_bytes(directory / "out") == HF.predicted_bytes(workspace.source, workspace.content(profile))
+    assert weight_bytes(directory / "out") - workspace.sizes(profile)["bytes"] < 8000  # headers
 
 
 def test_everything_dropped_leaves_one_block_of_zeros(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from evopress.export.gptq import pack_words
 from evopress.export.packed import PackedFormat
 from evopress.export.shards import weight_bytes
 from evopress.export.staging import staged
+from evopress.export.verification import Verification
 from evopress.observer import Observer
 from evopress.profile import DENSE, Profile
 from evopress.resolve import resolve
@@ -36,6 +37,11 @@ from evopress.testing import write_pico_checkpoint
 from evopress.workspace import Workspace
 
 PACKED = [name for name, format in FORMATS.items() if isinstance(format, PackedFormat)]
+
+
+def verified(format: Format, workspace: Workspace, profile: Profile, out: Path) -> Verification:
+    """What the format's consumer makes of an export in `out`."""
+    return format.verify(workspace.source, workspace.content(profile), out, workspace.searched(profile))
 
 
 def opened(directory: Path, **options: Any) -> Workspace:
@@ -50,7 +56,7 @@ def opened(directory: Path, **options: Any) -> Workspace:
 
 def write(format: Format, workspace: Workspace, profile: Profile, out: Path) -> None:
     with staged(out, 0) as partial:
-        format.write(workspace, profile, partial, lambda done, total: None)
+        format.write(workspace.source, workspace.content(profile), partial, lambda done, total: None)
 
 
 @cache
@@ -76,9 +82,9 @@ def test_files_have_the_predicted_bytes_which_costs_never_understate(
     profile = Profile.of({linear.name: rng.choice(few) for linear in workspace.map.linears})
     out = Path(mkdtemp()) / "out"
     write(chosen, workspace, profile, out)
-    predicted = chosen.predicted_bytes(workspace, profile)
+    predicted = chosen.predicted_bytes(workspace.source, workspace.content(profile))
     assert weight_bytes(out) == predicted
-    costs = chosen.costs(workspace)
+    costs = chosen.costs(workspace.source)
     bound = costs.constant + sum(costs.levels[unit][level] for unit, level in profile.items())
     assert predicted <= bound <= predicted + 100 * len(profile)
 
@@ -94,7 +100,12 @@ def test_transformers_computes_with_the_searched_levels(
     names = [linear.name for linear in workspace.map.linears]
     profile = Profile.of({name: "2345678"[i % 7] if i % 5 else DENSE for i, name in enumerate(names)})
     write(chosen, workspace, profile, tmp_path / "out")
-    assert chosen.verify(workspace, profile, tmp_path / "out").difference == 0
+    assert (
+        chosen.verify(
+            workspace.source, workspace.content(profile), tmp_path / "out", workspace.searched(profile)
+        ).difference
+        == 0
+    )
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     model(torch.arange(4)[None])
     assert model.dtype == getattr(torch, dtype)
@@ -172,7 +183,7 @@ def test_a_size_is_never_exceeded(text: Path, target: str, share: float, seed: i
     space = replace(space, budget=round(space.lowest + share * (space.highest - space.lowest)))
     profile = space.decode(random_start(space, Random(seed)))
     write(chosen, workspace, profile, out)
-    constant = chosen.costs(workspace).constant
+    constant = chosen.costs(workspace.source).constant
     assert constant + space.cost(profile) - 100 * len(profile) <= weight_bytes(out) <= constant + space.budget
 
 
@@ -234,6 +245,6 @@ def test_groups_that_leave_a_rest_are_refused(text: Path, tmp_path: Path) -> Non
     write_pico_checkpoint(tmp_path / "model", "llama", blocks=2)
     about = {"model": str(tmp_path / "model"), "data": str(text), "group_size": 32}
     with pytest.raises(ConfigError, match="does not divide the 48 inputs"):
-        FORMATS["compressed-tensors"].check(opened(tmp_path / "run", **about))
+        FORMATS["compressed-tensors"].check(opened(tmp_path / "run", **about).source)
     with pytest.raises(ConfigError, match="does not divide the 48 inputs"):
         opened(tmp_path / "other", target="vllm", **about)

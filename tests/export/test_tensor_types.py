@@ -8,15 +8,26 @@ import re
 import pytest
 import torch
 
+from evopress.compress.tensor_types import parse_tensor_types, read_tensor_types, write_tensor_types
 from evopress.errors import ConfigError, ProfileError
 from evopress.export.gguf import gguf_names
-from evopress.export.tensor_types import parse_tensor_types, read_tensor_types, write_tensor_types
 from evopress.ggml_types import fitting_types
 from evopress.models import LoadedModel, ModelMap, describe
 from evopress.profile import Profile
 from evopress.testing import pico_model
 
 TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q6_K", "Q8_0", "MXFP4", "IQ4_NL")
+
+
+def read(text: str, model_map: ModelMap, names: dict[str, str], **options: str) -> Profile:
+    """The profile of a file for a model whose parameters have these names in GGUF."""
+    linears = model_map.linears
+    return read_tensor_types(
+        text,
+        {linear.name: names[linear.view.parameter] for linear in linears},
+        {linear.name: linear.view.shape[1] for linear in linears},
+        **options,  # type: ignore[arg-type]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +52,7 @@ def test_a_profile_goes_out_and_comes_back(model: tuple[ModelMap, dict[str, str]
     model_map, names = model
     profile = random_profile(model_map, seed)
     text = write_tensor_types(types_of(profile, model_map), names)
-    assert read_tensor_types(text, model_map, names) == profile
+    assert read(text, model_map, names) == profile
 
 
 def test_every_line_matches_one_tensor_alone(model: tuple[ModelMap, dict[str, str]]) -> None:
@@ -58,7 +69,7 @@ def test_every_line_matches_one_tensor_alone(model: tuple[ModelMap, dict[str, st
 def test_the_first_rule_that_is_found_decides(model: tuple[ModelMap, dict[str, str]]) -> None:
     model_map, names = model
     text = r"blk\.(0|11)\..*=Q8_0 attn_v=q6_K" + "\n\nattn=q4_k\tffn=Q3_K"
-    profile = read_tensor_types(text, model_map, names)
+    profile = read(text, model_map, names)
     assert profile["model.layers.0.self_attn.v_proj"] == profile["model.layers.11.mlp.up_proj"] == "Q8_0"
     assert profile["model.layers.1.self_attn.v_proj"] == "Q6_K"
     assert profile["model.layers.10.self_attn.q_proj"] == "Q4_K"
@@ -68,10 +79,10 @@ def test_the_first_rule_that_is_found_decides(model: tuple[ModelMap, dict[str, s
 
 def test_units_without_a_rule_get_the_default(model: tuple[ModelMap, dict[str, str]]) -> None:
     model_map, names = model
-    profile = read_tensor_types("attn_v=q8_0", model_map, names, default="Q2_K")
+    profile = read("attn_v=q8_0", model_map, names, default="Q2_K")
     assert profile["model.layers.3.self_attn.q_proj"] == "Q2_K"
     with pytest.raises(ProfileError, match=r"no rule of the file of tensor types matches blk\.0\.attn_q\.weight"):
-        read_tensor_types("attn_v=q8_0", model_map, names)
+        read("attn_v=q8_0", model_map, names)
 
 
 @pytest.mark.parametrize(
@@ -92,4 +103,4 @@ def test_a_type_that_no_fallback_saves_is_refused() -> None:
     live = pico_model("llama", width=48)
     names = gguf_names(LoadedModel(live, None, "pico", False))
     with torch.no_grad(), pytest.raises(ConfigError, match="Q4_0 does not fit 48 columns"):
-        read_tensor_types(".=q4_0", describe(live), names)
+        read(".=q4_0", describe(live), names)

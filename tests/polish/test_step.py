@@ -19,7 +19,7 @@ from evopress.errors import ConfigError, EvopressError, NotEnoughTokens, RunErro
 from evopress.observer import Observer
 from evopress.records import read_profile
 from evopress.resolve import resolve
-from evopress.run import RunDirectory, read_run
+from evopress.run import RunDirectory, read_run, start_run
 from evopress.testing import merging_tokenizer, pico_model
 from evopress.workspace import Workspace
 
@@ -170,6 +170,16 @@ def test_another_profile_has_the_levels_of_the_database(fresh: Fresh) -> None:
     pipeline.polish(Workspace(run, Observer()), "blocks")
     workspace = Workspace(run, Observer())
     assert workspace.levels(workspace.space.uniform()) is workspace.database
+
+
+def test_how_to_polish_may_change_until_it_is_done(fresh: Fresh) -> None:
+    run = fresh()
+    other = run.config.model_copy(update={"polish": run.config.polish.model_copy(update={"polish": "model"})})
+    assert start_run(run.path, other).config == other == read_run(run.path).config
+    pipeline.polish(Workspace(read_run(run.path), Observer()))
+    assert start_run(run.path, other).config == other
+    with pytest.raises(RunMismatch, match="polish.polish: model -> none"):
+        start_run(run.path, run.config)
 
 
 def test_bad_input_in_one_line(fresh: Fresh, small_other: dict[str, Any], tmp_path: Path) -> None:

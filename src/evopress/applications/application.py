@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-import torch
-
-from evopress.assemble import Load, Slots
+from evopress.assemble import Load, Slots, Tensors
 from evopress.database.methods import Method
+from evopress.database.store import Database
 from evopress.profile import Profile
 from evopress.search.types import Strategy
+from evopress.sections import SearchSection
 from evopress.space import SearchSpace
-
-Tensors = Mapping[str, Callable[[torch.dtype], torch.Tensor]]
-"""Parameter name -> what makes its compressed tensor in a dtype."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,11 @@ class Stored:
 
 
 class Application(Protocol):
-    """One way to compress a model, ready to be searched."""
+    """One way to compress a model, ready to be searched. It knows no formats: what files cost it is told."""
+
+    @property
+    def resizes(self) -> bool:
+        """Whether a checkpoint's files are smaller for what is chosen; zeros are stored like other numbers."""
 
     @property
     def method(self) -> Method | None:
@@ -51,22 +52,21 @@ class Application(Protocol):
     def start_tokens(self) -> int:
         """What finding `starts` takes, in tokens through a whole model; what the database took is not counted."""
 
-    @property
-    def scored_start(self) -> Strategy | None:
-        """A strategy whose first batch, on `start_tokens` of the search, proposes a start; None where there is none."""
+    def scored_start(self, tokens: int) -> Strategy | None:
+        """A strategy whose first batch, on so many tokens, proposes a start; None where there is none."""
 
     @property
     def gammas(self) -> tuple[float, ...]:
         """How much starts from sensitivities distrust them, each a candidate; see `evopress.search.sensitivity`."""
 
-    def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
-        """Every other method that applies, by name; `brute`: also all profiles, one by one."""
+    def baselines(self, rng: Random, search: SearchSection, brute: bool) -> dict[str, Callable[[], Strategy]]:
+        """Every other method that applies, by name, as long as `search` is; `brute`: also all profiles, one by one."""
 
     def slots(self, load: Load) -> Slots:
         """Where levels go in the live model."""
 
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
-        """What a profile (None: the dense model) amounts to, `bytes` among it."""
+        """What a profile (None: the dense model) amounts to, `bytes` of the model among it."""
 
     def stored(self) -> dict[str, dict[str, Stored]]:
         """What each level of each unit, by their names, takes in the files."""
@@ -74,10 +74,10 @@ class Application(Protocol):
     def left_out(self, profile: Profile) -> tuple[int, ...]:
         """The blocks that a checkpoint lacks; those behind them move up."""
 
-    def tensors(self, profile: Profile) -> Tensors:
+    def tensors(self, profile: Profile, database: Database | None) -> Tensors:
         """The parameters of blocks that stay that differ from the dense model's, for checkpoints.
 
-        Names are those of the dense model.
+        Names are those of the dense model; levels come from `database`, where there is one.
         """
 
     def to_text(self, profile: Profile) -> str:

@@ -6,23 +6,29 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, partial
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
-from evopress.applications.application import Stored, Tensors
-from evopress.assemble import Load, Slots
-from evopress.depth import depth_units, format_drop_config, parse_drop_config, sublayer_levels, unit_levels
-from evopress.errors import BudgetError, ConfigError, UnsupportedModel
-from evopress.export.format import Format, require_size
-from evopress.export.formats import find_format
-from evopress.models import SubLayer, bypass_slots
+from evopress.applications.application import Stored
+from evopress.assemble import Load, Slots, Tensors
+from evopress.costs import FileCosts, require_size
+from evopress.database.store import Database
+from evopress.depth import (
+    depth_units,
+    dropped_sublayers,
+    format_drop_config,
+    parse_drop_config,
+    sublayer_levels,
+    unit_levels,
+)
+from evopress.errors import BudgetError, ConfigError
+from evopress.models import Influence, ModelMap, Removal, SubLayer, bypass_slots
 from evopress.models.bypass import DROP, KEEP
-from evopress.models.shorten import shortened_config, whole_blocks, why_not_shorten
 from evopress.profile import DENSE_BITS, Level, Profile, Unit
 from evopress.search import (
     BestOf,
@@ -35,34 +41,57 @@ from evopress.search import (
     WeightSubcloning,
 )
 from evopress.search.sensitivity import GAMMAS
-from evopress.sections import DropSection
+from evopress.sections import BudgetSection, DropSection, SearchSection
 from evopress.space import SearchSpace, exchange_groups
 
-if TYPE_CHECKING:
-    from evopress.workspace import Workspace
+
+@dataclass(frozen=True)
+class Measured:
+    """The influence of blocks on the hidden states, measured when first asked for, and the tokens that takes."""
+
+    influence: Callable[[], Influence]
+    tokens: Callable[[], int]
 
 
 class Drop:
-    """Implements `Application`."""
+    """Implements `Application`.
+
+    `removal` says which blocks a checkpoint can lack; `files` what a target's files cost, None without a target;
+    `first` whether the first attention cannot be dropped alone.
+    """
 
     method = None
     gammas = GAMMAS
+    resizes = True
 
-    def __init__(self, workspace: Workspace, section: DropSection) -> None:
-        self._workspace, self._section = workspace, section
-        self._fitting: dict[tuple[int, ...], tuple[int, ...]] = {}  # dropped blocks -> those a checkpoint can lack
+    def __init__(
+        self,
+        model: Any,
+        model_map: ModelMap,
+        section: DropSection,
+        budget: BudgetSection,
+        sublayers: tuple[SubLayer, ...],
+        removal: Removal,
+        measured: Measured,
+        files: Callable[[], FileCosts] | None,
+        *,
+        first: bool,
+    ) -> None:
+        self._model, self._map, self._section, self._budget = model, model_map, section, budget
+        self.sublayers, self._removal, self._measured, self._files, self._first = (
+            sublayers,
+            removal,
+            measured,
+            files,
+            first,
+        )
         if section.granularity != "sublayer":
-            _ = self.removable  # refuses before anything is searched
-
-    @property
-    def sublayers(self) -> tuple[SubLayer, ...]:
-        """Attention and MLP of each block."""
-        return self._workspace.sublayers
+            _ = removal.possible  # refuses before anything is searched
 
     @cached_property
     def space(self) -> SearchSpace:
         """A `count` budget drops round(fraction x units), of each role where roles do not trade; others are a limit."""
-        budget, section = self._workspace.config.budget, self._section
+        budget, section = self._budget, self._section
         if budget.counts == "size":
             return self._sized(int(Fraction(budget.target)))
         units = depth_units(self.sublayers, section.granularity, budget.counts, self._protected)  # type: ignore[arg-type]
@@ -74,40 +103,36 @@ class Drop:
 
     def _sized(self, size: int) -> SearchSpace:
         """Costs are bytes of the files, which some block has to stay in."""
-        files = self._format.costs(self._workspace)
+        assert self._files is not None  # a size is that of a target's files
+        files = self._files()
         units = [
             replace(unit, levels=tuple(Level(level.name, files.levels[unit.name][level.name]) for level in unit.levels))
             for unit in depth_units(self.sublayers, self._section.granularity, protected=self._protected)
         ]
         dearest = 0 if self._protected else max(unit.levels[-1].cost for unit in units)
         require_size(size, files.constant, [[level.cost for level in unit.levels] for unit in units], stays=dearest)
-        groups = exchange_groups(units, self._workspace.config.budget.exchange)
+        groups = exchange_groups(units, self._budget.exchange)
         return SearchSpace(tuple(units), size - files.constant, groups)
-
-    @property
-    def _format(self) -> Format:
-        return find_format(self._workspace.config.format, "depth")
 
     @property
     def _protected(self) -> tuple[str, ...]:
         """What the user protects, what the target needs, and a first block that no checkpoint can lack."""
-        target = self._workspace.config.target
-        alone = self._section.granularity == "sublayer" and target is not None and target.first_attention
+        alone = self._section.granularity == "sublayer" and self._first
         first = [sublayer.name for sublayer in self.sublayers if sublayer.kind == "attn"][:1]
-        stays = [self.sublayers[0].name] if self._whole and 0 not in self.removable else []
+        stays = [self.sublayers[0].name] if self._removal.of_blocks and 0 not in self._removal.possible else []
         return self._section.protected + (tuple(first) if alone else ()) + tuple(stays)
 
     @property
     def references(self) -> dict[str, Profile]:
         """ShortGPT, the best of the scores that one pass over text gives; none where no whole blocks fit."""
         with suppress(BudgetError):
-            return {"shortgpt": ShortGPT(self.space, self._workspace.influence.cosine, tokens=1).best}
+            return {"shortgpt": ShortGPT(self.space, self._measured.influence().cosine, tokens=1).best}
         return {}
 
     @cached_property
     def starts(self) -> dict[str, Profile]:
         """The masks of all scores that one pass over text gives: ShortGPT, Weight Subcloning and sliding window."""
-        influence, space, found = self._workspace.influence, self.space, self.references
+        influence, space, found = self._measured.influence(), self.space, self.references
         with suppress(BudgetError):  # no whole blocks, or no run of blocks, meet the budget
             found["weight-subcloning"] = WeightSubcloning(space, influence.change, tokens=1).best
             found["sliding-window"] = SlidingWindow(space, influence.cosine, tokens=1).best
@@ -116,21 +141,19 @@ class Drop:
     @property
     def start_tokens(self) -> int:
         """One pass over a part of the search text."""
-        return self._workspace.influence_tokens
+        return self._measured.tokens()
 
-    @property
-    def scored_start(self) -> Strategy | None:
+    def scored_start(self, tokens: int) -> Strategy | None:
         """Shortened Llama, on as few tokens as other starts."""
-        tokens = self._workspace.config.search.start_tokens
         with suppress(BudgetError):
-            return ShortenedLlama(self.space, self._workspace.map.n_blocks, tokens=tokens)
+            return ShortenedLlama(self.space, self._map.n_blocks, tokens=tokens)
         return None
 
-    def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
+    def baselines(self, rng: Random, search: SearchSection, brute: bool) -> dict[str, Callable[[], Strategy]]:
         """All that drop whole blocks by a score, greedy, and the best of random masks."""
-        space, search = self.space, self._workspace.config.search
-        tokens, blocks, first = search.tokens_per_stage[-1], self._workspace.map.n_blocks, search.tokens_per_stage[0]
-        influence = self._workspace.influence
+        space, blocks = self.space, self._map.n_blocks
+        tokens, first = search.tokens_per_stage[-1], search.tokens_per_stage[0]
+        influence = self._measured.influence()
         made: dict[str, Callable[[], Strategy]] = {
             "shortgpt": lambda: ShortGPT(space, influence.cosine, tokens=tokens),
             "weight-subcloning": lambda: WeightSubcloning(space, influence.change, tokens=tokens),
@@ -141,85 +164,46 @@ class Drop:
         }
         return made | ({"brute-force": lambda: BruteForce(space, tokens=tokens)} if brute else {})
 
-    @cached_property
-    def removable(self) -> range:
-        """The blocks that a checkpoint can lack: all, or all but the first, or none; then they stay and add zero.
-
-        What cannot be left out is said once.
-        """
-        count = self._workspace.map.n_blocks
-        reason = ""
-        for first in (0, 1):
-            why = why_not_shorten(self._workspace.loaded.model, self._workspace.map, self.sublayers, first)
-            if why is None:
-                return range(first, count)
-            reason = reason if first else why
-        if self._whole:
-            raise UnsupportedModel(f"no checkpoint can lack blocks of this model: {reason}")
-        self._workspace.observer.note(f"dropped blocks stay in the checkpoint and add zero, because {reason}")
-        return range(0)
-
-    @property
-    def _whole(self) -> bool:
-        """Whether units are blocks that cannot be made to add zero."""
-        return any(sublayer.kind == "block" for sublayer in self.sublayers)
-
     def slots(self, load: Load) -> Slots:
         """One for each unit and block."""
-        _ = self.removable  # found out while the model is whole
-        return bypass_slots(self._workspace.loaded.model, self.sublayers, self._section.granularity)
+        _ = self._removal.possible  # found out while the model is whole
+        return bypass_slots(self._model, self.sublayers, self._section.granularity)
 
     def left_out(self, profile: Profile) -> tuple[int, ...]:
         """The blocks that are dropped whole."""
-        names = [sublayer.name for sublayer in self._dropped(profile)]
-        blocks = (
-            tuple(block for block in whole_blocks(self.sublayers, names) if block in self.removable) if names else ()
-        )
-        if blocks not in self._fitting:
-            try:
-                shortened_config(self._workspace.loaded.model.config, self._workspace.map, blocks)
-                self._fitting[blocks] = blocks
-            except UnsupportedModel as error:
-                if self._whole:
-                    raise
-                self._workspace.observer.note(f"dropped blocks stay in the checkpoint and add zero, because {error}")
-                self._fitting[blocks] = ()
-        return self._fitting[blocks]
+        return self._removal.blocks([sublayer.name for sublayer in self._dropped(profile)])
 
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
-        """Dropped sub-layers, parameters that still count, and bytes of the checkpoint's weights; with a target, of its
-        files.
+        """Dropped sub-layers, parameters that still count, and bytes of a checkpoint's weights.
 
         A sub-layer that is dropped without the other one of its block is zeros in most of them, and as large as ever.
         """
         gone = [] if profile is None else self._dropped(profile)
         blocks = () if profile is None else self.left_out(profile)
-        model, whole = self._workspace.loaded.model, self._workspace.shapes.parameters
-        prefixes = tuple(f"{self._workspace.map.blocks}.{block}." for block in blocks)
-        left = sum(p.numel() for name, p in model.named_parameters() if name.startswith(prefixes)) if prefixes else 0
+        whole = sum(parameter.numel() for parameter in self._model.parameters())
+        prefixes = tuple(f"{self._map.blocks}.{block}." for block in blocks)
+        named = self._model.named_parameters()
+        left = sum(p.numel() for name, p in named if name.startswith(prefixes)) if prefixes else 0
         kinds = Counter(sublayer.kind for sublayer in gone)
-        stored = None
-        if profile is not None and self._workspace.config.target is not None:
-            stored = self._format.predicted_bytes(self._workspace, profile)
         return {
             "dropped_attn": kinds["attn"],
             "dropped_mlp": kinds["mlp"],
             "parameters": whole - left - sum(sub.parameters for sub in gone if sub.block not in blocks),
-            "bytes": model.dtype.itemsize * (whole - left) if stored is None else stored,
+            "bytes": self._model.dtype.itemsize * (whole - left),
         }
 
     def stored(self) -> dict[str, dict[str, Stored]]:
         """What the target's files hold, or half precision where they keep what is dropped as zeros."""
-        if self._workspace.config.target is not None:
+        if self._files is not None:
             with suppress(ConfigError):
-                levels = self._format.costs(self._workspace).levels
+                levels = self._files().levels
                 return {unit: {name: Stored(8 * n, 8 * n) for name, n in own.items()} for unit, own in levels.items()}
         bits = {unit.name: DENSE_BITS * unit.size for unit in self.space.units}
         return {name: {DROP: Stored(0, 0), KEEP: Stored(kept, kept)} for name, kept in bits.items()}
 
-    def tensors(self, profile: Profile) -> Tensors:
+    def tensors(self, profile: Profile, database: Database | None) -> Tensors:
         """Zeros for what writes a dropped sub-layer's output, in blocks that stay: exact everywhere, but no faster."""
-        model, blocks = self._workspace.loaded.model, self.left_out(profile)
+        model, blocks = self._model, self.left_out(profile)
 
         def zeros(name: str, dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros_like(model.get_parameter(name), dtype=dtype)
@@ -229,19 +213,16 @@ class Drop:
 
     def to_text(self, profile: Profile) -> str:
         """One line for each block: none, attn, mlp or attn+mlp, what is dropped there."""
-        return format_drop_config(self._sublayer_levels(profile), self.sublayers)
+        levels = sublayer_levels(dict(profile.items()), self.sublayers, self._section.granularity)
+        return format_drop_config(levels, self.sublayers)
 
     def from_text(self, text: str) -> Profile:
         """The inverse of `to_text`."""
         found = parse_drop_config(text, self.sublayers)
         return Profile.of(unit_levels(found, self.sublayers, self._section.granularity))
 
-    def _sublayer_levels(self, profile: Profile) -> dict[str, str]:
-        return sublayer_levels(dict(profile.items()), self.sublayers, self._section.granularity)
-
     def _dropped(self, profile: Profile) -> list[SubLayer]:
-        levels = self._sublayer_levels(profile)
-        return [sublayer for sublayer in self.sublayers if levels[sublayer.name] == DROP]
+        return dropped_sublayers(profile, self.sublayers, self._section.granularity)
 
 
 def count_space(units: Sequence[Unit], fraction: str, *, by_role: bool) -> SearchSpace:

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any
 
 from evopress.applications.quantize import Quantize
-from evopress.applications.weights import WeightApplication
+from evopress.compress.mixes import MIXES, mix_types
+from evopress.compress.tensor_types import is_tensor_types, read_tensor_types
 from evopress.database.manifest import LevelEntry
 from evopress.database.methods import GgmlQuantization
-from evopress.export.gguf import gguf_names, padded
-from evopress.export.mixes import MIXES, mix_types
-from evopress.export.tensor_types import is_tensor_types, read_tensor_types
-from evopress.ggml_types import fitting_type, fitting_types, row_bytes
+from evopress.ggml_types import fitting_type, fitting_types, padded, row_bytes
+from evopress.models import Linear
 from evopress.profile import Profile
 from evopress.search.mutation import Indices
 from evopress.space import SearchSpace
 
-if TYPE_CHECKING:
-    from evopress.models import Linear
-
 
 class QuantizeGgml(Quantize):
-    """Implements `Application`. UnsupportedModel when the model cannot be written as GGUF."""
+    """Implements `Application`. `names` are the tensors' names in GGUF by parameter; `note` is told of odd widths.
+
+    The other arguments are those of `Quantize`.
+    """
+
+    def __init__(self, *arguments: Any, names: Mapping[str, str], note: Callable[[str], None], **others: Any) -> None:
+        self._names, self._note = names, note
+        super().__init__(*arguments, **others)
 
     @cached_property
     def method(self) -> GgmlQuantization:  # type: ignore[override]
         """ggml's own quantizers, with importance from the calibration text."""
-        for note in fallback_notes(self._section.levels, [linear.view.shape for linear in self._workspace.map.linears]):
-            self._workspace.observer.note(note)
+        for note in fallback_notes(self._section.levels, [linear.view.shape for linear in self._map.linears]):
+            self._note(note)
         return GgmlQuantization(types=self._section.levels)
 
     @cached_property
@@ -46,7 +49,7 @@ class QuantizeGgml(Quantize):
 
     def mix(self, name: str) -> Profile | None:
         """One of llama-quantize's mixes in levels of the same sizes; None where a unit has no such level."""
-        config, linears = self._workspace.loaded.model.config, self._workspace.map.linears
+        config, linears = self._model.config, self._map.linears
         types = mix_types(
             name,
             {self._names[linear.view.parameter]: linear.view.shape[1] for linear in linears},
@@ -57,12 +60,6 @@ class QuantizeGgml(Quantize):
         choice = {linear.name: self._like(linear, types[self._names[linear.view.parameter]]) for linear in linears}
         return Profile.of({unit: level for unit, level in choice.items() if level}) if all(choice.values()) else None
 
-    def sizes(self, profile: Profile | None) -> dict[str, float | int]:
-        """The figures, and the bytes of the file."""
-        if profile is None:
-            return super().sizes(profile)
-        return WeightApplication.sizes(self, profile) | {"bytes": self._files.size(profile)}
-
     def figures(self, levels: Sequence[LevelEntry] | None) -> dict[str, float | int]:
         """Average stored bits (bpw) of the compressed weights."""
         return {"bpw": super().figures(levels)["bpw"]}
@@ -70,18 +67,20 @@ class QuantizeGgml(Quantize):
     def from_text(self, text: str) -> Profile:
         """`name: level` lines, or llama-quantize's file of tensor types."""
         if is_tensor_types(text):
-            return read_tensor_types(text, self._workspace.map, self._names)
+            linears = self._map.linears
+            names = {linear.name: self._names[linear.view.parameter] for linear in linears}
+            return read_tensor_types(text, names, {linear.name: linear.view.shape[1] for linear in linears})
         return super().from_text(text)
 
     def _bits(self, level: LevelEntry) -> int:
         return 8 * padded(level.storage_bits // 8)
 
     def _require_fit(self) -> None:
-        self._names = gguf_names(self._workspace.loaded)
+        """All types fit, or what llama-quantize takes in their place."""
 
     def _rungs(self) -> tuple[Indices, ...]:
         """The profiles that ask for one type everywhere, and the cheapest."""
-        columns = [linear.view.shape[1] for linear in self._workspace.map.linears]
+        columns = [linear.view.shape[1] for linear in self._map.linears]
         own = [fitting_types(self._section.levels, width) for width in columns]
         asked = (
             tuple(

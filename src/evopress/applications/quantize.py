@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any
 
 from evopress.applications.weights import WeightApplication, dense_level
 from evopress.compress.quantized import storage_bits
+from evopress.costs import FileCosts, require_size
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Quantization
+from evopress.database.store import Database
 from evopress.errors import BudgetError, ConfigError
-from evopress.export.format import FileCosts, Format, require_size
-from evopress.export.formats import find_format
 from evopress.models import ModelMap
-from evopress.profile import DENSE, DENSE_BITS, Profile, Unit, nearest_level, tie
-from evopress.sections import QuantizeSection
+from evopress.profile import DENSE, DENSE_BITS, Unit, nearest_level, tie
+from evopress.sections import BudgetSection, QuantizeSection
 from evopress.space import SearchSpace, exchange_groups, make_space
-
-if TYPE_CHECKING:
-    from evopress.workspace import Workspace
+from evopress.targets import Target
 
 
 class Quantize(WeightApplication):
-    """Implements `Application`. ConfigError when the group size does not fit a layer."""
+    """Implements `Application`. ConfigError when the group size does not fit a layer.
 
-    def __init__(self, workspace: Workspace, section: QuantizeSection) -> None:
-        super().__init__(workspace)
-        self._section = section
+    `target` is the runtime that will serve it, if that is known; `files` says what its files cost where the budget is
+    their size.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        model_map: ModelMap,
+        section: QuantizeSection,
+        budget: BudgetSection,
+        database: Callable[[], Database],
+        *,
+        target: Target | None,
+        files: Callable[[], FileCosts],
+    ) -> None:
+        super().__init__(model, model_map, budget, database)
+        self._section, self._target, self._files = section, target, files
         self._require_fit()
-        if workspace.config.budget.counts == "size":
-            files, size = self._files, int(Fraction(workspace.config.budget.target))
-            require_size(size, files.constant, [sorted(own.values()) for own in files.levels.values()])
+        if budget.counts == "size":
+            costs, size = files(), int(Fraction(budget.target))
+            require_size(size, costs.constant, [sorted(own.values()) for own in costs.levels.values()])
 
     @cached_property
     def method(self) -> Quantization:
@@ -52,11 +64,12 @@ class Quantize(WeightApplication):
 
     def _nearest(self) -> str:
         """The level that costs, given to all units, what comes nearest to the budget: what later blocks will see."""
-        budget, grids = self._workspace.config.budget, self._section.grids()
-        shapes = [linear.view.shape for linear in self._workspace.map.linears]
+        budget, grids = self._budget, self._section.grids()
+        shapes = [linear.view.shape for linear in self._map.linears]
         if budget.counts == "size":
-            own = self._files.levels.values()
-            sizes = {level: self._files.constant + sum(costs[level] for costs in own) for level in grids}
+            files = self._files()
+            own = files.levels.values()
+            sizes = {level: files.constant + sum(costs[level] for costs in own) for level in grids}
             return nearest_level(sizes, Fraction(budget.target))
         weights = sum(rows * columns for rows, columns in shapes)
         stored = {level: sum(storage_bits(shape, grid) for shape in shapes) for level, grid in grids.items()}
@@ -66,9 +79,9 @@ class Quantize(WeightApplication):
     @cached_property
     def space(self) -> SearchSpace:
         """Costs are code bits, stored bits with scales and zeros, or bytes of files, the constant part set aside."""
-        budget = self._workspace.config.budget
+        budget = self._budget
         if budget.counts == "size":
-            files = self._files
+            files = self._files()
             units = self._tied(self.units(lambda entry, level: files.levels[entry.name][level.name]))
             limit = int(Fraction(budget.target)) - files.constant
             return SearchSpace(tuple(units), limit, exchange_groups(units, budget.exchange))
@@ -77,13 +90,12 @@ class Quantize(WeightApplication):
 
     def _bits(self, level: LevelEntry) -> int:
         """What a level costs where the budget is an average."""
-        return level.storage_bits if self._workspace.config.budget.counts == "bpw" else level.code_bits
+        return level.storage_bits if self._budget.counts == "bpw" else level.code_bits
 
     def _require_fit(self) -> None:
         """ConfigError when the levels do not fit the model, BudgetError when they cannot have so many stored bits."""
-        budget, linears = self._workspace.config.budget, self._workspace.map.linears
-        whole = self._workspace.config.target is not None
-        _require_group_size(self._workspace.map, self._section.group_size, whole=whole)
+        budget, linears = self._budget, self._map.linears
+        _require_group_size(self._map, self._section.group_size, whole=self._target is not None)
         if budget.counts == "bpw":
             weights = [linear.view.shape[0] * linear.view.shape[1] for linear in linears]
             dense = [DENSE_BITS] if DENSE in self._section.levels else []
@@ -98,28 +110,12 @@ class Quantize(WeightApplication):
                     f"--bpw {budget.target} cannot be met; scales and zeros counted the levels have {allowed}"
                 )
 
-    @cached_property
-    def _files(self) -> FileCosts:
-        return self._format.costs(self._workspace)
-
-    @property
-    def _format(self) -> Format:
-        return find_format(self._workspace.config.format, "bits")
-
     def _tied(self, units: Sequence[Unit]) -> list[Unit]:
         """The units, those that the target fuses as one."""
-        target = self._workspace.config.target
-        if target is None:
+        if self._target is None:
             return list(units)
         own = {unit.name: unit for unit in units}
-        return [tie([own[linear.name] for linear in tied]) for tied in target.ties(self._workspace.map.linears)]
-
-    def sizes(self, profile: Profile | None) -> dict[str, float | int]:
-        """With a target, `bytes` are those of its files."""
-        found = super().sizes(profile)
-        if profile is not None and self._workspace.config.target is not None:
-            found["bytes"] = self._format.predicted_bytes(self._workspace, profile)
-        return found
+        return [tie([own[linear.name] for linear in tied]) for tied in self._target.ties(self._map.linears)]
 
     def levels(self, entry: UnitEntry) -> tuple[LevelEntry, ...]:
         """Those of the database, and the dense weight where the run has it as a level."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cached_property
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -14,13 +14,12 @@ from evopress.applications.weights import WeightApplication
 from evopress.compress.levels import Pattern, Sparsity, sparsity_levels
 from evopress.database.manifest import LevelEntry
 from evopress.database.methods import Pruning
+from evopress.database.store import Database
 from evopress.errors import BudgetError
+from evopress.models import Influence, ModelMap
 from evopress.search import Owl, Strategy
-from evopress.sections import SparsifySection
+from evopress.sections import BudgetSection, SearchSection, SparsifySection
 from evopress.space import SearchSpace, make_space
-
-if TYPE_CHECKING:
-    from evopress.workspace import Workspace
 
 
 class Sparsify(WeightApplication):
@@ -32,14 +31,25 @@ class Sparsify(WeightApplication):
 
     gammas = (3.0, 5.0, 8.0, 12.0, 20.0)  # many small steps: what trusts the sums more goes to the ends of the levels
 
-    def __init__(self, workspace: Workspace, section: SparsifySection) -> None:
-        super().__init__(workspace)
-        self._section = section
+    resizes = False
+
+    def __init__(
+        self,
+        model: Any,
+        model_map: ModelMap,
+        section: SparsifySection,
+        budget: BudgetSection,
+        database: Callable[[], Database],
+        *,
+        influence: Callable[[], Influence],
+    ) -> None:
+        super().__init__(model, model_map, budget, database)
+        self._section, self._influence = section, influence
 
     @cached_property
     def method(self) -> Pruning:
         """SparseGPT, Wanda or magnitude."""
-        section, own = self._section, self._workspace.loaded.model.dtype
+        section, own = self._section, self._model.dtype
         uniform = "0" if section.group is None else section.pattern
         return Pruning(
             name=section.method,
@@ -52,7 +62,7 @@ class Sparsify(WeightApplication):
 
     def _levels(self) -> dict[str, dict[str, Sparsity]]:
         """unit -> level -> zeros or pattern, the sparsest first."""
-        linears = self._workspace.map.linears
+        linears = self._map.linears
         if self._section.group is not None:
             group = self._section.group
             patterns: dict[str, Sparsity] = {
@@ -62,7 +72,7 @@ class Sparsify(WeightApplication):
                 Pattern(1, group).zeros(linear.view.shape)
             return {linear.name: patterns for linear in linears}
         sizes = [linear.view.shape[0] * linear.view.shape[1] for linear in linears]
-        found = sparsity_levels(sizes, self._workspace.config.budget.target, step=self._section.step)
+        found = sparsity_levels(sizes, self._budget.target, step=self._section.step)
         return {
             linear.name: {str(offset): zeros for offset, zeros in reversed(own)}
             for linear, own in zip(linears, found, strict=True)
@@ -71,7 +81,7 @@ class Sparsify(WeightApplication):
     @cached_property
     def space(self) -> SearchSpace:
         """Costs are kept weights. BudgetError says the nearest sparsity when the levels cannot reach the target."""
-        budget = self._workspace.config.budget
+        budget = self._budget
         units = self.units(lambda entry, level: entry.size - level.zeros)
         total = sum(unit.size for unit in units)
         kept = 1 - Fraction(budget.target)
@@ -84,11 +94,11 @@ class Sparsify(WeightApplication):
             )
         return make_space(units, average=kept, exchange=budget.exchange)
 
-    def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
+    def baselines(self, rng: Random, search: SearchSection, brute: bool) -> dict[str, Callable[[], Strategy]]:
         """Those on weights, and OWL."""
-        tokens = self._workspace.config.search.tokens_per_stage[-1]
-        return super().baselines(rng, brute) | {
-            "owl": lambda: Owl(self.space, self._workspace.influence.outliers, tokens=tokens)
+        tokens = search.tokens_per_stage[-1]
+        return super().baselines(rng, search, brute) | {
+            "owl": lambda: Owl(self.space, self._influence().outliers, tokens=tokens)
         }
 
     def figures(self, levels: Sequence[LevelEntry] | None) -> dict[str, float | int]:

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Any
 
-from evopress.applications.application import Stored, Tensors
-from evopress.assemble import Load, Slots, weight_slots
+from evopress.applications.application import Stored
+from evopress.assemble import Load, Slots, Tensors, weight_slots
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Method
+from evopress.database.store import Database
+from evopress.models import ModelMap
 from evopress.profile import DENSE, DENSE_BITS, Level, Profile, Unit
 from evopress.search import BestOf, BruteForce, Knapsack, Strategy, Uniform, knapsack
 from evopress.search.sensitivity import GAMMAS
+from evopress.sections import BudgetSection, SearchSection
 from evopress.space import SearchSpace
-
-if TYPE_CHECKING:
-    from evopress.workspace import Workspace
 
 
 def dense_level(size: int) -> LevelEntry:
@@ -30,13 +30,25 @@ def dense_level(size: int) -> LevelEntry:
     return LevelEntry(DENSE, None, 0, DENSE_BITS * size, DENSE_BITS * size, error=0.0, damping=0.0)
 
 
+def layer_errors(database: Database) -> dict[str, dict[str, float]]:
+    """unit -> level -> ||(W - Wc) X||^2 / ||W X||^2 of all levels of a database, and of the dense weight."""
+    units = database.manifest.units
+    return {name: {DENSE: 0.0} | {level.name: level.error for level in e.levels} for name, e in units.items()}
+
+
 class WeightApplication(ABC):
-    """Implements `Application` but for `method`, `space` and the figures of a profile."""
+    """Implements `Application` but for `method`, `space` and the figures of a profile.
+
+    `database` is asked for when the first thing is wanted that needs the levels: it is made after the method is known.
+    """
 
     gammas = GAMMAS
+    resizes = True
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    def __init__(
+        self, model: Any, model_map: ModelMap, budget: BudgetSection, database: Callable[[], Database]
+    ) -> None:
+        self._model, self._map, self._budget, self._database = model, model_map, budget, database
 
     @property
     @abstractmethod
@@ -58,7 +70,7 @@ class WeightApplication(ABC):
 
     def units(self, cost: Callable[[UnitEntry, LevelEntry], int]) -> list[Unit]:
         """The database's units with their levels, each with its cost."""
-        manifest = self._workspace.database.manifest
+        manifest = self._database().manifest
         return [
             Unit(
                 entry.name,
@@ -71,9 +83,14 @@ class WeightApplication(ABC):
         ]
 
     @cached_property
+    def layer_errors(self) -> dict[str, dict[str, float]]:
+        """unit -> level -> ||(W - Wc) X||^2 / ||W X||^2: what the knapsack adds up."""
+        return layer_errors(self._database())
+
+    @cached_property
     def references(self) -> dict[str, Profile]:
         """Uniform, and the knapsack on layer errors."""
-        return {"uniform": self.space.uniform(), "dp": knapsack(self.space, self._workspace.layer_errors)}
+        return {"uniform": self.space.uniform(), "dp": knapsack(self.space, self.layer_errors)}
 
     @property
     def starts(self) -> dict[str, Profile]:
@@ -85,33 +102,31 @@ class WeightApplication(ABC):
         """Nothing: layer errors come with the database."""
         return 0
 
-    @property
-    def scored_start(self) -> Strategy | None:
+    def scored_start(self, tokens: int) -> Strategy | None:
         """None: the knapsack needs no scores."""
         return None
 
-    def baselines(self, rng: Random, brute: bool) -> dict[str, Callable[[], Strategy]]:
+    def baselines(self, rng: Random, search: SearchSection, brute: bool) -> dict[str, Callable[[], Strategy]]:
         """Uniform, knapsack and the best of random profiles."""
-        space, search = self.space, self._workspace.config.search
-        tokens, count = search.tokens_per_stage[-1], search.start_candidates
+        space, tokens, count = self.space, search.tokens_per_stage[-1], search.start_candidates
         made: dict[str, Callable[[], Strategy]] = {
             "uniform": lambda: Uniform(space, tokens=tokens),
-            "dp": lambda: Knapsack(space, self._workspace.layer_errors, tokens=tokens),
+            "dp": lambda: Knapsack(space, self.layer_errors, tokens=tokens),
             "best-of": lambda: BestOf(space, rng, count=count, tokens=tokens),
         }
         return made | ({"brute-force": lambda: BruteForce(space, tokens=tokens)} if brute else {})
 
     def slots(self, load: Load) -> Slots:
         """One for each linear layer."""
-        return weight_slots(self._workspace.loaded.model, self._workspace.map, load)
+        return weight_slots(self._model, self._map, load)
 
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
         """The figures, and bytes of the whole model with the units' levels packed."""
         weights = self.space.total_weights
-        others = self._workspace.shapes.parameters - weights
+        others = sum(parameter.numel() for parameter in self._model.parameters()) - weights
         levels, stored = None, DENSE_BITS * weights
         if profile is not None:
-            units = self._workspace.database.manifest.units
+            units = self._database().manifest.units
             found = {(name, level.name): level for name, entry in units.items() for level in self.levels(entry)}
             levels = [found[choice] for choice in profile.items()]
             stored = sum(level.storage_bits for level in levels)
@@ -121,16 +136,22 @@ class WeightApplication(ABC):
         """The database's entries."""
         return {
             name: {own.name: Stored(own.storage_bits, own.code_bits, own.error) for own in self.levels(entry)}
-            for name, entry in self._workspace.database.manifest.units.items()
+            for name, entry in self._database().manifest.units.items()
         }
 
     def left_out(self, profile: Profile) -> tuple[int, ...]:
         """None: all blocks stay."""
         return ()
 
-    def tensors(self, profile: Profile) -> Tensors:
+    def tensors(self, profile: Profile, database: Database | None) -> Tensors:
         """Dense tensors of the chosen levels: dequantized, or with exact zeros."""
-        return self._workspace.dense_tensors(profile)
+        assert database is not None
+        levels = dict(profile.items())
+        return {
+            linear.view.parameter: partial(database.dense, linear.name, levels[linear.name])
+            for linear in self._map.linears
+            if levels[linear.name] != DENSE
+        }
 
     def to_text(self, profile: Profile) -> str:
         """`name: level` lines."""

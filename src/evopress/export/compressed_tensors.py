@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -19,13 +19,10 @@ from evopress.compress.grid import Grid
 from evopress.compress.quantized import Quantized
 from evopress.errors import MissingExtra
 from evopress.export.about import TRANSFORMERS, VLLM, About
+from evopress.export.format import Content, Source
 from evopress.export.packed import PackedFormat, Read
 from evopress.export.shards import Entry
-from evopress.export.verification import Verification, verify_checkpoint
-from evopress.profile import Profile
-
-if TYPE_CHECKING:
-    from evopress.workspace import Workspace
+from evopress.export.verification import Searched, Verification, verify_checkpoint
 
 
 class CompressedTensors(PackedFormat):
@@ -34,11 +31,11 @@ class CompressedTensors(PackedFormat):
     name = "compressed-tensors"
     widths = (2, 3, 4, 5, 6, 7, 8)
 
-    def check(self, workspace: Workspace) -> None:
+    def check(self, source: Source) -> None:
         """MissingExtra without the library; else as all packed formats."""
         if find_spec("compressed_tensors") is None:
             raise MissingExtra("compressed-tensors is not installed: pip install evopress[export]")
-        super().check(workspace)
+        super().check(source)
 
     def weight(self, module: str, shape: tuple[int, int], grid: Grid, dtype: torch.dtype, read: Read) -> list[Entry]:
         """Packed codes, scales (rows, groups) and the shape."""
@@ -68,15 +65,14 @@ class CompressedTensors(PackedFormat):
         answer: dict[str, Any] = config.model_dump(mode="json")
         return answer
 
-    def about(self, workspace: Workspace, profile: Profile) -> About:
+    def about(self, source: Source, content: Content) -> About:
         """transformers loads it all; vLLM has kernels for some levels, those of its target."""
-        target = workspace.config.target
-        serve = (VLLM, TRANSFORMERS) if target and target.name == "vllm" else (TRANSFORMERS,)
+        serve = (VLLM, TRANSFORMERS) if source.target == "vllm" else (TRANSFORMERS,)
         return About("transformers", serve, ("transformers needs the package compressed-tensors.",))
 
-    def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
+    def verify(self, source: Source, content: Content, out: Path, searched: Searched) -> Verification:
         """Load it with transformers."""
-        return verify_checkpoint(workspace, profile, out)
+        return verify_checkpoint(source.loaded.model, out, searched)
 
 
 def _words(level: Quantized) -> torch.Tensor:

@@ -1,50 +1,64 @@
-"""The one interface between a file format and everything else; the formats are in the table of `formats`."""
+"""The one interface between a file format and everything else; the formats are in the table of `formats`.
+
+What a format works on is data: a `Source`, which is known before anything is searched, and the `Content` that a profile
+makes of it. Both can be made for any model without a run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from evopress.errors import BudgetError
+from evopress.assemble import Tensors
+from evopress.costs import FileCosts
+from evopress.database.store import Database
 from evopress.export.about import About
 from evopress.export.shards import Progress
-from evopress.export.verification import Verification
+from evopress.export.verification import Searched, Verification
+from evopress.models import LoadedModel, ModelMap, SubLayer
 from evopress.profile import Profile
 from evopress.search.presets import ApplicationName
-
-if TYPE_CHECKING:
-    from evopress.workspace import Workspace
+from evopress.sections import Compression
 
 
-@dataclass(frozen=True)
-class FileCosts:
-    """What the files of an export take at most: `constant` bytes, and for each weight those of its level.
+def nothing_left_out(dropped: Collection[str]) -> tuple[int, ...]:
+    """The blocks that files lack where nothing can be dropped."""
+    return ()
 
-    `levels[unit][level]` counts everything that the choice changes. The sum is never below the true size, and above it
-    by no more than paddings and digits in headers, and for dropped parts what llama.cpp's layouts may have to say.
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What is compressed, and what it was asked for: `section` has the levels, `target` is the runtime, if it is known.
+
+    `sublayers` are those that can be dropped; `left_out` says which blocks files lack when some of them are, by name.
     """
 
-    constant: int
-    levels: Mapping[str, Mapping[str, int]]
+    loaded: LoadedModel
+    map: ModelMap
+    section: Compression
+    target: str | None = None
+    sublayers: tuple[SubLayer, ...] = ()
+    left_out: Callable[[Collection[str]], tuple[int, ...]] = nothing_left_out
 
-    def size(self, profile: Profile) -> int:
-        """The sum for a profile."""
-        return self.constant + sum(self.levels[unit][level] for unit, level in profile.items())
 
-
-def require_size(size: int, constant: int, costs: Iterable[Sequence[int]], *, stays: int = 0) -> None:
-    """BudgetError, with the nearest size, for less than the cheapest profile takes or more than the dearest.
-
-    `costs` are those of each unit's levels, the cheapest first; `stays` is what every profile takes beside `constant`.
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """A profile as files hold it: the blocks that are `left_out`, the `tensors` that are others than the dense model's,
+    and the packed levels where there is a `database`.
     """
-    ends = [(own[0], own[-1]) for own in costs]
-    low, high = (constant + sum(own) for own in zip(*ends, strict=True))
-    if not low + stays <= size <= high:
-        raise BudgetError(
-            f"no profile takes {size} bytes; the levels allow {low + stays} to {high}, {constant} of them always"
-        )
+
+    profile: Profile
+    tensors: Tensors = field(default_factory=dict)
+    left_out: tuple[int, ...] = ()
+    database: Database | None = None
+
+    @property
+    def levels(self) -> Database:
+        """The database; only profiles of formats with packed levels need one."""
+        assert self.database is not None
+        return self.database
 
 
 class Format(Protocol):
@@ -58,24 +72,24 @@ class Format(Protocol):
     def applications(self) -> tuple[ApplicationName, ...]:
         """Whose profiles it can hold."""
 
-    def check(self, workspace: Workspace) -> None:
+    def check(self, source: Source) -> None:
         """Called before any work: ConfigError, UnsupportedModel or MissingExtra for what it could not write."""
 
-    def predicted_bytes(self, workspace: Workspace, profile: Profile) -> int:
+    def predicted_bytes(self, source: Source, content: Content) -> int:
         """The exact size of all files of the export that hold weights, computed without writing them."""
 
-    def costs(self, workspace: Workspace) -> FileCosts:
+    def costs(self, source: Source) -> FileCosts:
         """What a budget in bytes adds up; ConfigError where the profile does not change the size."""
 
-    def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
+    def write(self, source: Source, content: Content, out: Path, progress: Progress) -> None:
         """Write the export into the empty directory `out`, which gets its own name once it is whole (see `staging`).
 
         The file that loaders look for first is written under `hidden`, or before the weights and then hidden.
         ProfileError or UnsupportedModel for what the format cannot hold, MissingExtra without its packages.
         """
 
-    def about(self, workspace: Workspace, profile: Profile) -> About:
+    def about(self, source: Source, content: Content) -> About:
         """How to serve an export of the profile, and what is to be known of it, for its model card."""
 
-    def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
-        """Load `out` as its consumer does and compare the logits with the searched model assembled in memory."""
+    def verify(self, source: Source, content: Content, out: Path, searched: Searched) -> Verification:
+        """Load `out` as its consumer does and compare the logits with those of the searched model in memory."""

@@ -28,11 +28,10 @@ from evopress.export.gguf_metadata import (
 from evopress.export.gguf_tokenizer import tokenizer_metadata
 from evopress.export.hf import stored_tensors
 from evopress.files import replacing, require_disk
-from evopress.ggml_types import row_bytes
+from evopress.ggml_types import padded, row_bytes
 from evopress.models import LoadedModel
 from evopress.models.load import gguf_file
 
-ALIGNMENT = 32  # where tensors may start
 QUANTIZATION = 2  # the version of ggml's formats that all its files have
 DENSE_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _SCALARS = {"UINT8": 1, "INT8": 1, "BOOL": 1, "UINT16": 2, "INT16": 2, "UINT32": 4, "INT32": 4, "FLOAT32": 4}
@@ -117,15 +116,6 @@ def header_bytes(metadata: Iterable[KeyValue]) -> int:
 def announcement_bytes(tensor: StoredTensor) -> int:
     """What the header says of a tensor."""
     return 8 + len(tensor.name.encode()) + 4 + 8 * len(tensor.shape) + 4 + 8
-
-
-def padded(count: int) -> int:
-    """Bytes that `count` bytes take in a file: what the level of a weight really costs.
-
-    >>> padded(1), padded(64)
-    (32, 64)
-    """
-    return -(-count // ALIGNMENT) * ALIGNMENT
 
 
 def export_gguf(

@@ -19,18 +19,11 @@ from typing import Any
 import torch
 
 from evopress.compress.ggml import pack_ggml
+from evopress.costs import FileCosts
 from evopress.errors import ConfigError, UnsupportedModel
-from evopress.export.format import FileCosts
-from evopress.export.gguf import (
-    ALIGNMENT,
-    GgufPlan,
-    StoredTensor,
-    announcement_bytes,
-    header_bytes,
-    padded,
-)
+from evopress.export.gguf import GgufPlan, StoredTensor, announcement_bytes, header_bytes
 from evopress.export.gguf_metadata import KeyValue
-from evopress.ggml_types import GGML_TYPES
+from evopress.ggml_types import ALIGNMENT, GGML_TYPES, padded
 from evopress.models import SubLayer
 from evopress.models.bypass import DROP, KEEP
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from evopress.depth import sublayer_levels
+from evopress.compress.tensor_types import read_tensor_types, write_tensor_types
+from evopress.costs import FileCosts
+from evopress.depth import dropped_sublayers
 from evopress.errors import ConfigError, ModelError, ProfileError
 from evopress.export.about import About
-from evopress.export.format import FileCosts
+from evopress.export.format import Content, Source
 from evopress.export.gguf import (
     DENSE_TYPES,
     GgufPlan,
     Packs,
     export_gguf,
     gguf_names,
-    padded,
     plan_gguf,
     predicted_bytes,
 )
@@ -26,27 +27,21 @@ from evopress.export.gguf_levels import dense_packs, level_packs, level_types
 from evopress.export.hf import stored_zeros
 from evopress.export.shards import Progress
 from evopress.export.staging import hidden
-from evopress.export.tensor_types import read_tensor_types, write_tensor_types
 from evopress.export.verification import (
     HALF_TOLERANCE,
+    Searched,
     Verification,
     compare,
     logits,
     no_room,
     probe,
-    searched_logits,
 )
 from evopress.files import write_text
-from evopress.ggml_types import fitting_types, row_bytes
+from evopress.ggml_types import fitting_types, padded, row_bytes
 from evopress.models import load_model
-from evopress.models.bypass import DROP
 from evopress.models.sublayers import group_sublayers
-from evopress.profile import Profile
 from evopress.search.presets import ApplicationName
 from evopress.sections import DropSection, QuantizeSection, SparsifySection
-
-if TYPE_CHECKING:
-    from evopress.workspace import Workspace
 
 FILE = "model.gguf"
 TYPES_FILE = "tensor-types.txt"
@@ -59,64 +54,66 @@ class Gguf:
     name = "gguf"
     applications: tuple[ApplicationName, ...] = ("bits", "sparsity", "depth")
 
-    def check(self, workspace: Workspace) -> None:
+    def check(self, source: Source) -> None:
         """UnsupportedModel for an architecture that llama.cpp does not have, or computes otherwise."""
-        plan_gguf(workspace.loaded, {})
+        plan_gguf(source.loaded, {})
 
-    def predicted_bytes(self, workspace: Workspace, profile: Profile) -> int:
+    def predicted_bytes(self, source: Source, content: Content) -> int:
         """Header, levels, and what is left dense, each padded."""
-        return predicted_bytes(_plan(workspace, profile))
+        return predicted_bytes(_plan(source, content))
 
-    def costs(self, workspace: Workspace) -> FileCosts:
+    def costs(self, source: Source) -> FileCosts:
         """Exact for types, on which the header does not depend, a little more for dropped parts. Needs no database."""
-        section = workspace.config.compression
+        section = source.section
         if isinstance(section, DropSection):
-            units = group_sublayers(workspace.sublayers, section.granularity)
-            return depth_costs(plan_gguf(workspace.loaded, {}), units)
+            units = group_sublayers(source.sublayers, section.granularity)
+            return depth_costs(plan_gguf(source.loaded, {}), units)
         if not isinstance(section, QuantizeSection) or section.method != "ggml":
             raise ConfigError("a size of a GGUF file needs levels that are ggml types; use --target llamacpp")
         levels, types = {}, {}
-        for linear in workspace.map.linears:
+        for linear in source.map.linears:
             rows, columns = linear.view.shape
             own = {kind: padded(rows * row_bytes(kind, columns)) for kind in fitting_types(section.levels, columns)}
             levels[linear.name], types[linear.view.parameter] = own, next(iter(own))
         least = sum(next(iter(own.values())) for own in levels.values())
-        return FileCosts(predicted_bytes(plan_gguf(workspace.loaded, types)) - least, levels)
+        return FileCosts(predicted_bytes(plan_gguf(source.loaded, types)) - least, levels)
 
-    def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
+    def write(self, source: Source, content: Content, out: Path, progress: Progress) -> None:
         """OUT/model.gguf, whose levels are the database's bytes, or zeros among numbers of the model's own dtype."""
         packs: Packs = {}
-        if isinstance(workspace.config.compression, QuantizeSection):
-            packs = level_packs(profile, workspace.levels(profile))
-        elif isinstance(workspace.config.compression, SparsifySection):
-            packs = dense_packs(workspace.application.tensors(profile), workspace.loaded.model.dtype)
-        export_gguf(hidden(out / FILE), _plan(workspace, profile), packs, progress=progress)
+        if isinstance(source.section, QuantizeSection):
+            packs = level_packs(content.profile, content.levels)
+        elif isinstance(source.section, SparsifySection):
+            packs = dense_packs(content.tensors, source.loaded.model.dtype)
+        export_gguf(hidden(out / FILE), _plan(source, content), packs, progress=progress)
 
-    def about(self, workspace: Workspace, profile: Profile) -> About:
+    def about(self, source: Source, content: Content) -> About:
         """llama.cpp's server, what was dropped, and that zeros are stored."""
-        sizes, notes = workspace.application.sizes(profile), []
-        if isinstance(workspace.config.compression, SparsifySection):
-            notes.append(stored_zeros(workspace, profile))
-        if isinstance(workspace.config.compression, DropSection):
+        section, notes = source.section, []
+        if isinstance(section, SparsifySection):
+            notes.append(stored_zeros(content))
+        if isinstance(section, DropSection):
+            gone = dropped_sublayers(content.profile, source.sublayers, section.granularity)
+            kinds = Counter(sublayer.kind for sublayer in gone)
             notes.append(
-                f"{sizes['dropped_attn']} attentions and {sizes['dropped_mlp']} MLPs are not in the file, or zeros "
+                f"{kinds['attn']} attentions and {kinds['mlp']} MLPs are not in the file, or zeros "
                 "where llama.cpp has no layout without them."
             )
         return About("gguf", (("With llama.cpp", f"llama-server -m DIRECTORY/{FILE}"),), tuple(notes))
 
-    def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
+    def verify(self, source: Source, content: Content, out: Path, searched: Searched) -> Verification:
         """Load it with transformers, which reads all but the `deci` layout."""
-        if _plan(workspace, profile).architecture == "deci":
+        if _plan(source, content).architecture == "deci":
             reason = "transformers does not read blocks without attention or MLP; scripts/llama_cpp_logits.py does"
             return Verification("transformers", None, 0.0, reason)
-        model = workspace.loaded.model
+        model = source.loaded.model
         tolerance = TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE
-        if reason := no_room(workspace):
+        if reason := no_room(model, searched.free):
             return Verification("transformers", None, tolerance, reason)
         ids = probe(model.get_input_embeddings().weight.shape[0])
-        expected = searched_logits(workspace, profile, ids)
+        expected = searched.logits(ids)
         try:
-            found = load_model(str(out / FILE), dtype=model.dtype, device=workspace.device).model
+            found = load_model(str(out / FILE), dtype=model.dtype, device=searched.device).model
         except ModelError as error:
             return Verification("transformers", float("nan"), tolerance, str(error))
         return compare("transformers", expected, logits(found, ids), tolerance)
@@ -128,51 +125,56 @@ class LlamaQuantize:
     name = "llama-quantize"
     applications: tuple[ApplicationName, ...] = ("bits",)
 
-    def check(self, workspace: Workspace) -> None:
+    def check(self, source: Source) -> None:
         """UnsupportedModel for an architecture that llama.cpp does not have."""
-        gguf_names(workspace.loaded)
+        gguf_names(source.loaded)
 
-    def predicted_bytes(self, workspace: Workspace, profile: Profile) -> int:
+    def predicted_bytes(self, source: Source, content: Content) -> int:
         """No file holds weights."""
         return 0
 
-    def costs(self, workspace: Workspace) -> FileCosts:
+    def costs(self, source: Source) -> FileCosts:
         """ConfigError: the file that llama-quantize makes of it is that of the format gguf."""
         raise ConfigError("a size needs the file itself; use --format gguf")
 
-    def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
+    def write(self, source: Source, content: Content, out: Path, progress: Progress) -> None:
         """OUT/tensor-types.txt."""
-        text = write_tensor_types(level_types(profile, workspace.database), gguf_names(workspace.loaded))
+        text = write_tensor_types(level_types(content.profile, content.levels), gguf_names(source.loaded))
         write_text(hidden(out / TYPES_FILE), text)
 
-    def about(self, workspace: Workspace, profile: Profile) -> About:
+    def about(self, source: Source, content: Content) -> About:
         """llama-quantize's command."""
         command = f"llama-quantize --tensor-type-file DIRECTORY/{TYPES_FILE} model-f16.gguf model.gguf Q4_K"
         return About("gguf", (("With llama.cpp, from a GGUF file of the model in half precision", command),))
 
-    def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
+    def verify(self, source: Source, content: Content, out: Path, searched: Searched) -> Verification:
         """Read it as llama-quantize reads it: it must name the same types."""
         text = (out / TYPES_FILE).read_text(encoding="utf-8")
         try:
-            found = read_tensor_types(text, workspace.map, gguf_names(workspace.loaded))
+            found = read_tensor_types(text, *_units(source))
         except ProfileError as error:
             return Verification("its own rules", float("nan"), 0.0, str(error))
-        if found != profile:
+        if found != content.profile:
             return Verification("its own rules", float("nan"), 0.0, f"{TYPES_FILE} names other types")
         return Verification("its own rules", None, 0.0, f"{TYPES_FILE} holds no weights; read again it is the profile")
 
 
-def _plan(workspace: Workspace, profile: Profile) -> GgufPlan:
-    section, loaded = workspace.config.compression, workspace.loaded
+def _units(source: Source) -> tuple[dict[str, str], dict[str, int]]:
+    """Names in GGUF and widths of the units."""
+    names, linears = gguf_names(source.loaded), source.map.linears
+    return (
+        {linear.name: names[linear.view.parameter] for linear in linears},
+        {linear.name: linear.view.shape[1] for linear in linears},
+    )
+
+
+def _plan(source: Source, content: Content) -> GgufPlan:
+    section, loaded = source.section, source.loaded
     if isinstance(section, SparsifySection):
-        names = workspace.application.tensors(profile)
-        return plan_gguf(loaded, dict.fromkeys(names, DENSE_TYPES[loaded.model.dtype]))
+        return plan_gguf(loaded, dict.fromkeys(content.tensors, DENSE_TYPES[loaded.model.dtype]))
     if not isinstance(section, DropSection):
-        return plan_gguf(loaded, level_types(profile, workspace.database))
-    sublayers = workspace.sublayers
-    levels = sublayer_levels(dict(profile.items()), sublayers, section.granularity)
+        return plan_gguf(loaded, level_types(content.profile, content.levels))
     gone: dict[str, set[int]] = {"attn": set(), "mlp": set()}
-    for sublayer in sublayers:
-        if levels[sublayer.name] == DROP:
-            gone[sublayer.kind].add(sublayer.block)
+    for sublayer in dropped_sublayers(content.profile, source.sublayers, section.granularity):
+        gone[sublayer.kind].add(sublayer.block)
     return drop_sublayers(plan_gguf(loaded, {}), attention=gone["attn"], mlp=gone["mlp"])

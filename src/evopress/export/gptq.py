@@ -12,21 +12,18 @@ from collections import Counter
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from evopress.compress.grid import Grid
 from evopress.errors import ConfigError
 from evopress.export.about import TRANSFORMERS, VLLM, About
+from evopress.export.format import Content, Source
 from evopress.export.packed import PackedFormat, Read
 from evopress.export.shards import Entry
-from evopress.export.verification import Verification, verify_checkpoint
+from evopress.export.verification import Searched, Verification, verify_checkpoint
 from evopress.models import Linear
-from evopress.profile import Profile
-
-if TYPE_CHECKING:
-    from evopress.workspace import Workspace
 
 WORD = 32  # bits of what codes are packed into
 
@@ -77,15 +74,15 @@ class Gptq(PackedFormat):
             "dynamic": _rules(grids, bits),
         }
 
-    def about(self, workspace: Workspace, profile: Profile) -> About:
+    def about(self, source: Source, content: Content) -> About:
         """vLLM has kernels for it, transformers needs another package."""
         return About("transformers", (VLLM, TRANSFORMERS), ("transformers needs the package gptqmodel.",))
 
-    def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
+    def verify(self, source: Source, content: Content, out: Path, searched: Searched) -> Verification:
         """Load it with transformers, which needs GPTQModel for that."""
         if find_spec("gptqmodel") is None:
             return Verification("transformers", None, 0.0, "transformers loads GPTQ with the package gptqmodel only")
-        return verify_checkpoint(workspace, profile, out)
+        return verify_checkpoint(source.loaded.model, out, searched)
 
 
 def pack_words(codes: torch.Tensor, bits: int) -> torch.Tensor:

@@ -10,18 +10,21 @@ import copy
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from evopress.costs import FileCosts
+from evopress.depth import dropped_sublayers
 from evopress.errors import ConfigError
 from evopress.export.about import TRANSFORMERS, VLLM, About
 from evopress.export.carried import carry, copy_companions
-from evopress.export.format import FileCosts
+from evopress.export.format import Content, Source
 from evopress.export.shards import (
     Entry,
     Progress,
@@ -32,17 +35,13 @@ from evopress.export.shards import (
     write_shards,
 )
 from evopress.export.staging import hidden
-from evopress.export.verification import Verification, verify_checkpoint
+from evopress.export.verification import Searched, Verification, verify_checkpoint
 from evopress.models import LoadedModel
 from evopress.models.bypass import DROP, KEEP
 from evopress.models.shorten import new_names, shortened_config
 from evopress.models.sublayers import group_sublayers
-from evopress.profile import Profile
 from evopress.search.presets import ApplicationName
 from evopress.sections import DropSection
-
-if TYPE_CHECKING:
-    from evopress.workspace import Workspace
 
 
 class HuggingFace:
@@ -51,26 +50,25 @@ class HuggingFace:
     name = "hf"
     applications: tuple[ApplicationName, ...] = ("bits", "sparsity", "depth")
 
-    def check(self, workspace: Workspace) -> None:
+    def check(self, source: Source) -> None:
         """It holds every model that could be loaded."""
 
-    def predicted_bytes(self, workspace: Workspace, profile: Profile) -> int:
+    def predicted_bytes(self, source: Source, content: Content) -> int:
         """Those of the dense model's tensors, but for blocks that are dropped whole."""
-        return predicted_bytes(self._entries(workspace, profile))
+        return predicted_bytes(_entries(source, content))
 
-    def costs(self, workspace: Workspace) -> FileCosts:
+    def costs(self, source: Source) -> FileCosts:
         """Those of blocks that are dropped whole; ConfigError where nothing that is searched changes the size."""
-        section, application, map = workspace.config.compression, workspace.application, workspace.map
+        section, map = source.section, source.map
         if not isinstance(section, DropSection):
             raise ConfigError("a size needs a format that stores levels packed; choose one with --target")
-        stored = [kept(name, tensor) for name, tensor in stored_tensors(workspace.loaded.model)]
-        entries = carry(stored, workspace.loaded, map)
+        stored = [kept(name, tensor) for name, tensor in stored_tensors(source.loaded.model)]
+        entries = carry(stored, source.loaded, map)
         names = [entry.name for entry in stored] + [""] * (len(entries) - len(stored))
         sizes = [(name, entry_bytes(entry)) for name, entry in zip(names, entries, strict=True)]
-        units = group_sublayers(workspace.sublayers, section.granularity)
         levels = {}
-        for unit in units:
-            gone = application.left_out(Profile.of(dict.fromkeys(units, KEEP) | {unit: DROP}))
+        for unit, parts in group_sublayers(source.sublayers, section.granularity).items():
+            gone = source.left_out([sublayer.name for sublayer in parts])
             prefixes = tuple(f"{map.blocks}.{block}." for block in gone)
             if not prefixes:
                 raise ConfigError(
@@ -81,53 +79,59 @@ class HuggingFace:
         frame = frame_bytes(sum(entry.nbytes for entry in entries))
         return FileCosts(frame + sum(own for _, own in sizes) - sum(own[KEEP] for own in levels.values()), levels)
 
-    def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
+    def write(self, source: Source, content: Content, out: Path, progress: Progress) -> None:
         """Tensors, configuration and tokenizer; blocks that are dropped whole are in none of them."""
-        blocks = workspace.application.left_out(profile)
-        save_rest(workspace.loaded, out, shortened_config(workspace.loaded.model.config, workspace.map, blocks))
-        write_shards(out, self._entries(workspace, profile), progress)
+        config = shortened_config(source.loaded.model.config, source.map, content.left_out)
+        save_rest(source.loaded, out, config)
+        write_shards(out, _entries(source, content), progress)
 
-    def about(self, workspace: Workspace, profile: Profile) -> About:
+    def about(self, source: Source, content: Content) -> About:
         """Loads anywhere; which parts are stored as zeros."""
-        notes = {"bits": _quantized, "sparsity": stored_zeros, "depth": _shallow}[
-            workspace.config.compression.application
-        ]
-        return About("transformers", (TRANSFORMERS, VLLM), (notes(workspace, profile),))
+        notes = {"bits": _quantized, "sparsity": _sparse, "depth": _shallow}[source.section.application]
+        return About("transformers", (TRANSFORMERS, VLLM), (notes(source, content),))
 
-    def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
+    def verify(self, source: Source, content: Content, out: Path, searched: Searched) -> Verification:
         """Load it with transformers: the same weights in the same modules give the same bits."""
-        return verify_checkpoint(workspace, profile, out, tolerance=0.0)
-
-    def _entries(self, workspace: Workspace, profile: Profile) -> list[Entry]:
-        application, gone = workspace.application, workspace.application.left_out(profile)
-        names = new_names(workspace.loaded.model.state_dict(), workspace.map, gone)
-        entries = dense_entries(workspace.loaded.model, application.tensors(profile), names)
-        moved = [replace(entry, name=names[entry.name]) for entry in entries]
-        return carry(moved, workspace.loaded, workspace.map, gone)
+        return verify_checkpoint(source.loaded.model, out, searched, tolerance=0.0)
 
 
-def _quantized(workspace: Workspace, profile: Profile) -> str:
+def _entries(source: Source, content: Content) -> list[Entry]:
+    gone = content.left_out
+    names = new_names(source.loaded.model.state_dict(), source.map, gone)
+    entries = dense_entries(source.loaded.model, content.tensors, names)
+    moved = [replace(entry, name=names[entry.name]) for entry in entries]
+    return carry(moved, source.loaded, source.map, gone)
+
+
+def _quantized(source: Source, content: Content) -> str:
     return (
         "The weights are dequantized: the files are as large as the dense model's, and no faster to run. Formats that "
         "pack them come with `--target` and `evopress export --format`."
     )
 
 
-def stored_zeros(workspace: Workspace, profile: Profile) -> str:
+def _sparse(source: Source, content: Content) -> str:
+    return stored_zeros(content)
+
+
+def stored_zeros(content: Content) -> str:
     """How many weights of a sparse model are zero, and that they are stored all the same."""
-    sizes, weights = workspace.application.sizes(profile), workspace.space.total_weights
+    units = content.levels.manifest.units
+    zeros = sum(units[unit].level(level).zeros for unit, level in content.profile.items())
+    weights = sum(units[unit].size for unit, _ in content.profile.items())
     return (
-        f"{round(sizes['sparsity'] * weights):,} of {weights:,} weights of the compressed layers are exactly zero. "
+        f"{zeros:,} of {weights:,} weights of the compressed layers are exactly zero. "
         "They are stored like other numbers, so the files are as large as the dense model's and no faster to run: "
         "runtimes no longer read the formats that packed sparse weights."
     )
 
 
-def _shallow(workspace: Workspace, profile: Profile) -> str:
-    sizes, count = workspace.application.sizes(profile), workspace.map.n_blocks
-    blocks = len(workspace.application.left_out(profile))
-    attention, mlp = sizes["dropped_attn"] - blocks, sizes["dropped_mlp"] - blocks
-    text = f"{blocks} of the {count} blocks are left out whole."
+def _shallow(source: Source, content: Content) -> str:
+    assert isinstance(source.section, DropSection)
+    gone = dropped_sublayers(content.profile, source.sublayers, source.section.granularity)
+    kinds, blocks = Counter(sublayer.kind for sublayer in gone), len(content.left_out)
+    attention, mlp = kinds["attn"] - blocks, kinds["mlp"] - blocks
+    text = f"{blocks} of the {source.map.n_blocks} blocks are left out whole."
     if attention or mlp:
         text += (
             f" Beside them, {attention} attentions and {mlp} MLPs are dropped from blocks that keep the other half: "

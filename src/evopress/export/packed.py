@@ -10,26 +10,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from evopress.compress.grid import Grid
 from evopress.compress.quantized import Quantized
+from evopress.costs import FileCosts
 from evopress.database.store import Database
 from evopress.errors import ConfigError, UnsupportedModel
 from evopress.export.carried import carry
-from evopress.export.format import FileCosts
+from evopress.export.format import Content, Source
 from evopress.export.hf import save_rest, stored_tensors
 from evopress.export.shards import Entry, Progress, entry_bytes, frame_bytes, kept, predicted_bytes, write_shards
-from evopress.export.verification import Verification
+from evopress.export.verification import Searched, Verification
 from evopress.models import Linear
-from evopress.profile import DENSE, Profile
+from evopress.profile import DENSE
 from evopress.search.presets import ApplicationName
 from evopress.sections import QuantizeSection
-
-if TYPE_CHECKING:
-    from evopress.workspace import Workspace
 
 Read = Callable[[], Quantized]
 """Reads a level from the database."""
@@ -59,12 +57,12 @@ class PackedFormat(ABC):
         """What config.json says under `quantization_config`; module -> its grid, None where it is left as it is."""
 
     @abstractmethod
-    def verify(self, workspace: Workspace, profile: Profile, out: Path) -> Verification:
+    def verify(self, source: Source, content: Content, out: Path, searched: Searched) -> Verification:
         """Load `out` as its consumer does."""
 
-    def check(self, workspace: Workspace) -> None:
+    def check(self, source: Source) -> None:
         """ConfigError for grids that it cannot hold, UnsupportedModel for layers that it cannot."""
-        section = workspace.config.compression
+        section = source.section
         assert isinstance(section, QuantizeSection)  # the only application it holds
         if not section.symmetric:
             raise ConfigError(f"format {self.name} holds symmetric grids only; make the run with --symmetric")
@@ -73,12 +71,12 @@ class PackedFormat(ABC):
             raise ConfigError(f"format {self.name} does not hold level {illegal[0]}; its levels are {known}")
         if section.embeddings:
             raise ConfigError(f"format {self.name} holds embedding and head as they are; leave --embeddings off")
-        if workspace.map.again:
-            again = workspace.map.again[0]
+        if source.map.again:
+            again = source.map.again[0]
             raise UnsupportedModel(
                 f"format {self.name} holds a weight once, but {again.name} uses that of {again.view.parameter}; use hf"
             )
-        for linear in workspace.map.linears:
+        for linear in source.map.linears:
             if linear.view.transposed or linear.view.index is not None:
                 raise UnsupportedModel(f"format {self.name} holds plain linear layers only, {linear.name} is none")
             self.check_layer(linear, section.group_size)
@@ -92,22 +90,22 @@ class PackedFormat(ABC):
                 f"{columns} inputs of {linear.name}"
             )
 
-    def predicted_bytes(self, workspace: Workspace, profile: Profile) -> int:
+    def predicted_bytes(self, source: Source, content: Content) -> int:
         """From names, shapes and dtypes alone."""
-        return predicted_bytes(self._entries(workspace, profile))
+        return predicted_bytes(self._entries(source, content))
 
-    def costs(self, workspace: Workspace) -> FileCosts:
+    def costs(self, source: Source) -> FileCosts:
         """Each weight's tensors and their share of a header; constant is all that is no unit.
 
         All weights have a name as long as the longest, so that layers of equal shape cost the same.
         """
-        model, units = workspace.loaded.model, {linear.view.parameter: linear for linear in workspace.map.linears}
-        section = workspace.config.compression
+        model, units = source.loaded.model, {linear.view.parameter: linear for linear in source.map.linears}
+        section = source.section
         assert isinstance(section, QuantizeSection)
         module = "x" * max(len(name.removesuffix(".weight")) for name in units)
         levels: dict[str, dict[str, int]] = {}
         others = [kept(name, tensor) for name, tensor in stored_tensors(model) if name not in units]
-        constant = sum(map(entry_bytes, carry(others, workspace.loaded, workspace.map, own_names=True)))
+        constant = sum(map(entry_bytes, carry(others, source.loaded, source.map, own_names=True)))
         for name, tensor in stored_tensors(model):
             if name not in units:
                 continue
@@ -119,34 +117,34 @@ class PackedFormat(ABC):
         largest = constant + sum(max(own.values()) for own in levels.values())
         return FileCosts(constant + frame_bytes(largest), levels)
 
-    def write(self, workspace: Workspace, profile: Profile, out: Path, progress: Progress) -> None:
+    def write(self, source: Source, content: Content, out: Path, progress: Progress) -> None:
         """Configuration and tokenizer, then the weights."""
-        announced = self.configuration(self._grids(workspace, profile))
-        save_rest(workspace.loaded, out, more={"quantization_config": announced})
-        write_shards(out, self._entries(workspace, profile), progress)
+        announced = self.configuration(self._grids(source, content))
+        save_rest(source.loaded, out, more={"quantization_config": announced})
+        write_shards(out, self._entries(source, content), progress)
 
-    def _grids(self, workspace: Workspace, profile: Profile) -> dict[str, Grid | None]:
+    def _grids(self, source: Source, content: Content) -> dict[str, Grid | None]:
         """Module -> grid, in the model's order, the head among those that are left as they are."""
-        units, levels = workspace.database.manifest.units, dict(profile.items())
+        units, levels = content.levels.manifest.units, dict(content.profile.items())
         found = {
             linear.view.parameter.removesuffix(".weight"): None
             if levels[linear.name] == DENSE
             else units[linear.name].level(levels[linear.name]).grid
-            for linear in workspace.map.linears
+            for linear in source.map.linears
         }
-        return found | dict.fromkeys(self._left(workspace)) | {workspace.map.head: None}
+        return found | dict.fromkeys(self._left(source)) | {source.map.head: None}
 
-    def _left(self, workspace: Workspace) -> list[str]:
+    def _left(self, source: Source) -> list[str]:
         """Linear layers that are no units: readers would take them for packed ones."""
-        units = {linear.name for linear in workspace.map.linears}
-        modules = workspace.loaded.model.named_modules()
+        units = {linear.name for linear in source.map.linears}
+        modules = source.loaded.model.named_modules()
         return [name for name, module in modules if isinstance(module, torch.nn.Linear) and name not in units]
 
-    def _entries(self, workspace: Workspace, profile: Profile) -> list[Entry]:
-        database, levels = workspace.levels(profile), dict(profile.items())
-        units = {linear.view.parameter: linear.name for linear in workspace.map.linears}
+    def _entries(self, source: Source, content: Content) -> list[Entry]:
+        database, levels = content.levels, dict(content.profile.items())
+        units = {linear.view.parameter: linear.name for linear in source.map.linears}
         entries = []
-        for name, tensor in stored_tensors(workspace.loaded.model):
+        for name, tensor in stored_tensors(source.loaded.model):
             level = levels.get(units.get(name, ""), DENSE)
             if level == DENSE:
                 entries.append(kept(name, tensor))
@@ -156,7 +154,7 @@ class PackedFormat(ABC):
             assert grid is not None  # `check` has looked
             read = partial(_read, database, unit.name, level)
             entries += self.weight(name.removesuffix(".weight"), unit.view.shape, grid, tensor.dtype, read)
-        return carry(entries, workspace.loaded, workspace.map, own_names=True)
+        return carry(entries, source.loaded, source.map, own_names=True)
 
 
 def _read(database: Database, unit: str, level: str) -> Quantized:

@@ -6,20 +6,17 @@ Costs the memory of a second model and two forward passes of 64 tokens.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from evopress.errors import ModelError
 from evopress.files import size
 from evopress.models import load_model
-from evopress.profile import Profile
-
-if TYPE_CHECKING:
-    from evopress.workspace import Workspace
 
 PROBES = (2, 32)
 """Sequences and tokens of each that are compared."""
@@ -58,22 +55,28 @@ class Verification:
         return f"verified with {self.consumer}: logits differ by {self.difference:.2g} (at most {self.tolerance:.2g})"
 
 
+@dataclass(frozen=True)
+class Searched:
+    """The searched model as it is in memory: what an export is compared with, and where its consumer may run.
+
+    `logits` maps token ids (sequences, tokens) to logits (sequences, tokens, vocabulary), fp32 on the CPU. A consumer
+    has `free` bytes, and runs a checkpoint's own code only if it is `trusted`.
+    """
+
+    logits: Callable[[torch.Tensor], torch.Tensor]
+    device: str
+    free: int
+    trusted: bool = False
+
+
 def probe(vocabulary: int) -> torch.Tensor:
     """Token ids (sequences, tokens), the same for every model of a vocabulary."""
     return torch.randint(0, vocabulary, PROBES, generator=torch.Generator().manual_seed(0))
 
 
-def searched_logits(workspace: Workspace, profile: Profile, ids: torch.Tensor) -> torch.Tensor:
-    """Logits (sequences, tokens, vocabulary), fp32 on the CPU, of the searched model assembled in memory."""
-    with workspace.assembly(polished=profile) as assembly:
-        assembly.apply(profile)
-        return logits(workspace.loaded.model, ids)
-
-
-def no_room(workspace: Workspace) -> str:
-    """Why a second model cannot be loaded to compare with; empty where there is room for it."""
-    needed = sum(parameter.nbytes for parameter in workspace.loaded.model.parameters())
-    free = workspace.free_memory
+def no_room(model: Any, free: int) -> str:
+    """Why a second model cannot be loaded to compare with in `free` bytes; empty where there is room for it."""
+    needed = sum(parameter.nbytes for parameter in model.parameters())
     return f"a second model needs {size(needed)} of memory but {size(free)} are free" if needed > free else ""
 
 
@@ -90,25 +93,21 @@ def compare(consumer: str, expected: torch.Tensor, found: torch.Tensor, toleranc
     return Verification(consumer, float((expected - found).abs().max()) / scale, tolerance)
 
 
-def verify_checkpoint(
-    workspace: Workspace, profile: Profile, out: Path, tolerance: float | None = None
-) -> Verification:
-    """What transformers makes of the checkpoint in `out`, in the dtype and on the device of the run.
+def verify_checkpoint(model: Any, out: Path, searched: Searched, tolerance: float | None = None) -> Verification:
+    """What transformers makes of the checkpoint in `out`, in the dtype of the model and on the device of the run.
 
     `tolerance` is by default that of other orders of additions. Not verified where a second model has no room.
     """
-    dtype = workspace.loaded.model.dtype
-    tolerance = TOLERANCE.get(dtype, HALF_TOLERANCE) if tolerance is None else tolerance
-    if reason := no_room(workspace):
+    tolerance = TOLERANCE.get(model.dtype, HALF_TOLERANCE) if tolerance is None else tolerance
+    if reason := no_room(model, searched.free):
         return Verification("transformers", None, tolerance, reason)
-    ids = probe(workspace.loaded.model.get_input_embeddings().weight.shape[0])
-    expected = searched_logits(workspace, profile, ids)
+    ids = probe(model.get_input_embeddings().weight.shape[0])
+    expected = searched.logits(ids)
     with redirect_stderr(io.StringIO()):  # packed weights are unpacked in the first pass, with a bar
         try:
-            trusted = workspace.config.model.trust_remote_code
-            model = load_model(
-                str(out), dtype=dtype, device=workspace.device, trust_remote_code=trusted, packed=True
+            found = load_model(
+                str(out), dtype=model.dtype, device=searched.device, trust_remote_code=searched.trusted, packed=True
             ).model
         except ModelError as error:
             return Verification("transformers", float("nan"), tolerance, str(error))
-        return compare("transformers", expected, logits(model, ids), tolerance)
+        return compare("transformers", expected, logits(found, ids), tolerance)

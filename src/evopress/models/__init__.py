@@ -13,6 +13,7 @@ from evopress.models.droppable import find_blocks, find_droppable
 from evopress.models.influence import Influence, measure_influence
 from evopress.models.integrity import check_finite, fingerprint
 from evopress.models.load import LoadedModel, choose_device, choose_dtype, load_model
+from evopress.models.removal import Removal
 from evopress.models.runner import Context, Contexts, Runner
 from evopress.models.sublayers import Granularity, SubLayer, group_sublayers
 from evopress.models.weights import set_weight, weight
@@ -26,6 +27,7 @@ __all__ = [
     "Linear",
     "LoadedModel",
     "ModelMap",
+    "Removal",
     "Runner",
     "SubLayer",
     "Switch",

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +31,7 @@ from evopress.fitness.tokens import Tokens
 from evopress.models import Linear
 from evopress.models.weights import weight
 from evopress.polish.blocks import Forms, Outcome, Rates, polish_block
+from evopress.polish.estimate import estimate
 from evopress.polish.learnable import learnable
 from evopress.polish.model import Learning, ModelRates, Student, divergence, learn_epochs, teacher_inputs
 from evopress.polish.shelf import Shelf, read_state, write_state
@@ -41,10 +40,6 @@ from evopress.polish.text import Pass, Text
 from evopress.profile import DENSE, Profile
 from evopress.sections import PolishSection
 from evopress.workspace import Workspace
-
-SWEEP_PASSES, BLOCK_PASSES, MODEL_PASSES = 8, 6, 7
-"""What the sweep and each epoch cost beside one pass forward. An epoch goes back through inputs and weights, and makes
-the weights; for a model all blocks run forward twice."""
 
 Watched = tuple[Text, list[torch.Tensor]]
 """A text and the teacher's head inputs on it."""
@@ -120,15 +115,6 @@ def _settings(workspace: Workspace, section: PolishSection, profile: Profile, te
     }
 
 
-def _seconds(run: Callable[[], torch.Tensor]) -> float:
-    """The seconds of a second run."""
-    with torch.no_grad():
-        float(run().sum())
-        started = time.monotonic()
-        float(run().sum())
-    return time.monotonic() - started
-
-
 @dataclass
 class _Polish:
     """One run of the step."""
@@ -142,7 +128,9 @@ class _Polish:
 
     def run(self, record: PolishRecord) -> PolishRecord:
         """Both phases, as far as they are asked for, and what they came to."""
-        self.workspace.observer.note(self._estimate())
+        runner, calibration = self.workspace.runner, self.workspace.splits.calibration.total if self._sweeps else 0
+        seconds = estimate(runner, self.section, calibration, *self._split)
+        self.workspace.observer.note(f"polish: {self.section.polish}, about {max(1, round(seconds / 60))} min")
         watched = {"unpolished": self._divergence(self.workspace.database)}
         outcomes: tuple[tuple[float, float], ...] = ()
         result: Phase | None = None
@@ -211,23 +199,6 @@ class _Polish:
         rows = max(16, self.workspace.head_bytes // (4 * runner.vocabulary))
         ends = {place: choices[place] for place in (EMBEDDING, HEAD)}
         return Student(runner, self.packed(database, self.linears), self.transposed, self.assembly, ends, rows)
-
-    def _estimate(self) -> str:
-        """One line: what will be learned and about how long it takes, from one pass of a block and of the head."""
-        runner, section = self.workspace.runner, self.section
-        learned, watched = self._split
-        hidden, contexts = runner.begin(learned.tokens_of(learned.parts()[0]))
-        block = _seconds(lambda: runner.block(0, hidden, contexts)) * runner.map.n_blocks / hidden[..., 0].numel()
-        chunk = runner.finish(hidden, contexts).flatten(0, 1)[:256]
-        head = _seconds(lambda: runner.logits(chunk)) / len(chunk)
-        seconds = watched.tokens * 2 * (block + head)
-        if self._sweeps:
-            seconds += self.workspace.splits.calibration.total * block * SWEEP_PASSES
-        if section.polish in ("blocks", "both"):
-            seconds += learned.tokens * section.polish_epochs * block * BLOCK_PASSES
-        if section.polish in ("model", "both"):
-            seconds += learned.tokens * section.polish_model_epochs * (block + head) * MODEL_PASSES
-        return f"polish: {section.polish}, about {max(1, round(seconds / 60))} min"
 
     def _divergence(self, database: Database) -> float:
         return divergence(self._student(database), *self._watched)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from evopress.compress.mixes import MIXES, mix_types
 from evopress.errors import ConfigError
-from evopress.export.mixes import MIXES, mix_types
 
 # The types that were written, of a Llama of 17 blocks, width 256, 4 heads and 1 for keys: those of v and down by block,
 # each by its digit, that of the attention's output and that of all others. The head is Q6_K in all.

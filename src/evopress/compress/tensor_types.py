@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from evopress.errors import ProfileError
 from evopress.ggml_types import GGML_TYPES, fitting_type
-from evopress.models import ModelMap
 from evopress.profile import Profile
 
 
@@ -61,21 +60,24 @@ def is_tensor_types(text: str) -> bool:
 
 
 def read_tensor_types(
-    text: str, model_map: ModelMap, names: Mapping[str, str], *, default: str | None = None
+    text: str, names: Mapping[str, str], columns: Mapping[str, int], *, default: str | None = None
 ) -> Profile:
     """The profile that a file describes, with the types that really fit each weight's width.
 
-    `default` is for units without a rule, like the type that llama-quantize is given; without it they are a
-    ProfileError. Rules for other tensors (embeddings, head) are left to the caller.
+    `names` are the GGUF names of the units' tensors, `columns` the widths of their rows. `default` is for units without
+    a rule, like the type that llama-quantize is given; without it they are a ProfileError. Rules for other tensors
+    (embeddings, head) are left to the caller.
+
+    >>> read_tensor_types("attn_v=Q8_0", {"layers.0.v": "blk.0.attn_v.weight"}, {"layers.0.v": 64})["layers.0.v"]
+    'Q8_0'
     """
     rules = parse_tensor_types(text)
     choice = {}
-    for linear in model_map.linears:
-        name = names[linear.view.parameter]
+    for unit, name in names.items():
         kind = next((rule.type for rule in rules if rule.pattern.search(name)), default)
         if kind is None:
             raise ProfileError(f"no rule of the file of tensor types matches {name}; add one or give a default type")
-        choice[linear.name] = fitting_type(kind, linear.view.shape[1])
+        choice[unit] = fitting_type(kind, columns[unit])
     return Profile.of(choice)
 
 

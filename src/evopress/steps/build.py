@@ -1,0 +1,34 @@
+"""The step `build`: model and calibration text become the database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evopress.database.build import build_database
+from evopress.fitness.divergence import make_measure
+from evopress.records import read_profile
+from evopress.run import locked
+from evopress.workspace import Workspace
+
+
+def build(workspace: Workspace) -> None:
+    """Make the database, or what is missing of it; nothing where levels need none."""
+    if not workspace.fitness:
+        make_measure(workspace.config.search.fitness)
+    if (start := workspace.config.search.start_profile) is not None:
+        read_profile(Path(start), workspace.application.from_text)
+    method = workspace.application.method
+    if method is None:
+        return
+    workspace.require_build_memory(method)
+    workspace.observer.note(f"levels: {method}")
+    with locked(workspace.run.database):  # other runs may share it
+        build_database(
+            workspace.run.database,
+            workspace.runner,
+            method,
+            workspace.splits.calibration.sequences,
+            workspace.fingerprints,
+            batch_tokens=workspace.batch_tokens,
+            progress=lambda done, total, what: workspace.observer.progress("build", done, total, what),
+        )
