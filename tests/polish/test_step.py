@@ -178,7 +178,7 @@ def test_how_to_polish_may_change_until_it_is_done(fresh: Fresh) -> None:
     assert start_run(run.path, other).config == other == read_run(run.path).config
     pipeline.polish(Workspace(read_run(run.path), Observer()))
     assert start_run(run.path, other).config == other
-    with pytest.raises(RunMismatch, match="polish.polish: model -> none"):
+    with pytest.raises(RunMismatch, match=r"polish\.polish: model -> none"):
         start_run(run.path, run.config)
 
 
