@@ -156,11 +156,19 @@ def run_all(
 
 
 def polish(workspace: Workspace, what: str | None = None) -> None:
-    """Learn the levels of the searched profile: `what` as --polish takes it, by default what the run's settings say."""
-    own = workspace.config.polish.polish
+    """Learn the levels of the searched profile: `what` as --polish takes it, by default what the run's settings say.
+
+    RunError without a searched profile; the errors of `polish_levels`.
+    """
+    own, run = workspace.config.polish.polish, workspace.run
+    profile = read_profile(run.profile)
     section = resolve_polish(workspace.config, what or ("auto" if own == "none" else own)).polish
-    with timed(workspace.run.timing, "polish"):
-        record = polish_levels(workspace, section)
+    with timed(run.timing, "polish"):
+        record = polish_levels(workspace, section, profile, run.polished)
+        uniform = workspace.application.references.get("uniform")
+        if section.polish_uniform and uniform is not None and uniform != profile:
+            workspace.observer.note("polish: the uniform profile, too")
+            polish_levels(workspace, section, uniform, run.polished_uniform)
     if record.result and workspace.run.evaluation.exists():
         workspace.observer.note("what was evaluated or exported before has the unpolished levels; do these steps again")
 

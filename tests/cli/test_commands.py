@@ -173,7 +173,10 @@ def test_the_steps_one_by_one_give_the_same_run(quantize: Call, call: Call, tmp_
 
 
 def test_a_run_is_polished_later(quantize: Call, call: Call, tmp_path: Path) -> None:
-    run, small = tmp_path / "run", ("--polish-watched", "64", "--polish-batch", "64", "--dtype", "float32")
+    run, small = (
+        tmp_path / "run",
+        ("--polish-tokens", "1024", "--polish-watched", "64", "--polish-batch", "64", "--dtype", "float32"),
+    )
     assert quantize(run, *small, "--polish-model-rate", "0.003").code == 0
     result = call("polish", run, "--polish", "model")
     assert result.code == 0, result.err

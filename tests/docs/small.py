@@ -100,7 +100,7 @@ SCRIPTS = {
         "--data my-text.txt --second my-text.txt --bits 3 --seeds 1 --model my-model",
         default="--only 3-uniform",
         without=frozenset(),
-        more="polish_epochs=1 polish_model_epochs=1 polish_watched=64 polish_batch=64",
+        more="polish_epochs=1 polish_model_epochs=1 polish_tokens=448 polish_watched=64 polish_batch=64",
     ),
     "peers.py": Small("--model my-model --only rtn evopress --bits 3", without=frozenset()),
     "put_faults_back.py": Small("--list"),

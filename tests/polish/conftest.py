@@ -18,6 +18,7 @@ from evopress.steps.workspace import Workspace
 POLISH: dict[str, Any] = {
     "polish_epochs": 3,
     "polish_batch": 64,
+    "polish_tokens": 448,
     "polish_watched": 64,
     "polish_code_rate": 0.1,
     "polish_scale_rate": 0.01,

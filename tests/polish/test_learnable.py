@@ -7,13 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evopress.core.ggml_types import GGML_TYPES
+from evopress.levels.ggml import Ggml, pack_ggml
 from evopress.levels.grid import Grid
 from evopress.levels.magnitude import prune_magnitude
 from evopress.levels.packed import Packed
 from evopress.levels.quantized import Quantized
 from evopress.levels.rtn import quantize_rtn
 from evopress.levels.sparse import Sparse
-from evopress.polish.learnable import Learnable, LearnableGrid, LearnableSparse, learnable
+from evopress.polish.learnable import Learnable, LearnableGgml, LearnableGrid, LearnableSparse, learnable
 
 GRIDS = [Grid(3, 8), Grid(2, 5), Grid(4), Grid(3, 8, symmetric=True), Grid(1, 4), Grid(8, 16, symmetric=True)]
 
@@ -114,3 +116,43 @@ def test_gradients_of_sparse_values_are_those_of_a_slow_reference():
     kept = level.unpacked_mask()
     expected = [[upstream[r, c].item() * unit if kept[r, c] else 0.0 for c in range(10)] for r in range(3)]
     torch.testing.assert_close(form.floats.grad, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("name", [name for name, kind in GGML_TYPES.items() if kind.scales])
+def test_a_ggml_type_starts_as_its_level_and_learns_its_scales_alone(name: str) -> None:
+    kind = GGML_TYPES[name]
+    level = pack_ggml(draw(3, 512), name, torch.ones(512) if kind.needs_importance else None)
+    form = learnable(level)
+    assert isinstance(form, LearnableGgml)
+    assert torch.equal(form.weight(torch.float32), level.dequantize())
+    assert same(form.packed(), level)
+    generator = torch.Generator().manual_seed(0)
+    form.floats += torch.randn(form.floats.shape, generator=generator) * 0.2
+    form.confine()
+    learned = form.packed()
+    assert torch.equal(form.weight(torch.float32), learned.dequantize())
+    assert not torch.equal(learned.dequantize(), level.dequantize())
+    places = {byte for scale in kind.scales for byte in (scale, scale + 1)}
+    rest = [byte for byte in range(kind.bytes) if byte not in places]
+    assert torch.equal(learned.data.view(-1, kind.bytes)[:, rest], level.data.view(-1, kind.bytes)[:, rest])
+
+
+def test_the_gradient_of_a_ggml_scale_is_that_of_its_blocks_weights() -> None:
+    level = pack_ggml(draw(2, 256), "Q4_K")
+    form = learnable(level)
+    assert form is not None
+    form.floats.requires_grad_()
+    toward = draw(2, 256, seed=1)
+    (form.weight(torch.float32) * toward).sum().backward()
+    for place in (0, 2):
+        for row in range(2):
+            blocks = level.data.clone()
+            blocks[row, 2 - place : 4 - place] = 0
+            part = Ggml(blocks, level.shape, level.type).dequantize()[row]
+            assert form.floats.grad is not None
+            torch.testing.assert_close(form.floats.grad[place // 2, row, 0], (part * toward[row]).sum())
+
+
+@pytest.mark.parametrize("name", ["IQ1_M", "MXFP4", "F16"])
+def test_a_ggml_type_without_scales_in_floating_point_learns_nothing(name: str) -> None:
+    assert learnable(pack_ggml(draw(2, 256), name, torch.ones(256))) is None

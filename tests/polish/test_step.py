@@ -15,16 +15,24 @@ from evopress import pipeline
 from evopress.database.polished import read_record
 from evopress.database.store import Database
 from evopress.errors import ConfigError, EvopressError, NotEnoughTokens, RunError, RunMismatch
-from evopress.run.directory import RunDirectory, read_run
+from evopress.run.directory import RunDirectory, read_run, start_run
 from evopress.run.observer import Observer
 from evopress.run.records import read_profile
 from evopress.settings.config import from_toml, to_toml
 from evopress.settings.resolve import resolve
 from evopress.steps.workspace import Workspace
+from evopress.testing import merging_tokenizer, pico_model
 
 Fresh = Callable[[], RunDirectory]
 
-POLISH = {"polish_epochs": 3, "polish_batch": 64, "polish_watched": 64, "dtype": "float32"}
+POLISH = {
+    "polish_epochs": 3,
+    "polish_model_epochs": 3,
+    "polish_batch": 64,
+    "polish_tokens": 1024,
+    "polish_watched": 64,
+    "dtype": "float32",
+}
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -105,7 +113,10 @@ def test_the_same_bytes_each_time_and_after_every_interruption(fresh: Fresh) -> 
 
 def test_the_sweep_alone_makes_the_levels_again_in_the_same_bytes(fresh: Fresh) -> None:
     run = fresh()
-    pipeline.polish(Workspace(run, Observer()), "sweep")
+    pipeline.polish(changed(run, polish_uniform=True), "sweep")
+    uniform = read_record(run.polished_uniform)
+    assert uniform is not None
+    assert (uniform.done, uniform.result, list(uniform.watched)) == (True, None, ["unpolished"])
     record = read_record(run.polished)
     assert record is not None
     assert list(record.watched) == ["unpolished", "sweep"]
@@ -137,11 +148,38 @@ def test_what_does_not_help_changes_nothing_and_is_said(fresh: Fresh) -> None:
     assert "polished" not in pipeline.evaluate(workspace)["profiles"]
 
 
+def test_the_uniform_profile_beside_the_searched_one(fresh: Fresh) -> None:
+    run = fresh()
+    workspace = changed(run, polish_uniform=True)
+    pipeline.polish(workspace, "model")
+    searched, uniform = read_profile(run.profile), workspace.space.uniform()
+    assert uniform is not None
+    for directory, profile in ((run.polished, searched), (run.polished_uniform, uniform)):
+        record = read_record(directory)
+        assert record is not None
+        assert record.profile == dict(profile.items())
+        assert record.result is not None
+    rows = pipeline.evaluate(workspace)["profiles"]
+    assert rows["uniform polished"]["kl"] < rows["uniform"]["kl"]
+    assert rows["uniform polished"]["bytes"] == rows["uniform"]["bytes"]
+    assert rows["polished"]["kl"] < rows["searched"]["kl"]
+
+
 def test_another_profile_has_the_levels_of_the_database(fresh: Fresh) -> None:
     run = fresh()
     pipeline.polish(Workspace(run, Observer()), "blocks")
     workspace = Workspace(run, Observer())
     assert workspace.levels(workspace.space.uniform()) is workspace.database
+
+
+def test_how_to_polish_may_change_until_it_is_done(fresh: Fresh) -> None:
+    run = fresh()
+    other = run.config.model_copy(update={"polish": run.config.polish.model_copy(update={"polish": "model"})})
+    assert start_run(run.path, other).config == other == read_run(run.path).config
+    pipeline.polish(Workspace(read_run(run.path), Observer()))
+    assert start_run(run.path, other).config == other
+    with pytest.raises(RunMismatch, match=r"polish\.polish: model -> none"):
+        start_run(run.path, run.config)
 
 
 def test_bad_input_in_one_line(fresh: Fresh, small_other: dict[str, Any], tmp_path: Path) -> None:
@@ -151,8 +189,8 @@ def test_bad_input_in_one_line(fresh: Fresh, small_other: dict[str, Any], tmp_pa
         assert "\n" not in str(caught.value)
 
     run = fresh()
-    fails(NotEnoughTokens, "--polish-watched 512 leave nothing to learn of 512 search tokens; give at most 496",
-          lambda: pipeline.polish(changed(run, polish_watched=512), "model"))  # fmt: skip
+    fails(NotEnoughTokens, "for a polish, and --polish-watched 99999 leave nothing of them to learn from; give at most",
+          lambda: pipeline.polish(changed(run, polish_watched=99999), "model"))  # fmt: skip
     pipeline.polish(changed(run, polish_watched=64), "blocks")
     fails(RunMismatch, "made with other settings .polish_code_rate: 0.1 -> 0.2.; delete it",
           lambda: pipeline.polish(changed(run, polish_code_rate=0.2), "blocks"))  # fmt: skip
@@ -162,8 +200,8 @@ def test_bad_input_in_one_line(fresh: Fresh, small_other: dict[str, Any], tmp_pa
     fails(RunError, "run the search step first", lambda: pipeline.polish(Workspace(run, Observer())))
     fails(ConfigError, "--polish both cannot be done: what depth pruning keeps is the dense model",
           lambda: resolve(**small_other, fraction=0.25, polish="both"))  # fmt: skip
-    fails(ConfigError, "scales of ggml types cannot be learned yet",
-          lambda: resolve(**small_other, bpw=4.5, method="ggml", levels=("Q4_K", "Q6_K"), polish="both"))  # fmt: skip
+    fails(ConfigError, "the blocks of MXFP4, BF16 have no scale in floating point",
+          lambda: resolve(**small_other, bpw=8, method="ggml", levels=("MXFP4", "BF16"), polish="both"))  # fmt: skip
     fails(ConfigError, "--polish sweep cannot be done: rtn has no sweep; use blocks or model",
           lambda: resolve(**small_other, bits=3, method="rtn", polish="sweep"))  # fmt: skip
     assert resolve(**small_other, fraction=0.25, polish="auto").polish.polish == "none"
@@ -214,3 +252,20 @@ def test_servers_formats_hold_the_polished_levels(small_other: dict[str, Any], t
             packed: Any = levels.load(unit, level)
             scale = stored[f"{unit}.scales"].T if format == "gptq" else stored[f"{unit}.weight_scale"]
             assert torch.equal(scale.float(), packed.scale.float())
+
+
+def test_scales_of_ggml_types_and_types_without_any_side_by_side(small_other: dict[str, Any], tmp_path: Path) -> None:
+    pico_model("llama", width=64, vocabulary=300).save_pretrained(tmp_path / "model")
+    merging_tokenizer().save_pretrained(tmp_path / "model")
+    options = {"bpw": 6, "method": "ggml", "levels": ("Q4_0", "MXFP4", "Q5_1", "BF16")}
+    own = small_other | POLISH | options | {"target": "llamacpp", "generations": 1}
+    own |= {"model": str(tmp_path / "model"), "polish": "both"}
+    run = pipeline.quantize(out=tmp_path / "run", **own)
+    rows = run.evaluation["profiles"]
+    assert rows["polished"]["kl"] < rows["searched"]["kl"]
+    assert rows["polished"]["bytes"] == rows["searched"]["bytes"]
+    workspace = Workspace(run.directory, Observer())
+    for unit, level in run.profile.items():
+        before, after = workspace.database.load(unit, level), workspace.levels(run.profile).load(unit, level)
+        fixed = level in ("MXFP4", "BF16") or unit in ("model.embed_tokens", "lm_head")
+        assert torch.equal(before.dequantize(), after.dequantize()) == fixed, (unit, level)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from evopress.errors import ConfigError, NotEnoughTokens
 from evopress.text import loading
 from evopress.text.documents import Text
-from evopress.text.loading import load_heldout, load_splits
+from evopress.text.loading import load_beyond, load_heldout, load_splits
 from evopress.text.tokens import Splits, Tokens
 
 
@@ -65,6 +65,22 @@ def test_parts_are_exact_and_disjoint(writer: str, tmp_path: Path, tokenizer: Pr
     assert len({i for part in seen for i in part}) == 120
     assert 0 not in seen[0]
     assert 1 not in seen[0]
+
+
+@pytest.mark.parametrize("writer", ["one document", "many documents"])
+def test_text_beyond_is_new_and_ends_where_the_source_does(
+    writer: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+):
+    if writer == "one document":
+        source = write_words(tmp_path / "a.txt", 300)
+    else:
+        source = write_documents(tmp_path / "a.jsonl", n=30, words=10)
+    parts = splits(source, tokenizer, seed=3)
+    for wanted, least in ((50, 50), (4096, 140)):  # a fifth of the 300 words is held out
+        beyond = load_beyond(source, tokenizer, (40, 60), wanted, sequence_length=8, seed=3)
+        assert least <= beyond.total <= wanted
+        seen = [ids(part) for part in (parts.calibration, parts.search, beyond, parts.heldout)]
+        assert len({i for part in seen for i in part}) == 120 + beyond.total
 
 
 def test_heldout_text_does_not_depend_on_the_seed_or_on_other_numbers(

@@ -18,40 +18,42 @@ class GgmlType:
     """How a type lays out a row: every `block` weights take `bytes` bytes.
 
     `fallback` is what llama-quantize takes instead where the block does not divide a row (None: it gives up), and
-    `needs_importance` says that it refuses the type without an importance matrix.
+    `needs_importance` says that it refuses the type without an importance matrix. `scales` are the places, in bytes, of
+    a block's fp16 numbers: its weights are a sum of them, each times something that the other bytes say.
     """
 
     block: int
     bytes: int
     fallback: str | None = None
     needs_importance: bool = False
+    scales: tuple[int, ...] = ()
 
 
 # ggml's block sizes, and the rules of llama.cpp's src/llama-quant.cpp (tensor_type_fallback, tensor_requires_imatrix).
 # Before 2026 its Q2_K and Q3_K fell back to IQ4_NL, which has the same size as Q4_0.
 GGML_TYPES: Mapping[str, GgmlType] = {
-    "IQ1_S": GgmlType(256, 50, "IQ4_NL", True),
-    "TQ1_0": GgmlType(256, 54, "Q4_0"),
+    "IQ1_S": GgmlType(256, 50, "IQ4_NL", True, scales=(0,)),
+    "TQ1_0": GgmlType(256, 54, "Q4_0", scales=(52,)),
     "IQ1_M": GgmlType(256, 56, "IQ4_NL", True),
-    "IQ2_XXS": GgmlType(256, 66, "IQ4_NL", True),
-    "TQ2_0": GgmlType(256, 66, "Q4_0"),
-    "IQ2_XS": GgmlType(256, 74, "IQ4_NL", True),
-    "IQ2_S": GgmlType(256, 82, "IQ4_NL", True),
-    "Q2_K": GgmlType(256, 84, "Q4_0"),
-    "IQ3_XXS": GgmlType(256, 98, "IQ4_NL", True),
-    "IQ3_S": GgmlType(256, 110, "IQ4_NL"),
-    "Q3_K": GgmlType(256, 110, "Q4_0"),
-    "IQ4_XS": GgmlType(256, 136, "IQ4_NL"),
+    "IQ2_XXS": GgmlType(256, 66, "IQ4_NL", True, scales=(0,)),
+    "TQ2_0": GgmlType(256, 66, "Q4_0", scales=(64,)),
+    "IQ2_XS": GgmlType(256, 74, "IQ4_NL", True, scales=(0,)),
+    "IQ2_S": GgmlType(256, 82, "IQ4_NL", True, scales=(0,)),
+    "Q2_K": GgmlType(256, 84, "Q4_0", scales=(80, 82)),
+    "IQ3_XXS": GgmlType(256, 98, "IQ4_NL", True, scales=(0,)),
+    "IQ3_S": GgmlType(256, 110, "IQ4_NL", scales=(0,)),
+    "Q3_K": GgmlType(256, 110, "Q4_0", scales=(108,)),
+    "IQ4_XS": GgmlType(256, 136, "IQ4_NL", scales=(0,)),
     "MXFP4": GgmlType(32, 17),
-    "IQ4_NL": GgmlType(32, 18),
-    "Q4_0": GgmlType(32, 18),
-    "Q4_K": GgmlType(256, 144, "Q5_0"),
-    "Q4_1": GgmlType(32, 20),
-    "Q5_0": GgmlType(32, 22),
-    "Q5_K": GgmlType(256, 176, "Q5_1"),
-    "Q5_1": GgmlType(32, 24),
-    "Q6_K": GgmlType(256, 210, "Q8_0"),
-    "Q8_0": GgmlType(32, 34),
+    "IQ4_NL": GgmlType(32, 18, scales=(0,)),
+    "Q4_0": GgmlType(32, 18, scales=(0,)),
+    "Q4_K": GgmlType(256, 144, "Q5_0", scales=(0, 2)),
+    "Q4_1": GgmlType(32, 20, scales=(0, 2)),
+    "Q5_0": GgmlType(32, 22, scales=(0,)),
+    "Q5_K": GgmlType(256, 176, "Q5_1", scales=(0, 2)),
+    "Q5_1": GgmlType(32, 24, scales=(0, 2)),
+    "Q6_K": GgmlType(256, 210, "Q8_0", scales=(208,)),
+    "Q8_0": GgmlType(32, 34, scales=(0,)),
     "BF16": GgmlType(1, 2),
     "F16": GgmlType(1, 2),
     "F32": GgmlType(1, 4),
@@ -63,7 +65,7 @@ def ggml_type(name: str) -> GgmlType:
     """The type called `name`; ConfigError lists those that exist.
 
     >>> ggml_type("Q4_K")
-    GgmlType(block=256, bytes=144, fallback='Q5_0', needs_importance=False)
+    GgmlType(block=256, bytes=144, fallback='Q5_0', needs_importance=False, scales=(0, 2))
     """
     if name not in GGML_TYPES:
         raise ConfigError(f"ggml type {name!r} is unknown, must be one of {', '.join(GGML_TYPES)}")

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from evopress.core.ggml_types import GGML_TYPES, GgmlType
+from evopress.levels.ggml import Ggml
 from evopress.levels.grid import MAX_SCALE, MAX_SHORT, MIN_SCALE
 from evopress.levels.packed import Packed
 from evopress.levels.quantized import Quantized
@@ -48,12 +50,14 @@ class Learnable(Protocol):
 def learnable(packed: Packed, dense: Tensor | None = None) -> Learnable | None:
     """The learnable form of a level whose original weight is `dense` (rows, columns), needed where codes shall change.
 
-    None for a format in which nothing can be learned yet: ggml types.
+    None for a format in which nothing can be learned: ggml types without a floating point number in their blocks.
     """
     if isinstance(packed, Quantized):
         return LearnableGrid(packed, dense)
     if isinstance(packed, Sparse):
         return LearnableSparse(packed)
+    if isinstance(packed, Ggml) and GGML_TYPES[packed.type].scales:
+        return LearnableGgml(packed)
     return None
 
 
@@ -138,6 +142,56 @@ class LearnableSparse:
     def packed(self) -> Sparse:
         """The same mask with the values of now."""
         return Sparse.from_dense(self.weight(torch.float32).detach(), self._mask, self._stored)
+
+
+class LearnableGgml:
+    """A `Ggml` weight: stretches of the fp16 scales and minima of its blocks. Codes and the scales' own codes stay.
+
+    `floats` (scales of a block, blocks, 1) start at 1. What a scale is multiplied with is found by unpacking the same
+    bytes with that scale at 1 and the others at 0, so ggml alone knows how its types lay out the rest.
+    """
+
+    codes: Tensor | None = None
+
+    def __init__(self, packed: Ggml) -> None:
+        self._packed, self._type = packed, GGML_TYPES[packed.type]
+        self._scales = _scales_of(packed.data, self._type)
+        one, device = torch.eye(len(self._type.scales)).unbind(), packed.data.device
+        units = [self._with(row.to(device)[:, None].expand(self._scales.shape[:2])) for row in one]
+        self._units = torch.stack([unit.dequantize().view(-1, self._type.block) for unit in units])
+        self.floats = torch.ones_like(self._scales)
+
+    def _with(self, scales: Tensor) -> Ggml:
+        """The same bytes with other scales (scales of a block, blocks)."""
+        blocks = self._packed.data.clone().view(-1, self._type.bytes)
+        for place, own in zip(self._type.scales, scales, strict=True):
+            blocks[:, place : place + 2] = own.to(torch.float16)[:, None].contiguous().view(torch.uint8)
+        return Ggml(blocks.view(self._packed.data.shape), self._packed.shape, self._packed.type)
+
+    @property
+    def scale(self) -> Tensor:
+        """The scales (scales of a block, blocks, 1) as they are stored, in fp32, differentiable."""
+        moved = self._scales * self.floats
+        return _Rounded.apply(moved, torch.float16, torch.float32)  # type: ignore[no-any-return, no-untyped-call]
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """The sum of the scales times what they are multiplied with, computed in fp32 and cast to `dtype`."""
+        return (self.scale * self._units).sum(0).view(self._packed.shape).to(dtype)
+
+    def confine(self) -> None:
+        """No scale turns over."""
+        self.floats.data.clamp_(min=LEAST_STRETCH)
+
+    def packed(self) -> Ggml:
+        """The same codes with the scales of now."""
+        return self._with(self.scale.detach()[..., 0])
+
+
+def _scales_of(data: Tensor, kind: GgmlType) -> Tensor:
+    """The fp16 numbers (scales of a block, blocks, 1) in the bytes of a matrix, in fp32."""
+    blocks = data.view(-1, kind.bytes)
+    found = [blocks[:, place : place + 2].contiguous().view(torch.float16) for place in kind.scales]
+    return torch.stack(found).float()
 
 
 class _OnGrid(torch.autograd.Function):

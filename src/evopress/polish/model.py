@@ -72,7 +72,8 @@ class Student:
     def packed(self) -> dict[str, Packed]:
         """All levels, as they are now."""
         blocks = range(self.runner.map.n_blocks)
-        return {name: form.packed() for block in blocks for name, form in self.forms(block).learned.items()}
+        learned = {name: form.packed() for block in blocks for name, form in self.forms(block).learned.items()}
+        return {**self.levels, **learned}
 
     def confine(self) -> None:
         """Bring all floats back into the range of their formats."""

@@ -1,22 +1,22 @@
 """The step `polish` of a run: learn the levels of the profile that was found, and keep what helps.
 
     sweep    calibration text, made again for the inputs that the profile gives   -> polished/sweep/
-    blocks   calibration text, learned block after block                          -> polished/blocks/
-    model    search text, learned end to end                                      -> polished/model/
+    blocks   learned block after block                                            -> polished/blocks/
+    model    learned end to end                                                   -> polished/model/
 
-A part of the search text is never learned from. Its divergence decides after each phase whether the phase counts; where
-none does, polish.json says so and the run goes on with the levels of the database, which is never changed. A polish
-that was interrupted goes on at its first missing block or epoch, to the same bytes.
+What is learned from is more text than Hessians need: calibration and search text, and what comes behind. Text behind
+that is only watched: its divergence decides after each phase whether the phase counts; where none does, polish.json
+says so and the run goes on with the levels of the database, which is never changed. A polish that was interrupted goes
+on at its first missing block or epoch, to the same bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,35 +30,31 @@ from evopress.models import Linear
 from evopress.models.assemble import EMBEDDING, HEAD, Assembly
 from evopress.models.weights import weight
 from evopress.polish.blocks import Forms, Outcome, Rates, polish_block
+from evopress.polish.estimate import estimate
 from evopress.polish.learnable import learnable
 from evopress.polish.model import Learning, ModelRates, Student, divergence, learn_epochs, teacher_inputs
 from evopress.polish.shelf import Shelf, read_state, write_state
 from evopress.polish.sweep import sweep_again
 from evopress.polish.text import Pass, Text
-from evopress.run.records import read_profile
 from evopress.settings.config import nothing_to_learn, sweeps
 from evopress.settings.sections import PolishSection
 from evopress.steps.workspace import Workspace
-
-SWEEP_PASSES, BLOCK_PASSES, MODEL_PASSES = 8, 6, 7
-"""What the sweep and each epoch cost beside one pass forward. An epoch goes back through inputs and weights, and makes
-the weights; for a model all blocks run forward twice."""
+from evopress.text.tokens import Tokens
 
 Watched = tuple[Text, list[torch.Tensor]]
 """A text and the teacher's head inputs on it."""
 
 
-def polish_levels(workspace: Workspace, section: PolishSection) -> PolishRecord:
-    """Learn the searched profile's levels as `section` says, or go on learning; does nothing where that is done.
+def polish_levels(workspace: Workspace, section: PolishSection, profile: Profile, directory: Path) -> PolishRecord:
+    """Learn the levels of a profile as `section` says, into `directory`, or go on learning; nothing where it is done.
 
-    Raises RunError without a searched profile, ConfigError for levels in which nothing can be learned, NotEnoughTokens
-    for search text that leaves none to learn from or to watch, RunMismatch for a run polished otherwise before.
+    Raises ConfigError for levels in which nothing can be learned, NotEnoughTokens for search text that leaves none to
+    learn from or to watch, RunMismatch for a directory with what was polished otherwise.
     """
-    profile = read_profile(workspace.run.profile)
     if why := nothing_to_learn(workspace.config.compression):
         raise ConfigError(f"--polish {section.polish} cannot be done: {why}; leave it out")
-    _require_text(workspace, section)
-    directory, wanted = workspace.run.polished, _settings(workspace, section, profile)
+    text = _text(workspace, section)
+    wanted = _settings(workspace, section, profile, text)
     known = read_record(directory)
     if known is not None and known.settings != wanted:
         differs = [
@@ -73,7 +69,7 @@ def polish_levels(workspace: Workspace, section: PolishSection) -> PolishRecord:
     record = PolishRecord(wanted, dict(profile.items()))
     write_record(directory, record)
     with workspace.assembly() as assembly:
-        record = _Polish(workspace, section, profile, assembly).run(record)
+        record = _Polish(workspace, section, profile, directory, text, assembly).run(record)
     write_record(directory, record)
     workspace.observer.note(summary(record))
     return record
@@ -82,41 +78,41 @@ def polish_levels(workspace: Workspace, section: PolishSection) -> PolishRecord:
 def summary(record: PolishRecord) -> str:
     """One line that says what a polish came to."""
     before, *others = record.watched.values()
+    if not others:
+        return "polish: the levels were made for just these inputs already, so they stay as they are"
     if record.result is None:
         return f"polish: KL on the watched text {before:.4g}, then {min(others):.4g} at best: levels stay as they are"
     return f"polish: KL on the watched text {before:.4g} -> {min(others):.4g} ({record.result})"
 
 
-def _require_text(workspace: Workspace, section: PolishSection) -> None:
-    length, tokens = workspace.config.data.sequence_length, workspace.config.data.search_tokens
-    if section.polish_watched + min(length, section.polish_watched) > tokens:
+def _text(workspace: Workspace, section: PolishSection) -> Tokens:
+    """What is learned from, and at its end what is watched."""
+    text = workspace.text_to_learn(section.polish_tokens + section.polish_watched)
+    if section.polish_watched + len(text.sequences[-1]) > text.total:
         raise NotEnoughTokens(
-            f"--polish-watched {section.polish_watched} leave nothing to learn of {tokens} search tokens; "
-            f"give at most {max(2, tokens - length)}, or more --search-tokens"
+            f"{text.source} has {text.total} tokens for a polish, and --polish-watched {section.polish_watched} leave "
+            f"nothing of them to learn from; give at most {max(2, text.total - len(text.sequences[-1]))}"
         )
+    if text.total < section.polish_tokens + section.polish_watched:
+        workspace.observer.note(
+            f"polish: {text.source} has no more than {text.total} of the {section.polish_tokens} tokens to learn from "
+            f"and {section.polish_watched} to watch"
+        )
+    return text
 
 
-def _settings(workspace: Workspace, section: PolishSection, profile: Profile) -> dict[str, Any]:
+def _settings(workspace: Workspace, section: PolishSection, profile: Profile, text: Tokens) -> dict[str, Any]:
     """All that a polish depends on, as JSON values: settings by name, and digests of the rest."""
     units = workspace.database.manifest.units
     levels = {name: units[name].sha256 for name, level in profile.items() if level != DENSE}
     digests = {"profile": dict(profile.items()), "levels": levels}
     return {
-        **section.model_dump(),
+        **section.model_dump(exclude={"polish_uniform"}),
         "seed": workspace.config.search.seed,
         "calibration": workspace.splits.calibration.fingerprint,
-        "search": workspace.splits.search.fingerprint,
+        "text": text.fingerprint,
         **{name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in digests.items()},
     }
-
-
-def _seconds(run: Callable[[], torch.Tensor]) -> float:
-    """The seconds of a second run."""
-    with torch.no_grad():
-        float(run().sum())
-        started = time.monotonic()
-        float(run().sum())
-    return time.monotonic() - started
 
 
 @dataclass
@@ -126,15 +122,19 @@ class _Polish:
     workspace: Workspace
     section: PolishSection
     profile: Profile
+    directory: Path
+    tokens: Tokens
     assembly: Assembly
 
     def run(self, record: PolishRecord) -> PolishRecord:
         """Both phases, as far as they are asked for, and what they came to."""
-        self.workspace.observer.note(self._estimate())
+        runner, calibration = self.workspace.runner, self.workspace.splits.calibration.total if self._sweeps else 0
+        seconds = estimate(runner, self.section, calibration, *self._split)
+        self.workspace.observer.note(f"polish: {self.section.polish}, about {max(1, round(seconds / 60))} min")
         watched = {"unpolished": self._divergence(self.workspace.database)}
         outcomes: tuple[tuple[float, float], ...] = ()
         result: Phase | None = None
-        base, directory = self.workspace.database, self.workspace.run.polished
+        base, directory = self.workspace.database, self.directory
         if self._sweeps:
             made = sweep_again(self.workspace, self.levels, directory / "sweep")
             watched["sweep"] = self._divergence(made)
@@ -181,15 +181,13 @@ class _Polish:
 
     @cached_property
     def _split(self) -> tuple[Text, Text]:
-        """The search text to learn from, and the watched one: its last sequences."""
-        sequences, watched, tokens = list(self.workspace.splits.search.sequences), [], 0
+        """The text to learn from, and the watched one: its last sequences."""
+        sequences, watched, tokens = list(self.tokens.sequences), [], 0
         while len(sequences) > 1 and tokens < self.section.polish_watched:
             watched.append(sequences.pop())
             tokens += len(watched[-1])
-        return self._text(sequences), self._text(watched)
-
-    def _text(self, sequences: list[torch.Tensor]) -> Text:
-        return Text.of(self.workspace.runner, sequences, self.section.polish_batch)
+        runner, batch = self.workspace.runner, self.section.polish_batch
+        return Text.of(runner, sequences, batch), Text.of(runner, watched, batch)
 
     @cached_property
     def _watched(self) -> Watched:
@@ -202,37 +200,23 @@ class _Polish:
         ends = {place: choices[place] for place in (EMBEDDING, HEAD)}
         return Student(runner, self.packed(database, self.linears), self.transposed, self.assembly, ends, rows)
 
-    def _estimate(self) -> str:
-        """One line: what will be learned and about how long it takes, from one pass of a block and of the head."""
-        runner, section = self.workspace.runner, self.section
-        learned, watched = self._split
-        hidden, contexts = runner.begin(learned.tokens_of(learned.parts()[0]))
-        block = _seconds(lambda: runner.block(0, hidden, contexts)) * runner.map.n_blocks / hidden[..., 0].numel()
-        chunk = runner.finish(hidden, contexts).flatten(0, 1)[:256]
-        head = _seconds(lambda: runner.logits(chunk)) / len(chunk)
-        calibration = self.workspace.splits.calibration.total or learned.tokens
-        seconds = watched.tokens * 2 * (block + head)
-        if self._sweeps:
-            seconds += calibration * block * SWEEP_PASSES
-        if section.polish in ("blocks", "both"):
-            seconds += calibration * section.polish_epochs * block * BLOCK_PASSES
-        if section.polish in ("model", "both"):
-            seconds += learned.tokens * section.polish_model_epochs * (block + head) * MODEL_PASSES
-        return f"polish: {section.polish}, about {max(1, round(seconds / 60))} min"
-
     def _divergence(self, database: Database) -> float:
         return divergence(self._student(database), *self._watched)
 
     @property
     def _sweeps(self) -> bool:
-        """Whether the levels are made again; a method that has no error feedback would make the same."""
-        return self.section.polish != "model" and sweeps(self.workspace.config.compression)
+        """Whether the levels are made again. Without error feedback, or where all blocks saw these very levels when the
+        database was made, they would be the same.
+        """
+        method = self.workspace.application.method
+        if self.section.polish == "model" or method is None or not sweeps(self.workspace.config.compression):
+            return False
+        return any(method.seen(unit) != (None if level == DENSE else level) for unit, level in self.levels.items())
 
     def _blocks(self, shelf: Shelf, base: Database) -> dict[int, Outcome]:
         """Learn all blocks that are not on the shelf yet, from the levels of `base`."""
         runner, observer, section = self.workspace.runner, self.workspace.observer, self.section
-        calibration = list(self.workspace.splits.calibration.sequences)
-        text = self._text(calibration) if calibration else self._split[0]  # without Hessians there is no such text
+        text = self._split[0]
         rates = Rates(epochs=section.polish_epochs, codes=section.polish_code_rate, floats=section.polish_scale_rate,
                       seed=self.workspace.config.search.seed)  # fmt: skip
         dense = text.begin()
@@ -244,9 +228,10 @@ class _Polish:
             linears = self.of_block(block)
             dense = text.through(dense, self._pass(block, {}))
             if not shelf.has(linears):
-                forms = self._forms(linears, base)
+                levels = self.packed(base, linears)
+                forms = self._forms(linears, levels)
                 outcome = polish_block(text, block, forms, own, dense, rates)
-                shelf.write(block, {name: form.packed() for name, form in forms.learned.items()}, outcome)
+                shelf.write(block, levels | {name: form.packed() for name, form in forms.learned.items()}, outcome)
             own = text.through(own, self._pass(block, self.packed(shelf.database, linears)))
         observer.progress("polish", runner.map.n_blocks, runner.map.n_blocks, "blocks")
         return shelf.outcomes()
@@ -259,14 +244,14 @@ class _Polish:
             weights[name] = made.T if name in self.transposed else made
         return lambda state, contexts: self.workspace.runner.block(block, state, contexts, weights)
 
-    def _forms(self, linears: list[Linear], base: Database) -> Forms:
-        model, packed = self.workspace.loaded.model, self.packed(base, linears)
-        made = {own.view.parameter: learnable(packed[own.view.parameter], weight(model, own.view)) for own in linears}
+    def _forms(self, linears: list[Linear], levels: dict[str, Packed]) -> Forms:
+        model = self.workspace.loaded.model
+        made = {own.view.parameter: learnable(levels[own.view.parameter], weight(model, own.view)) for own in linears}
         return Forms({name: form for name, form in made.items() if form is not None}, self.transposed)
 
     def _model(self, base: Database, before: float) -> list[float]:
         """Learn end to end from the levels of `base`; the divergences on the watched text after each epoch."""
-        directory, section = self.workspace.run.polished / "model", self.section
+        directory, section = self.directory / "model", self.section
         text, student = self._split[0], self._student(base)
         rates = ModelRates(epochs=section.polish_model_epochs, floats=section.polish_model_rate,
                            seed=self.workspace.config.search.seed)  # fmt: skip

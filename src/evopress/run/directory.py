@@ -1,7 +1,7 @@
 """A run directory: the resolved configuration, a lock, and the names of everything else in it.
 
     config.toml  database/  sensitivity-*.json  space.json  journal.jsonl  progress.jsonl  profile.json  polished/
-    evaluation.json  report.html  export/
+    polished-uniform/  evaluation.json  report.html  export/
 
 The lock belongs to the process, so a killed run leaves none behind. Model and text are loaded when first needed.
 """
@@ -30,6 +30,7 @@ class RunDirectory:
         self.progress = path / "progress.jsonl"
         self.profile = path / "profile.json"
         self.polished = path / "polished"
+        self.polished_uniform = path / "polished-uniform"
         self.evaluation = path / "evaluation.json"
         self.timing = path / "timing.json"
         self.comparison = path / "comparison.json"
@@ -77,14 +78,16 @@ def require_run_or_empty(path: Path) -> None:
 def start_run(path: Path, config: Config) -> RunDirectory:
     """Make a run directory, or go on with one that was made by the same configuration.
 
-    One that holds nothing but another configuration is taken over: a command that failed on a typo leaves it so.
+    One that holds nothing but another configuration is taken over: a command that failed on a typo leaves it so. How to
+    polish may change until something is polished or evaluated.
     RunMismatch says what differs; RunError when `path` holds something else.
     """
     require_run_or_empty(path)
     if (path / "config.toml").exists():
         existing = read_run(path)
         changed = differences(existing.config, config)
-        if changed and existing.begun:
+        last = existing.polished.exists() or existing.evaluation.exists()
+        if existing.begun and any(last or not one.startswith("polish.") for one in changed):
             raise RunMismatch(f"{path} was made with other settings ({'; '.join(changed)}); use another directory")
         if not changed:
             return existing

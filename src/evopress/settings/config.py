@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from evopress.core.ggml_types import GGML_TYPES
 from evopress.errors import BudgetError, ConfigError, RunError, ScheduleError, SchemaError
 from evopress.search.presets import ApplicationName
 from evopress.search.stages import validate_schedule
@@ -114,7 +115,9 @@ def nothing_to_learn(section: Compression) -> str:
     """Why a polish could change no level of a run in its bytes; empty where it could."""
     if section.method == "drop":
         return "what depth pruning keeps is the dense model, which has no codes or scales"
-    return "scales of ggml types cannot be learned yet" if section.method == "ggml" else ""
+    if section.method == "ggml" and not any(GGML_TYPES[level].scales for level in section.levels):
+        return f"the blocks of {', '.join(section.levels)} have no scale in floating point"
+    return ""
 
 
 def sweeps(section: Compression) -> bool:

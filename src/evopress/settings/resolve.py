@@ -99,9 +99,7 @@ def resolve_polish(config: Config, asked: str | None = None) -> Config:
     found = config.polish.polish if asked is None else asked
     if found == "auto":
         found = "none" if nothing_to_learn(config.compression) else "both"
-    watched = config.polish.polish_watched or max(2, config.data.search_tokens // 8)
-    said = {"polish": found, "polish_watched": watched}
-    return validated(config.model_dump() | {"polish": config.polish.model_dump() | said})
+    return validated(config.model_dump() | {"polish": config.polish.model_dump() | {"polish": found}})
 
 
 def _application(budget: str, asked: ApplicationName | None, target: str | None, counts: str) -> ApplicationName:

@@ -277,12 +277,14 @@ class PolishSection(Section):
         description="improve the found levels: none, sweep (made again), blocks (then learned), model (learned end to "
         "end), both; auto: both if they can learn",
     )
-    polish_epochs: int = Field(24, ge=1, description="passes over the calibration text for each block")
-    polish_batch: int = Field(2048, ge=2, description="tokens of one step")
-    polish_code_rate: float = Field(0.01, ge=0, le=1, description="largest step between codes")
-    polish_scale_rate: float = Field(0.004, ge=0, le=0.5, description="largest step of a scale, relative")
-    polish_model_epochs: int = Field(3, ge=1, description="passes over the search text, end to end")
-    polish_model_rate: float = Field(0.001, gt=0, le=0.5, description="largest step of a scale there, relative")
-    polish_watched: int = Field(
-        0, ge=0, description="search tokens that are never learned from and decide; 0: an eighth of them"
+    polish_uniform: bool = Field(False, description="polish the uniform profile, too, and show both")
+    polish_tokens: int = Field(
+        65536, ge=2, description="tokens to learn from: calibration and search text, then more of it as far as it goes"
     )
+    polish_watched: int = Field(4096, ge=2, description="tokens behind them that are never learned from and decide")
+    polish_epochs: int = Field(1, ge=1, description="passes over them for each block")
+    polish_batch: int = Field(2048, ge=2, description="tokens of one step")
+    polish_code_rate: float = Field(0.02, ge=0, le=1, description="largest step between codes")
+    polish_scale_rate: float = Field(0.008, ge=0, le=0.5, description="largest step of a scale, relative")
+    polish_model_epochs: int = Field(1, ge=1, description="passes over them end to end")
+    polish_model_rate: float = Field(0.001, gt=0, le=0.5, description="largest step of a scale there, relative")

@@ -136,7 +136,8 @@ def _polish(workspace: Workspace, profile: Profile) -> str:
     record = read_record(workspace.run.polished)
     if record is None or record.result is None or record.profile != dict(profile.items()):
         return "none"
-    settings = ", ".join(f"{key.removeprefix('polish_')} {record.settings[key]}" for key in PolishSection.model_fields)
+    known = [key for key in PolishSection.model_fields if key in record.settings]
+    settings = ", ".join(f"{key.removeprefix('polish_')} {record.settings[key]}" for key in known)
     before, after = record.watched["unpolished"], min(record.watched.values())
     return f"{settings}; KL on the watched part of the search text {before:.4g} before, {after:.4g} after"
 

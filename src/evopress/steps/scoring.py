@@ -21,8 +21,8 @@ from evopress.steps.workspace import Workspace
 from evopress.text.loading import load_heldout
 from evopress.text.tokens import Tokens
 
-POLISHED = "polished"
-"""The row of the searched profile with its polished levels."""
+POLISHED = {"uniform polished": "uniform", "polished": "searched"}
+"""Rows of profiles with their polished levels: those that have the same profile with the database's."""
 
 
 @dataclass(frozen=True)
@@ -64,37 +64,38 @@ class Scored:
 
 
 def shown_profiles(workspace: Workspace, given: Path | None = None) -> dict[str, Profile | None]:
-    """What is scored of a run: the dense model (None), its references, the searched profile, the same `polished` where
-    that helped, and the one of the file `given`.
+    """What is scored of a run: the dense model (None), its references, the searched profile, the rows of `POLISHED`
+    where a polish helped, and the one of the file `given`.
     """
     searched = read_profile(workspace.run.profile)
     profiles: dict[str, Profile | None] = {"dense": None, **workspace.application.references, "searched": searched}
-    if workspace.application.method is not None and workspace.levels(searched) is not workspace.database:
-        profiles[POLISHED] = searched
-    return (
-        profiles
-        if given is None
-        else profiles | {"given": read_fitting(given, workspace.space, workspace.application.from_text)}
-    )
+    if workspace.application.method is not None:
+        own = {name: profiles.get(row) for name, row in POLISHED.items()}
+        profiles |= {name: p for name, p in own.items() if p and workspace.levels(p) is not workspace.database}
+    if given is None:
+        return profiles
+    return profiles | {"given": read_fitting(given, workspace.space, workspace.application.from_text)}
 
 
 def score(workspace: Workspace, profiles: Mapping[str, Profile | None], where: HeldOut) -> Scored:
-    """Score profiles (None: the dense model) by KL and perplexity on a whole text; that of POLISHED has its levels."""
+    """Score profiles (None: the dense model) by KL and perplexity on a whole text; POLISHED's have such levels."""
     text, measures = where.load(workspace), (KL(), Perplexity())
-    plain = {name: profile for name, profile in profiles.items() if name != POLISHED}
+    plain = {name: profile for name, profile in profiles.items() if name not in POLISHED}
 
     def told(done: int, total: int) -> None:
         workspace.observer.progress("evaluate", done, total, text.source)
 
     with workspace.evaluator(text, measures, len(profiles)) as evaluator:
         scores = evaluator.evaluate_all(list(plain.values()), told)
-    if (polished := profiles.get(POLISHED)) is not None:
-        with workspace.evaluator(text, measures, 1, polished=polished) as other:
-            other.teacher = evaluator.teacher
-            own = other.evaluate_all([polished])
+    order = list(plain)
+    for name, polished in profiles.items():
+        if name in POLISHED and polished is not None:
+            with workspace.evaluator(text, measures, 1, polished=polished) as other:
+                other.teacher = evaluator.teacher
+                own = other.evaluate_all([polished])
             scores = replace(own, sums=torch.cat([scores.sums, own.sums]))
-        order = [*plain, POLISHED]
-        scores = replace(scores, sums=scores.sums[[order.index(name) for name in profiles]])
+            order.append(name)
+    scores = replace(scores, sums=scores.sums[[order.index(name) for name in profiles]])
     rows = {
         name: {"perplexity": perplexity, "kl": kl, **workspace.sizes(profile)}
         for (name, profile), kl, perplexity in zip(profiles.items(), scores.scores(0), scores.scores(1), strict=True)

@@ -34,7 +34,7 @@ def evaluate_tasks(
     harness = Harness(names, settings)
     results = {}
     for name, one in profiles.items():
-        with workspace.assembly(polished=one if name == POLISHED else None) as assembly:
+        with workspace.assembly(polished=one if name in POLISHED else None) as assembly:
             assembly.apply(one)
             results[name] = harness.run(
                 workspace.loaded.model,

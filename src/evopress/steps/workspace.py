@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -40,8 +41,8 @@ from evopress.run.observer import Observer
 from evopress.search.presets import depth_generations
 from evopress.settings.sections import DropSection, SparsifySection
 from evopress.steps.opened import LossFunction, Opened
-from evopress.text.loading import load_splits
-from evopress.text.tokens import Splits, Tokens
+from evopress.text.loading import load_beyond, load_splits
+from evopress.text.tokens import SHORTEST_SEQUENCE, Splits, Tokens
 
 INFLUENCE_TOKENS = 8192
 """Means over tokens of one number a token: a few thousand tell the order of blocks."""
@@ -73,6 +74,27 @@ class Workspace(Opened):
         texts = (*found.calibration.sequences, *found.search.sequences, *found.heldout.sequences)
         require_known_tokens(self.loaded.model, self.loaded.tokenizer, texts)
         return found
+
+    def text_to_learn(self, tokens: int) -> Tokens:
+        """The first `tokens` tokens, in whole sequences, of calibration and search text and what is behind them."""
+        data, known = self.config.data, (*self.splits.calibration.sequences, *self.splits.search.sequences)
+        taken = (self.splits.calibration.total, self.splits.search.total)
+        if (missing := tokens - sum(taken)) > 0:
+            more = load_beyond(
+                data.source,
+                self.loaded.tokenizer,
+                taken,
+                max(missing, SHORTEST_SEQUENCE),
+                sequence_length=data.sequence_length,
+                seed=data.text_seed,
+                bos=self.bos,
+            )
+            require_known_tokens(self.loaded.model, self.loaded.tokenizer, more.sequences)
+            known += more.sequences
+        ends = accumulate(map(len, known), initial=0)
+        return Tokens.of(
+            (one for one, end in zip(known, ends, strict=False) if end < tokens), data.source, bos=self.bos
+        )
 
     @cached_property
     def application(self) -> Application:
@@ -155,10 +177,11 @@ class Workspace(Opened):
         return database
 
     def levels(self, profile: Profile) -> Database:
-        """The database, with the polished levels in their places if it is this profile that was polished."""
-        if profile not in self._polished and self.run.polished.exists():
-            found = polished_levels(self.database, self.run.polished, profile)
-            self._polished |= {} if found is None else {profile: found}
+        """The database, with the polished levels in their places if this profile was polished."""
+        for directory in (self.run.polished, self.run.polished_uniform):
+            if profile not in self._polished and directory.exists():
+                found = polished_levels(self.database, directory, profile)
+                self._polished |= {} if found is None else {profile: found}
         return self._polished.get(profile) or self.database
 
     @property

@@ -8,7 +8,7 @@ reproduced), and sequences without it are those of versions that knew no other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,27 @@ def load_splits(
         raise NotEnoughTokens(f"{source} has {found} training tokens; {asked} were asked for: {parts}")
     reader = _Reader(text.heldout, tokenizer, sequence_length, packed=text.packed, bos=bos)
     return Splits(calibration, search, _heldout(reader, source, heldout_tokens))
+
+
+def load_beyond(
+    source: str,
+    tokenizer: PreTrainedTokenizerBase,
+    taken: Sequence[int],
+    tokens: int,
+    *,
+    sequence_length: int,
+    seed: int,
+    bos: int | None = None,
+) -> Tokens:
+    """The training text behind what `load_splits` takes: `tokens` tokens of it, or as many as there are.
+
+    `taken` are the numbers of calibration and search tokens, the rest and the errors are those of `load_splits`.
+    """
+    text = open_text(source, seed, _PASSAGE * sequence_length)
+    reader = _Reader(text.training, tokenizer, sequence_length, packed=text.packed, bos=bos)
+    for count in taken:
+        reader.take(count, source)
+    return reader.take(tokens, f"{source} (beyond the search text)")
 
 
 def load_heldout(
