@@ -133,11 +133,8 @@ class _Polish:
         runner, calibration = self.workspace.runner, self.workspace.splits.calibration.total if self._sweeps else 0
         seconds = estimate(runner, self.section, calibration, *self._split)
         self.workspace.observer.note(f"polish: {self.section.polish}, about {max(1, round(seconds / 60))} min")
-        base: Levels = (
-            self.workspace.database
-            if self._stored
-            else Kept(self.workspace.loaded.model, {own.name: own.view for own in self.linears})
-        )
+        kept = Kept(self.workspace.loaded.model, {own.name: own.view for own in self.linears})
+        base: Levels = self.workspace.database if self._stored else kept
         watched = {"unpolished": self._divergence(base)}
         outcomes: tuple[tuple[float, float], ...] = ()
         result: Phase | None = None
