@@ -13,6 +13,7 @@ from tests.report.conftest import Page
 
 import evopress
 from evopress.cli import main
+from evopress.database.polished import PolishRecord, write_record
 from evopress.errors import JournalError, RunError, RunMismatch
 from evopress.report import read_all, read_data, write_report
 from evopress.report.allocation import bytes_of, cells
@@ -126,6 +127,25 @@ def test_hostile_names_stay_text(runs: dict[str, Path], tmp_path: Path) -> None:
     assert unit + HOSTILE in page.cells
     assert page.text.count(HOSTILE) >= 4
     assert "49" not in page.cells[unit + HOSTILE]["title"]
+
+
+def test_what_learning_changed_is_shown(runs: dict[str, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs["bits"], run)
+    assert "What learning changed" not in page_of(run).text
+    watched = {"unpolished": 0.5, "blocks": 0.25}
+    record = PolishRecord({}, {}, done=True, result="blocks", blocks=((0.2, 0.1), (0.4, 0.1)), watched=watched)
+    (run / "polished").mkdir()
+    write_record(run / "polished", record)
+    rows = load(run / "evaluation.json")
+    rows["profiles"]["polished"] = rows["profiles"]["searched"]
+    (run / "evaluation.json").write_text(json.dumps(rows))
+    page = page_of(run)
+    assert "What learning changed" in page.text
+    assert "block 1: 0.4 before, 0.1 after" in page.text
+    assert "0.2500" in page.text
+    assert page.source.count('<tr class="searched">') == 1
+    assert '<tr class="searched"><th scope="row">polished' in page.source
 
 
 def test_tasks_are_shown_with_their_errors(runs: dict[str, Path], tmp_path: Path) -> None:

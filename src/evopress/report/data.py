@@ -15,6 +15,7 @@ from typing import Any
 
 from evopress.core.profile import Level, Unit
 from evopress.core.space import SearchSpace
+from evopress.database.polished import PolishRecord, read_record
 from evopress.errors import BudgetError, JournalError, RunMismatch
 from evopress.formats.staging import is_whole
 from evopress.run.directory import read_run
@@ -28,7 +29,7 @@ class RunData:
     """The content of one run directory.
 
     `batches` are the journal's lines, `progress` those of progress.jsonl, of which the last may be missing. `space` is
-    space.json; `profile`, `evaluation`, `comparison`, `tasks` the files of that name.
+    space.json; `profile`, `evaluation`, `comparison`, `tasks` the files of that name, `polish` polished/polish.json.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class RunData:
     evaluation: Mapping[str, Any] | None
     comparison: Mapping[str, Any] | None
     tasks: Mapping[str, Any] | None
+    polish: PolishRecord | None
     exported: bool
 
     @property
@@ -109,6 +111,7 @@ def read_data(path: Path) -> RunData:
         evaluation=_optional(run.evaluation, "evaluate"),
         comparison=_optional(run.comparison, "compare"),
         tasks=_optional(run.tasks, "evaluate"),
+        polish=read_record(run.polished),
         exported=is_whole(run.export),
     )
 

@@ -60,7 +60,7 @@ def environment() -> Environment:
     )
     made.filters["size"] = size
     helpers = (describe, level_text, part_class, parts_of, columns_of, interval, sure)
-    made.globals |= {helper.__name__: helper for helper in (*helpers, wording.after_bos)}
+    made.globals |= {helper.__name__: helper for helper in (*helpers, wording.after_bos, wording.final)}
     return made
 
 
@@ -83,6 +83,7 @@ def view(run: RunData, name: str = "") -> dict[str, Any]:
         "quantum": QUANTA[run.config.budget.counts],
         "blocks": _block_chart(run, found),
         "bytes": allocation.bytes_of(run),
+        "polish": _polish_chart(run),
         "stages": history.stages(run),
         "config": flat(run.config),
         "reproduce": commands.reproduce(run.config, str(run.path)),
@@ -264,6 +265,21 @@ def _block_chart(run: RunData, found: tuple[allocation.Cell, ...]) -> Chart | No
     if not any(cell.step for cell in found):
         return None
     return columns(values, title=f"What each block gets beside uniform, in {quantum}", x_label="block", y_label=quantum)
+
+
+def _polish_chart(run: RunData) -> Chart | None:
+    if run.polish is None or not any(before for before, _ in run.polish.blocks):
+        return None
+    values = [
+        (
+            str(block),
+            100 * (after / before - 1) if before else 0.0,
+            f"block {block}: {before:.4g} before, {after:.4g} after",
+        )
+        for block, (before, after) in enumerate(run.polish.blocks)
+    ]
+    title = "By how much the error of each block's outputs changed, in percent"
+    return columns(values, title=title, x_label="block", y_label="percent")
 
 
 def _resource(name: str) -> str:
