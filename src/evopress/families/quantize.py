@@ -97,7 +97,7 @@ class Quantize(WeightApplication):
         budget, linears = self._budget, self._map.linears
         _require_group_size(self._map, self._section.group_size, whole=self._target is not None)
         if budget.counts == "bpw":
-            weights = [linear.view.shape[0] * linear.view.shape[1] for linear in linears]
+            weights = [linear.view.size for linear in linears]
             dense = [DENSE_BITS] if DENSE in self._section.levels else []
             bits = [
                 [*self.method.level_bits(linear.name, linear.view.shape).values(), *(own * count for own in dense)]

@@ -71,7 +71,7 @@ class Sparsify(WeightApplication):
             for linear in linears:
                 Pattern(1, group).zeros(linear.view.shape)
             return {linear.name: patterns for linear in linears}
-        sizes = [linear.view.shape[0] * linear.view.shape[1] for linear in linears]
+        sizes = [linear.view.size for linear in linears]
         found = sparsity_levels(sizes, self._budget.target, step=self._section.step)
         return {
             linear.name: {str(offset): zeros for offset, zeros in reversed(own)}
