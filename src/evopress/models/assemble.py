@@ -1,8 +1,7 @@
 """Putting a profile into a live model: each unit has a slot that takes its levels, and gives the dense one back.
 
 A weight's slot moves a pointer, and copies only where a weight is a part of a parameter; where the tensors come from
-(memory, a packed file) is the loader's
-matter. The slots of sub-layers are in `evopress.models.bypass`.
+(memory, a packed file) is the loader's matter. The slots of sub-layers are in `evopress.models.bypass`.
 Blocks are assembled one at a time because the evaluator and the builder run one block at a time.
 """
 

@@ -208,7 +208,7 @@ class _Polish:
         """Whether the levels are made again. Without error feedback, or where all blocks saw these very levels when the
         database was made, they would be the same.
         """
-        method = self.workspace.application.method
+        method = self.workspace.family.method
         if self.section.polish == "model" or method is None or not sweeps(self.workspace.config.compression):
             return False
         return any(method.seen(unit) != (None if level == DENSE else level) for unit, level in self.levels.items())

@@ -68,13 +68,13 @@ def shown_profiles(workspace: Workspace, given: Path | None = None) -> dict[str,
     where a polish helped, and the one of the file `given`.
     """
     searched = read_profile(workspace.run.profile)
-    profiles: dict[str, Profile | None] = {"dense": None, **workspace.application.references, "searched": searched}
-    if workspace.application.method is not None:
+    profiles: dict[str, Profile | None] = {"dense": None, **workspace.family.references, "searched": searched}
+    if workspace.family.method is not None:
         own = {name: profiles.get(row) for name, row in POLISHED.items()}
         profiles |= {name: p for name, p in own.items() if p and workspace.levels(p) is not workspace.database}
     if given is None:
         return profiles
-    return profiles | {"given": read_fitting(given, workspace.space, workspace.application.from_text)}
+    return profiles | {"given": read_fitting(given, workspace.space, workspace.family.from_text)}
 
 
 def score(workspace: Workspace, profiles: Mapping[str, Profile | None], where: HeldOut) -> Scored:
