@@ -67,6 +67,7 @@ def config(options: argparse.Namespace, bpw: str) -> Config:
         levels=LEVELS,
         data=options.data,
         database=str(options.folder / "database"),
+        polish="none",
         **dict(options.set),
     )
 

@@ -64,7 +64,8 @@ class Job:
         options = METHODS[self.method]
         if options.get("start") == "sensitivity":
             tokens -= WARMUP
-        own = {"database": str(database), "propagate": "3", "seed": self.seed, "generations": tokens // GENERATION}
+        own = {"database": str(database), "propagate": "3", "seed": self.seed, "polish": "none"}
+        own |= {"generations": tokens // GENERATION}
         return resolve(model, bits=self.bits, **DATA | ALGORITHM_1 | SCHEDULE | own | options | settings)
 
     @property

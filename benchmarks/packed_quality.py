@@ -43,7 +43,7 @@ CHECK = Path(__file__).parents[1] / "scripts" / "check_transformers.py"
 def config(options: argparse.Namespace, **budget: Any) -> Config:
     """One run; all share a database."""
     database = str(options.directory / "database")
-    about = {"target": "transformers", "levels": LEVELS, "propagate": "3", "database": database}
+    about = {"target": "transformers", "levels": LEVELS, "propagate": "3", "database": database, "polish": "none"}
     return resolve(options.model, **about | SHORT | dict(options.set), **budget)
 
 

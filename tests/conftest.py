@@ -41,6 +41,7 @@ SMALL_OTHER: dict[str, Any] = {
     "tokens_per_stage": (32, 64),
     "start_tokens": 32,
     "sensitivity_tokens": (64, 128),
+    "polish": "none",
 }
 """Settings of any application with which a whole run on a pico model takes a fraction of a second."""
 

@@ -21,6 +21,7 @@ from evopress.cli import main
 SMALL = [
     *("--sequence-length", "32", "--search-tokens", "512", "--heldout-tokens", "256", "--generations", "2"),
     *("--offspring", "4", "--survivors", "2,1", "--tokens-per-stage", "32,64", "--start-tokens", "32"),
+    *("--polish-tokens", "448", "--polish-watched", "64"),
 ]
 CALIBRATED = ["--calibration-tokens", "256", "--sensitivity-tokens", "32,64"]
 TARGETED = [*CALIBRATED, "--group-size", "32"]  # a target has levels of its own

@@ -15,7 +15,14 @@ from evopress.levels.packed import Packed
 from evopress.levels.quantized import Quantized
 from evopress.levels.rtn import quantize_rtn
 from evopress.levels.sparse import Sparse
-from evopress.polish.learnable import Learnable, LearnableGgml, LearnableGrid, LearnableSparse, learnable
+from evopress.polish.learnable import (
+    Learnable,
+    LearnableGgml,
+    LearnableGrid,
+    LearnableSparse,
+    LearnableUpdate,
+    learnable,
+)
 
 GRIDS = [Grid(3, 8), Grid(2, 5), Grid(4), Grid(3, 8, symmetric=True), Grid(1, 4), Grid(8, 16, symmetric=True)]
 
@@ -156,3 +163,33 @@ def test_the_gradient_of_a_ggml_scale_is_that_of_its_blocks_weights() -> None:
 @pytest.mark.parametrize("name", ["IQ1_M", "MXFP4", "F16"])
 def test_a_ggml_type_without_scales_in_floating_point_learns_nothing(name: str) -> None:
     assert learnable(pack_ggml(draw(2, 256), name, torch.ones(256))) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_dense_weight_starts_as_it_is_and_changes_by_few_ranks(dtype: torch.dtype) -> None:
+    dense = draw(64, 48).to(dtype)
+    level = Sparse.from_dense(dense, torch.ones(64, 48, dtype=torch.uint8), dtype)
+    form = learnable(level)
+    assert isinstance(form, LearnableUpdate)
+    assert torch.equal(form.weight(dtype), dense)
+    assert same(form.packed(), level)
+    assert torch.equal(form.floats, LearnableUpdate(level).floats)  # in every process
+    form.floats += 0.1
+    changed = form.packed()
+    assert (changed.shape, changed.storage_bits) == (level.shape, level.storage_bits)
+    assert torch.equal(form.weight(dtype), changed.dequantize(dtype))
+    assert int(torch.linalg.matrix_rank((changed.dequantize() - dense.float()).double(), rtol=0.02)) <= 32
+
+
+def test_the_gradient_of_an_update_is_that_of_its_factors() -> None:
+    level = Sparse.from_dense(draw(5, 7), torch.ones(5, 7, dtype=torch.uint8), torch.float32)
+    form = LearnableUpdate(level)
+    form.floats += draw(5, 12, seed=2)
+    form.floats.requires_grad_()
+    toward = draw(5, 7, seed=1)
+    (form.weight(torch.float32) * toward).sum().backward()
+    unit = float(level.dequantize().square().mean().sqrt()) / 5**0.5
+    left, right = form.floats.detach().double().split([5, 7], dim=1)
+    expected = torch.cat([unit * right @ toward.double().T, unit * left @ toward.double()], dim=1)
+    assert form.floats.grad is not None
+    torch.testing.assert_close(form.floats.grad.double(), expected)

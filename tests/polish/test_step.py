@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from evopress import pipeline
+from evopress.core.profile import Profile
 from evopress.database.polished import read_record
 from evopress.database.store import Database
 from evopress.errors import ConfigError, EvopressError, NotEnoughTokens, RunError, RunMismatch
@@ -46,6 +47,11 @@ def changed(run: RunDirectory, **settings: Any) -> Workspace:
     return Workspace(read_run(run.path), Observer())
 
 
+def levels_of(workspace: Workspace, profile: Profile) -> Database:
+    """What exports take."""
+    return workspace.polished(profile) or workspace.database
+
+
 class Stop(Observer):
     """Ends the process, so to say, at the n-th report of progress."""
 
@@ -69,7 +75,7 @@ def test_both_phases_gain_in_the_same_bytes_and_everything_takes_the_result(fres
     assert content(run.database) == database
 
     workspace, profile = Workspace(run, Observer()), read_profile(run.profile)
-    levels = workspace.levels(profile)
+    levels = levels_of(workspace, profile)
     differ = 0
     for unit, level in profile.items():
         before, after = workspace.database.load(unit, level), levels.load(unit, level)
@@ -144,7 +150,7 @@ def test_what_does_not_help_changes_nothing_and_is_said(fresh: Fresh) -> None:
     assert record.result is None
     assert "levels stay as they are" in notes[-1]
     workspace = Workspace(workspace.run, Observer())
-    assert workspace.levels(read_profile(run.profile)) is workspace.database
+    assert levels_of(workspace, read_profile(run.profile)) is workspace.database
     assert "polished" not in pipeline.evaluate(workspace)["profiles"]
 
 
@@ -169,7 +175,7 @@ def test_another_profile_has_the_levels_of_the_database(fresh: Fresh) -> None:
     run = fresh()
     pipeline.polish(Workspace(run, Observer()), "blocks")
     workspace = Workspace(run, Observer())
-    assert workspace.levels(workspace.space.uniform()) is workspace.database
+    assert levels_of(workspace, workspace.space.uniform()) is workspace.database
 
 
 def test_how_to_polish_may_change_until_it_is_done(fresh: Fresh) -> None:
@@ -198,13 +204,10 @@ def test_bad_input_in_one_line(fresh: Fresh, small_other: dict[str, Any], tmp_pa
     fails(RunError, "is damaged", lambda: pipeline.polish(Workspace(run, Observer()), "blocks"))
     run.profile.unlink()
     fails(RunError, "run the search step first", lambda: pipeline.polish(Workspace(run, Observer())))
-    fails(ConfigError, "--polish both cannot be done: what depth pruning keeps is the dense model",
-          lambda: resolve(**small_other, fraction=0.25, polish="both"))  # fmt: skip
     fails(ConfigError, "the blocks of MXFP4, BF16 have no scale in floating point",
           lambda: resolve(**small_other, bpw=8, method="ggml", levels=("MXFP4", "BF16"), polish="both"))  # fmt: skip
     fails(ConfigError, "--polish sweep cannot be done: rtn has no sweep; use blocks or model",
           lambda: resolve(**small_other, bits=3, method="rtn", polish="sweep"))  # fmt: skip
-    assert resolve(**small_other, fraction=0.25, polish="auto").polish.polish == "none"
     assert resolve(**small_other, bits=3, polish="auto").polish.polish == "both"
     old = to_toml(resolve(**small_other, bits=3)).partition("\n[polish]")[0]
     assert from_toml(old, "old").polish.polish == "none"
@@ -236,14 +239,14 @@ def test_every_family_of_weights(small_other: dict[str, Any], options: dict[str,
     phase.verify()
     shutil.rmtree(run.directory.polished / str(record.result))
     with pytest.raises(EvopressError, match="no database"):
-        Workspace(run.directory, Observer()).levels(run.profile)
+        Workspace(run.directory, Observer()).polished(run.profile)
 
 
 def test_servers_formats_hold_the_polished_levels(small_other: dict[str, Any], tmp_path: Path) -> None:
     options = {"bits": 5, "levels": (4, 8), "group_size": 16, "symmetric": True, "polish": "model", "generations": 1}
     run = pipeline.quantize(out=tmp_path / "run", **small_other | POLISH | options)
     workspace = Workspace(run.directory, Observer())
-    levels = workspace.levels(run.profile)
+    levels = levels_of(workspace, run.profile)
     assert levels is not workspace.database
     for format in ("gptq", "compressed-tensors"):  # which compares bytes with those predicted, and logits
         out = pipeline.export(workspace, format=format)
@@ -266,6 +269,35 @@ def test_scales_of_ggml_types_and_types_without_any_side_by_side(small_other: di
     assert rows["polished"]["bytes"] == rows["searched"]["bytes"]
     workspace = Workspace(run.directory, Observer())
     for unit, level in run.profile.items():
-        before, after = workspace.database.load(unit, level), workspace.levels(run.profile).load(unit, level)
+        before, after = workspace.database.load(unit, level), levels_of(workspace, run.profile).load(unit, level)
         fixed = level in ("MXFP4", "BF16") or unit in ("model.embed_tokens", "lm_head")
         assert torch.equal(before.dequantize(), after.dequantize()) == fixed, (unit, level)
+
+
+@pytest.mark.parametrize("granularity", ["sublayer", "block"])
+def test_what_stays_heals_what_was_dropped(granularity: str, small_other: dict[str, Any], tmp_path: Path) -> None:
+    options = {"fraction": 0.34, "granularity": granularity, "polish": "both", "generations": 2}
+    run = pipeline.drop(out=tmp_path / "run", **small_other | POLISH | options)
+    rows = run.evaluation["profiles"]
+    assert rows["polished"]["kl"] < rows["searched"]["kl"]
+    assert rows["polished"]["bytes"] == rows["searched"]["bytes"]
+    workspace = Workspace(run.directory, Observer())
+    dense = {name: tensor.clone() for name, tensor in workspace.loaded.model.state_dict().items()}
+    assert pipeline.evaluate(workspace)["profiles"] == rows  # from the files
+    assert all(torch.equal(tensor, dense[name]) for name, tensor in workspace.loaded.model.state_dict().items())
+    healed = workspace.polished(run.profile)
+    assert healed is not None
+    learns = workspace.family.learns(run.profile)
+    assert healed.manifest.units.keys() == learns.keys()
+    gone = {sub.writer for sub in workspace.sublayers if run.profile[sub.name if granularity == "sublayer" else
+            f"model.layers.{sub.block}.attn+mlp"] == "drop"}  # fmt: skip
+    assert gone
+    assert not [name for name in learns if any(name.startswith(module) for module in gone)]
+    if granularity == "block":  # the checkpoint is smaller, and its layers have moved up; the export has verified it
+        assert workspace.family.left_out(run.profile)
+    else:
+        stored = load_file(run.directory.export / "model.safetensors")
+        for name in learns:
+            weight = stored[f"{name}.weight"]
+            assert torch.equal(weight, healed.load(name, "keep").dequantize(weight.dtype))
+            assert not torch.equal(weight, dense[f"{name}.weight"])

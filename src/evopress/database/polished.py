@@ -7,7 +7,7 @@ unit, and polish.json: what is polished and how, from the first moment on, and a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -79,12 +79,15 @@ class Polished(Database):
         return (self._over if own else self._base).load(unit, level)
 
 
-def polished_levels(base: Database, directory: Path, profile: Profile) -> Database | None:
-    """`base` with the polished levels of `profile` from `polished/`; None where that was not polished, or in vain."""
+def polished_levels(base: Callable[[], Database] | None, directory: Path, profile: Profile) -> Database | None:
+    """`base` with the polished levels of `profile` from `polished/`; None where that was not polished, or in vain.
+
+    Without a `base`, where levels need no database, the polished ones alone.
+    """
     record = read_record(directory)
     if record is None or not record.done or record.result is None or record.profile != dict(profile.items()):
         return None
     over = Database(directory / record.result)
     over.require_complete()
     over.verify()
-    return Polished(base, over)
+    return over if base is None else Polished(base(), over)

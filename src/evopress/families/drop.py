@@ -202,14 +202,31 @@ class Drop:
         return {name: {DROP: Stored(0, 0), KEEP: Stored(kept, kept)} for name, kept in bits.items()}
 
     def tensors(self, profile: Profile, database: Database | None) -> Tensors:
-        """Zeros for what writes a dropped sub-layer's output, in blocks that stay: exact everywhere, but no faster."""
+        """Zeros for what writes a dropped sub-layer's output, in blocks that stay: exact everywhere, but no faster.
+
+        A `database` has what was healed of the rest.
+        """
         model, blocks = self._model, self.left_out(profile)
 
         def zeros(name: str, dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros_like(model.get_parameter(name), dtype=dtype)
 
         silenced = [sublayer for sublayer in self._dropped(profile) if sublayer.block not in blocks]
-        return {name: partial(zeros, name) for sublayer in silenced for name in sublayer.silencers}
+        healed = {} if database is None else database.manifest.units
+        return {
+            **{name: partial(zeros, name) for sublayer in silenced for name in sublayer.silencers},
+            **{entry.view.parameter: partial(database.dense, name, KEEP) for name, entry in healed.items() if database},
+        }
+
+    def learns(self, profile: Profile) -> dict[str, str]:
+        """All that stay."""
+        gone = self._dropped(profile)
+        modules = [module for sublayer in gone for module in (sublayer.writer, *sublayer.servants)]
+        return {
+            linear.name: KEEP
+            for linear in self._map.linears
+            if not any(linear.name == module or linear.name.startswith(f"{module}.") for module in modules)
+        }
 
     def to_text(self, profile: Profile) -> str:
         """One line for each block: none, attn, mlp or attn+mlp, what is dropped there."""

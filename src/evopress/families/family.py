@@ -80,6 +80,9 @@ class Family(Protocol):
         Names are those of the dense model; levels come from `database`, where there is one.
         """
 
+    def learns(self, profile: Profile) -> dict[str, str]:
+        """The linears that a polish may change in the bytes that they have, by name, each with its level."""
+
     def to_text(self, profile: Profile) -> str:
         """The profile in the official code's text format."""
 

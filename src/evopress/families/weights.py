@@ -153,6 +153,12 @@ class WeightFamily(ABC):
             if levels[linear.name] != DENSE
         }
 
+    def learns(self, profile: Profile) -> dict[str, str]:
+        """All that are not left dense, embedding and head left out: these do not learn."""
+        levels = dict(profile.items())
+        own = (linear for linear in self._map.linears if 0 <= linear.block < self._map.n_blocks)
+        return {linear.name: levels[linear.name] for linear in own if levels[linear.name] != DENSE}
+
     def to_text(self, profile: Profile) -> str:
         """`name: level` lines."""
         return profile.to_text()

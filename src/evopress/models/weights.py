@@ -5,6 +5,9 @@ A switch is one pointer assignment: no allocation, and the dense tensor stays al
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
 from torch import Tensor, nn
 
 from evopress.errors import UnsupportedModel
@@ -39,3 +42,16 @@ def set_weight(model: nn.Module, view: WeightView, tensor: Tensor) -> None:
     if tuple(tensor.shape) != view.shape:
         raise ValueError(f"{view.parameter}: got a weight of shape {tuple(tensor.shape)}, expected {view.shape}")
     model.get_parameter(view.parameter).data = tensor.T if view.transposed else tensor
+
+
+@contextmanager
+def replaced(model: nn.Module, tensors: Mapping[WeightView, Tensor]) -> Iterator[None]:
+    """A model with other weights (out, in) under these views, as long as the context lasts; errors as `set_weight`."""
+    own = {view: weight(model, view) for view in tensors}
+    try:
+        for view, tensor in tensors.items():
+            set_weight(model, view, tensor)
+        yield
+    finally:
+        for view, tensor in own.items():
+            set_weight(model, view, tensor)

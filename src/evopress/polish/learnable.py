@@ -22,6 +22,7 @@ from evopress.levels.sparse import Sparse
 
 EDGE = 0.2  # how far from the rounding point a number starts whose code is another than the nearest, in codes
 LEAST_STRETCH = 1 / 16  # of a scale: none turns over
+RANK = 32  # of what a dense weight changes by
 
 
 class Learnable(Protocol):
@@ -55,7 +56,7 @@ def learnable(packed: Packed, dense: Tensor | None = None) -> Learnable | None:
     if isinstance(packed, Quantized):
         return LearnableGrid(packed, dense)
     if isinstance(packed, Sparse):
-        return LearnableSparse(packed)
+        return LearnableSparse(packed) if packed.zeros else LearnableUpdate(packed)
     if isinstance(packed, Ggml) and GGML_TYPES[packed.type].scales:
         return LearnableGgml(packed)
     return None
@@ -142,6 +143,39 @@ class LearnableSparse:
     def packed(self) -> Sparse:
         """The same mask with the values of now."""
         return Sparse.from_dense(self.weight(torch.float32).detach(), self._mask, self._stored)
+
+
+class LearnableUpdate:
+    """A dense weight, stored as a `Sparse` one that keeps everything, and a product of two thin matrices added to it.
+
+    `floats` (rank, rows + columns) has both factors side by side. The first is 0 at the start, the second is drawn, the
+    same in every process (LoRA, arXiv 2106.09685). The product is in units of the matrix's root mean square.
+    """
+
+    codes: Tensor | None = None
+
+    def __init__(self, packed: Sparse) -> None:
+        self._values, self._stored = packed.dequantize(), packed.values.dtype
+        rows, columns = packed.shape
+        rank = min(RANK, rows, columns)
+        drawn = torch.randn(rank, columns, generator=torch.Generator().manual_seed(rows * columns))
+        self._unit = float(self._values.square().mean().sqrt()) / rank**0.5
+        self.floats = torch.cat([torch.zeros(rank, rows), drawn], dim=1).to(self._values.device)
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """The sum, rounded to how it is stored and cast to `dtype`."""
+        rows = len(self._values)
+        left, right = self.floats[:, :rows], self.floats[:, rows:]
+        moved = torch.addmm(self._values, left.T, right, alpha=self._unit)
+        return _Rounded.apply(moved, self._stored, dtype)  # type: ignore[no-any-return, no-untyped-call]
+
+    def confine(self) -> None:
+        """Nothing to do: values that are too large are stored as the largest ones."""
+
+    def packed(self) -> Sparse:
+        """The sum in the same bytes."""
+        merged = self.weight(torch.float32).detach()
+        return Sparse.from_dense(merged, torch.ones_like(merged, dtype=torch.uint8), self._stored)
 
 
 class LearnableGgml:

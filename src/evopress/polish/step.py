@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +25,6 @@ import torch
 
 from evopress.core.profile import DENSE, Profile
 from evopress.database.polished import Phase, PolishRecord, read_record, write_record
-from evopress.database.store import Database
 from evopress.errors import ConfigError, NotEnoughTokens, RunMismatch
 from evopress.levels.packed import Packed
 from evopress.models import Linear
@@ -31,6 +32,7 @@ from evopress.models.assemble import EMBEDDING, HEAD, Assembly
 from evopress.models.weights import weight
 from evopress.polish.blocks import Forms, Outcome, Rates, polish_block
 from evopress.polish.estimate import estimate
+from evopress.polish.kept import Kept, Levels
 from evopress.polish.learnable import learnable
 from evopress.polish.model import Learning, ModelRates, Student, divergence, learn_epochs, teacher_inputs
 from evopress.polish.shelf import Shelf, read_state, write_state
@@ -103,8 +105,8 @@ def _text(workspace: Workspace, section: PolishSection) -> Tokens:
 
 def _settings(workspace: Workspace, section: PolishSection, profile: Profile, text: Tokens) -> dict[str, Any]:
     """All that a polish depends on, as JSON values: settings by name, and digests of the rest."""
-    units = workspace.database.manifest.units
-    levels = {name: units[name].sha256 for name, level in profile.items() if level != DENSE}
+    units = {} if workspace.family.method is None else workspace.database.manifest.units
+    levels = {name: units[name].sha256 for name, level in profile.items() if name in units and level != DENSE}
     digests = {"profile": dict(profile.items()), "levels": levels}
     return {
         **section.model_dump(exclude={"polish_uniform"}),
@@ -131,12 +133,14 @@ class _Polish:
         runner, calibration = self.workspace.runner, self.workspace.splits.calibration.total if self._sweeps else 0
         seconds = estimate(runner, self.section, calibration, *self._split)
         self.workspace.observer.note(f"polish: {self.section.polish}, about {max(1, round(seconds / 60))} min")
-        watched = {"unpolished": self._divergence(self.workspace.database)}
+        kept = Kept(self.workspace.loaded.model, {own.name: own.view for own in self.linears})
+        base: Levels = self.workspace.database if self._stored else kept
+        watched = {"unpolished": self._divergence(base)}
         outcomes: tuple[tuple[float, float], ...] = ()
         result: Phase | None = None
-        base, directory = self.workspace.database, self.directory
+        directory = self.directory
         if self._sweeps:
-            made = sweep_again(self.workspace, self.levels, directory / "sweep")
+            made = sweep_again(self.workspace, dict(self.profile.items()), directory / "sweep")
             watched["sweep"] = self._divergence(made)
             if watched["sweep"] < watched["unpolished"]:
                 result, base = "sweep", made
@@ -156,14 +160,19 @@ class _Polish:
 
     @cached_property
     def levels(self) -> dict[str, str]:
-        """Unit -> its level."""
-        return dict(self.profile.items())
+        """The linears that learn, by name, and their levels."""
+        return self.workspace.family.learns(self.profile)
 
     @cached_property
     def linears(self) -> list[Linear]:
-        """The units in blocks that are not left dense: those that learn."""
+        """The same in the model's order."""
         map = self.workspace.map
-        return [own for block in range(map.n_blocks) for own in map.of_block(block) if self.levels[own.name] != DENSE]
+        return [own for block in range(map.n_blocks) for own in map.of_block(block) if own.name in self.levels]
+
+    @property
+    def _stored(self) -> bool:
+        """Whether a database has what is learned from; for depth it is the model itself."""
+        return self.workspace.family.method is not None
 
     @property
     def transposed(self) -> frozenset[str]:
@@ -174,7 +183,7 @@ class _Polish:
         """Those of a block."""
         return [linear for linear in self.linears if linear.block == block]
 
-    def packed(self, database: Database, linears: list[Linear]) -> dict[str, Packed]:
+    def packed(self, database: Levels, linears: list[Linear]) -> dict[str, Packed]:
         """Parameter -> its level as a database has it, on the device."""
         device = self.workspace.runner.device
         return {own.view.parameter: database.load(own.name, self.levels[own.name]).to(device) for own in linears}
@@ -194,14 +203,29 @@ class _Polish:
         text = self._split[1]
         return text, teacher_inputs(text)
 
-    def _student(self, database: Database) -> Student:
+    def _student(self, database: Levels) -> Student:
         runner, choices = self.workspace.runner, self.assembly.choices(self.profile)
         rows = max(16, self.workspace.head_bytes // (4 * runner.vocabulary))
         ends = {place: choices[place] for place in (EMBEDDING, HEAD)}
         return Student(runner, self.packed(database, self.linears), self.transposed, self.assembly, ends, rows)
 
-    def _divergence(self, database: Database) -> float:
-        return divergence(self._student(database), *self._watched)
+    def _divergence(self, database: Levels) -> float:
+        text, teacher = self._watched
+        with self._dropped(range(self.workspace.map.n_blocks)):
+            return divergence(self._student(database), text, teacher)
+
+    @contextmanager
+    def _dropped(self, blocks: Iterable[int]) -> Iterator[None]:
+        """While active, what the profile drops of these blocks is dropped; weights are the caller's matter."""
+        choices = [] if self._stored else self.assembly.choices(self.profile)
+        own = [block for block in blocks if block < len(choices)]
+        for block in own:
+            self.assembly.use(block, choices[block])
+        try:
+            yield
+        finally:
+            for block in own:
+                self.assembly.use(block)
 
     @property
     def _sweeps(self) -> bool:
@@ -211,9 +235,10 @@ class _Polish:
         method = self.workspace.family.method
         if self.section.polish == "model" or method is None or not sweeps(self.workspace.config.compression):
             return False
-        return any(method.seen(unit) != (None if level == DENSE else level) for unit, level in self.levels.items())
+        levels = self.profile.items()
+        return any(method.seen(unit) != (None if level == DENSE else level) for unit, level in levels)
 
-    def _blocks(self, shelf: Shelf, base: Database) -> dict[int, Outcome]:
+    def _blocks(self, shelf: Shelf, base: Levels) -> dict[int, Outcome]:
         """Learn all blocks that are not on the shelf yet, from the levels of `base`."""
         runner, observer, section = self.workspace.runner, self.workspace.observer, self.section
         text = self._split[0]
@@ -227,12 +252,13 @@ class _Polish:
             observer.progress("polish", block, runner.map.n_blocks, f"block {block}")
             linears = self.of_block(block)
             dense = text.through(dense, self._pass(block, {}))
-            if not shelf.has(linears):
-                levels = self.packed(base, linears)
-                forms = self._forms(linears, levels)
-                outcome = polish_block(text, block, forms, own, dense, rates)
-                shelf.write(block, levels | {name: form.packed() for name, form in forms.learned.items()}, outcome)
-            own = text.through(own, self._pass(block, self.packed(shelf.database, linears)))
+            with self._dropped([block]):
+                if not shelf.has(linears):
+                    levels = self.packed(base, linears)
+                    forms = self._forms(linears, levels)
+                    outcome = polish_block(text, block, forms, own, dense, rates)
+                    shelf.write(block, levels | {name: form.packed() for name, form in forms.learned.items()}, outcome)
+                own = text.through(own, self._pass(block, self.packed(shelf.database, linears)))
         observer.progress("polish", runner.map.n_blocks, runner.map.n_blocks, "blocks")
         return shelf.outcomes()
 
@@ -249,7 +275,7 @@ class _Polish:
         made = {own.view.parameter: learnable(levels[own.view.parameter], weight(model, own.view)) for own in linears}
         return Forms({name: form for name, form in made.items() if form is not None}, self.transposed)
 
-    def _model(self, base: Database, before: float) -> list[float]:
+    def _model(self, base: Levels, before: float) -> list[float]:
         """Learn end to end from the levels of `base`; the divergences on the watched text after each epoch."""
         directory, section = self.directory / "model", self.section
         text, student = self._split[0], self._student(base)
@@ -259,12 +285,12 @@ class _Polish:
         if (known := read_state(directory)) is not None:
             learning.restore(*known)
         if len(learning.watched) <= rates.epochs:
-            teacher = teacher_inputs(text)
-            for done in learn_epochs(learning, text, teacher, self._watched, rates):
-                write_state(directory, learning.tensors(), learning.watched)
-                self.workspace.observer.progress(
-                    "polish", done, rates.epochs, f"epoch {done}, KL {learning.watched[-1]:.4g}"
-                )
+            teacher, watched = teacher_inputs(text), self._watched
+            with self._dropped(range(self.workspace.map.n_blocks)):
+                for done in learn_epochs(learning, text, teacher, watched, rates):
+                    write_state(directory, learning.tensors(), learning.watched)
+                    now = f"epoch {done}, KL {learning.watched[-1]:.4g}"
+                    self.workspace.observer.progress("polish", done, rates.epochs, now)
         for name, tensor in learning.best.items():
             student.floats[name].data.copy_(tensor)
         shelf, packed = Shelf(directory, self.linears, self.levels), student.packed()

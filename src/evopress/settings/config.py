@@ -113,8 +113,6 @@ class Config(Section):
 
 def nothing_to_learn(section: Compression) -> str:
     """Why a polish could change no level of a run in its bytes; empty where it could."""
-    if section.method == "drop":
-        return "what depth pruning keeps is the dense model, which has no codes or scales"
     if section.method == "ggml" and not any(GGML_TYPES[level].scales for level in section.levels):
         return f"the blocks of {', '.join(section.levels)} have no scale in floating point"
     return ""

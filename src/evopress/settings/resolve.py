@@ -98,7 +98,7 @@ def resolve_polish(config: Config, asked: str | None = None) -> Config:
     """The configuration with what `asked` (a value of --polish; None: its own) comes to; ConfigError if it cannot."""
     found = config.polish.polish if asked is None else asked
     if found == "auto":
-        found = "none" if nothing_to_learn(config.compression) else "both"
+        found = "none" if nothing_to_learn(config.compression) else "blocks"
     return validated(config.model_dump() | {"polish": config.polish.model_dump() | {"polish": found}})
 
 
@@ -159,7 +159,8 @@ def _preset_values(application: ApplicationName, name: str) -> dict[str, dict[st
     data = dict(PAPER_DATA) if paper else {}
     compression = dict(PAPER_LEVELS) if paper and application == "bits" else {}
     budget = {"exchange": preset.exchange}
-    other: dict[str, dict[str, Any]] = {"model": {}, "export": {}, "polish": {}}
+    polish = {} if paper else {"polish": "auto"}
+    other: dict[str, dict[str, Any]] = {"model": {}, "export": {}, "polish": polish}
     return other | {"data": data, "compression": compression, "budget": budget, "search": search}
 
 

@@ -274,8 +274,8 @@ class PolishSection(Section):
 
     polish: Literal["auto", "none", "sweep", "blocks", "model", "both"] = Field(
         "none",
-        description="improve the found levels: none, sweep (made again), blocks (then learned), model (learned end to "
-        "end), both; auto: both if they can learn",
+        description="improve what was found in the same bytes: none, sweep (levels made again), blocks (then learned), "
+        "model (learned end to end), both; auto, the quick preset's: blocks if they can learn",
     )
     polish_uniform: bool = Field(False, description="polish the uniform profile, too, and show both")
     polish_tokens: int = Field(

@@ -69,9 +69,8 @@ def shown_profiles(workspace: Workspace, given: Path | None = None) -> dict[str,
     """
     searched = read_profile(workspace.run.profile)
     profiles: dict[str, Profile | None] = {"dense": None, **workspace.family.references, "searched": searched}
-    if workspace.family.method is not None:
-        own = {name: profiles.get(row) for name, row in POLISHED.items()}
-        profiles |= {name: p for name, p in own.items() if p and workspace.levels(p) is not workspace.database}
+    own = {name: profiles.get(row) for name, row in POLISHED.items()}
+    profiles |= {name: profile for name, profile in own.items() if profile and workspace.polished(profile)}
     if given is None:
         return profiles
     return profiles | {"given": read_fitting(given, workspace.space, workspace.family.from_text)}

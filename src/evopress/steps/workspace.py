@@ -36,6 +36,7 @@ from evopress.models.bos import bos_text
 from evopress.models.checks import require_known_tokens
 from evopress.models.load import require_positions
 from evopress.models.memory import build_memory, require_memory, search_memory
+from evopress.models.weights import replaced
 from evopress.run.directory import RunDirectory
 from evopress.run.observer import Observer
 from evopress.search.presets import depth_generations
@@ -132,7 +133,7 @@ class Workspace(Opened):
 
     def content(self, profile: Profile) -> Content:
         """A profile as files hold it, with its polished levels if it is the one that was polished."""
-        database = None if self.family.method is None else self.levels(profile)
+        database = self.polished(profile) or (None if self.family.method is None else self.database)
         return Content(
             profile=profile,
             tensors=self.family.tensors(profile, database),
@@ -176,13 +177,14 @@ class Workspace(Opened):
         database.verify()
         return database
 
-    def levels(self, profile: Profile) -> Database:
-        """The database, with the polished levels in their places if this profile was polished."""
+    def polished(self, profile: Profile) -> Database | None:
+        """The database with the polished levels in their places, or what was healed; None where there is none."""
+        base = None if self.family.method is None else lambda: self.database
         for directory in (self.run.polished, self.run.polished_uniform):
             if profile not in self._polished and directory.exists():
-                found = polished_levels(self.database, directory, profile)
+                found = polished_levels(base, directory, profile)
                 self._polished |= {} if found is None else {profile: found}
-        return self._polished.get(profile) or self.database
+        return self._polished.get(profile)
 
     @property
     def generations(self) -> int:
@@ -242,7 +244,7 @@ class Workspace(Opened):
         del needs["model"]
         require_memory(needs, self.free_memory, f"scoring {candidates} profiles")
         free = (self.free_memory - sum(needs.values())) // 2
-        with Assembly(self.family.slots(self._loader(free, polished))) as assembly:
+        with self._healed(polished), Assembly(self.family.slots(self._loader(free, polished))) as assembly:
             yield Evaluator(
                 self.runner,
                 assembly,
@@ -263,12 +265,28 @@ class Workspace(Opened):
         """
         copy = (self.shapes.compressed + self.shapes.ends) * self.shapes.bytes_per_weight
         require_memory({"the compressed weights": copy}, self.free_memory, "assembling a profile")
-        with Assembly(self.family.slots(self._loader(0, polished))) as assembly:
+        with self._healed(polished), Assembly(self.family.slots(self._loader(0, polished))) as assembly:
             yield assembly
+
+    @contextmanager
+    def _healed(self, profile: Profile | None) -> Iterator[None]:
+        """The model with the weights that were healed for a profile, where levels are no tensors that a slot takes."""
+        database = self.polished(profile) if profile is not None and self.family.method is None else None
+        dtype, units = self.loaded.model.dtype, {} if database is None else database.manifest.units
+        with replaced(
+            self.loaded.model,
+            {
+                entry.view: database.load(name, level.name).dequantize(dtype).to(self.runner.device)
+                for name, entry in units.items()
+                for level in entry.levels
+                if database
+            },
+        ):
+            yield
 
     def _loader(self, memory: int, polished: Profile | None = None) -> Load:
         """Levels from the database, at most `memory` bytes of them kept; nothing to load without a database."""
         if self.family.method is None:
             return no_levels
-        database = self.database if polished is None else self.levels(polished)
+        database = (None if polished is None else self.polished(polished)) or self.database
         return Bank(database, self.runner.device, memory).load

@@ -1,0 +1,34 @@
+"""The weights that a depth profile keeps, as levels: others have a database, it has the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from evopress.levels import Packed, Sparse, stored_dtype
+from evopress.models.describe import WeightView
+from evopress.models.weights import weight
+
+
+class Levels(Protocol):
+    """Where levels come from: a `Database`, or what depth keeps."""
+
+    def load(self, unit: str, level: str) -> Packed:
+        """A level of a unit."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The weights of a model as they are, by the names of units, each a level that keeps everything."""
+
+    model: nn.Module
+    views: Mapping[str, WeightView]
+
+    def load(self, unit: str, level: str) -> Packed:
+        """The unit's weight, whatever the level is called."""
+        dense = weight(self.model, self.views[unit])
+        return Sparse.from_dense(dense, torch.ones_like(dense, dtype=torch.uint8), stored_dtype([dense], dense.dtype))
