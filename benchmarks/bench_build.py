@@ -60,7 +60,7 @@ def main() -> None:
         seconds = time.process_time() - started
         database = workspace.database
         stored = sum((database.directory / entry.file).stat().st_size for entry in database.manifest.units.values())
-        assert stored >= planned_bits(workspace.map, workspace.application.method) // 8
+        assert stored >= planned_bits(workspace.map, workspace.family.method) // 8
     bf16 = 2 * workspace.shapes.parameters
     layers = 2 * sum(entry.size for entry in database.manifest.units.values())
     print(f"machine: {torch.get_num_threads()} threads, {workspace.loaded.model.dtype}, torch {torch.__version__}")

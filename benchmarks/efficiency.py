@@ -104,8 +104,8 @@ def run(folder: Path, job: Job, model: str, options: dict[str, Any], rows: Path)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
     row = asdict(job) | {
         "curve": curve(workspace, course),
-        "references": score(workspace, list(workspace.application.references.values())),
-        "names": list(workspace.application.references),
+        "references": score(workspace, list(workspace.family.references.values())),
+        "names": list(workspace.family.references),
         "total": course.points[-1][0],
         "seconds": round(seconds),  # of the last part, where the run was interrupted
         "cpu_seconds": round(cpu),

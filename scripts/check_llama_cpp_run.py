@@ -270,7 +270,7 @@ def mixed(library: Library, workspace: Workspace, mix: str) -> Row:
     source = gguf_file(workspace.loaded)
     if source is None:
         raise SystemExit("--mixes needs a run on a GGUF file")
-    assert isinstance(workspace.application, QuantizeGgml)
+    assert isinstance(workspace.family, QuantizeGgml)
     names, config = gguf_names(workspace.loaded), workspace.loaded.model.config
     linears = {names[linear.view.parameter]: linear for linear in workspace.map.linears}
     ours = mix_types(

@@ -44,7 +44,7 @@ BUDGET: dict[ApplicationName, dict[str, float]] = {
     "sparsity": {"sparsity": 0.5},
     "depth": {"fraction": 0.25},
 }
-"""Application -> some budget, to resolve its presets with."""
+"""Family -> some budget, to resolve its presets with."""
 PRESET_ROWS = ("data.", "compression.levels", "compression.group_size", "budget.exchange", "search.")
 """The sections and fields whose resolved values the tables of presets show, where presets decide them."""
 UNDECIDED = {

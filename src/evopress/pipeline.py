@@ -165,7 +165,7 @@ def polish(workspace: Workspace, what: str | None = None) -> None:
     section = resolve_polish(workspace.config, what or ("auto" if own == "none" else own)).polish
     with timed(run.timing, "polish"):
         record = polish_levels(workspace, section, profile, run.polished)
-        uniform = workspace.application.references.get("uniform")
+        uniform = workspace.family.references.get("uniform")
         if section.polish_uniform and uniform is not None and uniform != profile:
             workspace.observer.note("polish: the uniform profile, too")
             polish_levels(workspace, section, uniform, run.polished_uniform)

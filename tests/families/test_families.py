@@ -141,8 +141,8 @@ def test_later_blocks_see_the_level_nearest_the_budget(
             notes.append(text)
 
     workspace = Workspace(start_run(out, config), Notes())
-    assert workspace.application.method is not None
-    assert workspace.application.method.propagate == level
+    assert workspace.family.method is not None
+    assert workspace.family.method.propagate == level
     pipeline.build(workspace)
     assert any(
         note.startswith("levels: gptq, scales searched")

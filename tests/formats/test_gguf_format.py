@@ -167,7 +167,7 @@ def test_uniform_means_one_type_everywhere_or_what_stands_for_it(workspace: Work
 
 
 def test_mixes_are_profiles_where_the_levels_have_their_sizes(workspace: Workspace) -> None:
-    application = workspace.application
+    application = workspace.family
     assert isinstance(application, QuantizeGgml)
     mix = application.mix("Q4_K_M")
     assert mix is not None
@@ -189,8 +189,8 @@ def test_the_file_of_tensor_types_is_a_profile_again(workspace: Workspace, tmp_p
     own.write(workspace.source, workspace.content(profile), tmp_path, lambda done, total: None)
     file = (tmp_path / "tensor-types.txt.partial").rename(tmp_path / "tensor-types.txt")
     assert not verified(own, workspace, profile, tmp_path).failed
-    assert workspace.application.from_text(file.read_text()) == profile
-    assert workspace.application.from_text(profile.to_text()) == profile
+    assert workspace.family.from_text(file.read_text()) == profile
+    assert workspace.family.from_text(profile.to_text()) == profile
     other = workspace.space.uniforms()[0]
     assert verified(own, workspace, other, tmp_path).failed
     file.write_text(file.read_text().partition("\n")[0])
@@ -228,7 +228,7 @@ def test_depth_for_llama_cpp(tmp_path: Path, options: dict[str, Any], family: st
     workspace = Workspace(read_run(tmp_path / "run"), Notes())
     file = tmp_path / "run" / "export" / "model.gguf"
     assert file.stat().st_size == GGUF.predicted_bytes(workspace.source, workspace.content(run.profile))
-    assert isinstance(workspace.application, Drop)
+    assert isinstance(workspace.family, Drop)
     first = workspace.space.units[0]
     assert (first.name, [level.name for level in first.levels]) == ("model.layers.0.attn", ["keep"])
     result = GGUF.verify(

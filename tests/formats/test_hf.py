@@ -87,7 +87,7 @@ def test_whole_blocks_are_left_out_and_halves_are_zero(architecture: str, tmp_pa
     loaded = check(workspace, [1, 2, 3, 6, 7, 8], tmp_path / "out")  # blocks 1 and 3, an MLP, an attention
     mapped = describe(loaded)
     assert mapped.n_blocks == BLOCKS - 2
-    assert workspace.application.left_out(profile_of(workspace, [1, 2, 3, 6, 7, 8])) == (1, 3)
+    assert workspace.family.left_out(profile_of(workspace, [1, 2, 3, 6, 7, 8])) == (1, 3)
     zeros = [linear.block for linear in mapped.linears if not loaded.get_parameter(linear.view.parameter).any()]
     assert zeros == [0, 2]
 

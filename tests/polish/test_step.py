@@ -293,14 +293,14 @@ def test_what_stays_heals_what_was_dropped(granularity: str, small_other: dict[s
     assert all(torch.equal(tensor, dense[name]) for name, tensor in workspace.loaded.model.state_dict().items())
     healed = workspace.polished(run.profile)
     assert healed is not None
-    learns = workspace.application.learns(run.profile)
+    learns = workspace.family.learns(run.profile)
     assert healed.manifest.units.keys() == learns.keys()
     gone = {sub.writer for sub in workspace.sublayers if run.profile[sub.name if granularity == "sublayer" else
             f"model.layers.{sub.block}.attn+mlp"] == "drop"}  # fmt: skip
     assert gone
     assert not [name for name in learns if any(name.startswith(module) for module in gone)]
     if granularity == "block":  # the checkpoint is smaller, and its layers have moved up; the export has verified it
-        assert workspace.application.left_out(run.profile)
+        assert workspace.family.left_out(run.profile)
     else:
         stored = load_file(run.directory.export / "model.safetensors")
         for name in learns:

@@ -40,7 +40,7 @@ def planned_bits(model_map: ModelMap, method: Method) -> int:
 
 def stored_bits(model_map: ModelMap, method: Method) -> list[float]:
     """Stored bits a weight of the whole model at each level."""
-    weights = sum(linear.view.shape[0] * linear.view.shape[1] for linear in model_map.linears)
+    weights = sum(linear.view.size for linear in model_map.linears)
     bits: Counter[str] = Counter()
     for linear in model_map.linears:
         bits.update(method.level_bits(linear.name, linear.view.shape))

@@ -84,7 +84,7 @@ class UnitEntry:
     @property
     def size(self) -> int:
         """Number of weights."""
-        return self.view.shape[0] * self.view.shape[1]
+        return self.view.size
 
     def level(self, name: str) -> LevelEntry:
         """The level called `name`; DatabaseError lists those that exist."""

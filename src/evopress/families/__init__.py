@@ -5,20 +5,20 @@ protocol that all others know; one file each: quantize and ggml (bits), sparsify
 """
 
 from evopress.families.drop import Drop, Measured
-from evopress.families.family import Application, Stored
+from evopress.families.family import Family, Stored
 from evopress.families.ggml import QuantizeGgml
 from evopress.families.quantize import Quantize
 from evopress.families.sparsify import Sparsify
-from evopress.families.weights import WeightApplication, layer_errors
+from evopress.families.weights import WeightFamily, layer_errors
 
 __all__ = [
-    "Application",
     "Drop",
+    "Family",
     "Measured",
     "Quantize",
     "QuantizeGgml",
     "Sparsify",
     "Stored",
-    "WeightApplication",
+    "WeightFamily",
     "layer_errors",
 ]

@@ -54,7 +54,7 @@ class Measured:
 
 
 class Drop:
-    """Implements `Application`.
+    """Implements `Family`.
 
     `removal` says which blocks a checkpoint can lack; `files` what a target's files cost, None without a target;
     `first` whether the first attention cannot be dropped alone.

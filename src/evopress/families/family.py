@@ -1,4 +1,4 @@
-"""The one interface between an application and everything else."""
+"""The one interface between a family and everything else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Stored:
     error: float | None = None
 
 
-class Application(Protocol):
+class Family(Protocol):
     """One way to compress a model, ready to be searched. It knows no formats: what files cost it is told."""
 
     @property

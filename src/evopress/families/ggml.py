@@ -20,7 +20,7 @@ from evopress.search.moves.mutation import Indices
 
 
 class QuantizeGgml(Quantize):
-    """Implements `Application`. `names` are the tensors' names in GGUF by parameter; `note` is told of odd widths.
+    """Implements `Family`. `names` are the tensors' names in GGUF by parameter; `note` is told of odd widths.
 
     The other arguments are those of `Quantize`.
     """

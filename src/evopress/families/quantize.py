@@ -14,15 +14,15 @@ from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Quantization
 from evopress.database.store import Database
 from evopress.errors import BudgetError, ConfigError
-from evopress.families.weights import WeightApplication, dense_level
+from evopress.families.weights import WeightFamily, dense_level
 from evopress.levels.quantized import storage_bits
 from evopress.models import ModelMap
 from evopress.settings.sections import BudgetSection, QuantizeSection
 from evopress.settings.targets import Target
 
 
-class Quantize(WeightApplication):
-    """Implements `Application`. ConfigError when the group size does not fit a layer.
+class Quantize(WeightFamily):
+    """Implements `Family`. ConfigError when the group size does not fit a layer.
 
     `target` is the runtime that will serve it, if that is known; `files` says what its files cost where the budget is
     their size.
@@ -97,7 +97,7 @@ class Quantize(WeightApplication):
         budget, linears = self._budget, self._map.linears
         _require_group_size(self._map, self._section.group_size, whole=self._target is not None)
         if budget.counts == "bpw":
-            weights = [linear.view.shape[0] * linear.view.shape[1] for linear in linears]
+            weights = [linear.view.size for linear in linears]
             dense = [DENSE_BITS] if DENSE in self._section.levels else []
             bits = [
                 [*self.method.level_bits(linear.name, linear.view.shape).values(), *(own * count for own in dense)]

@@ -15,15 +15,15 @@ from evopress.database.manifest import LevelEntry
 from evopress.database.methods import Pruning
 from evopress.database.store import Database
 from evopress.errors import BudgetError
-from evopress.families.weights import WeightApplication
+from evopress.families.weights import WeightFamily
 from evopress.levels.levels import Pattern, Sparsity, sparsity_levels
 from evopress.models import Influence, ModelMap
 from evopress.search import Owl, Strategy
 from evopress.settings.sections import BudgetSection, SearchSection, SparsifySection
 
 
-class Sparsify(WeightApplication):
-    """Implements `Application`.
+class Sparsify(WeightFamily):
+    """Implements `Family`.
 
     Unstructured levels are named by their distance from the target in steps, as in the official code: "0" is the
     target's sparsity, "2" two steps sparser, "-2" two steps denser. Those of a pattern are called "1:4", "2:4", ...
@@ -71,7 +71,7 @@ class Sparsify(WeightApplication):
             for linear in linears:
                 Pattern(1, group).zeros(linear.view.shape)
             return {linear.name: patterns for linear in linears}
-        sizes = [linear.view.shape[0] * linear.view.shape[1] for linear in linears]
+        sizes = [linear.view.size for linear in linears]
         found = sparsity_levels(sizes, self._budget.target, step=self._section.step)
         return {
             linear.name: {str(offset): zeros for offset, zeros in reversed(own)}

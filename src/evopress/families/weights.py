@@ -1,6 +1,6 @@
-"""What applications on weights share: units are linear layers, levels are tensors of a database.
+"""What families of weights share: units are linear layers, levels are tensors of a database.
 
-An application on weights is a child of `WeightApplication`: it says how the database is made, what a level costs and
+A family of weights is a child of `WeightFamily`: it says how the database is made, what a level costs and
 what a profile amounts to. References, baselines, slots, checkpoints and the text format are the same for all.
 """
 
@@ -36,8 +36,8 @@ def layer_errors(database: Database) -> dict[str, dict[str, float]]:
     return {name: {DENSE: 0.0} | {level.name: level.error for level in e.levels} for name, e in units.items()}
 
 
-class WeightApplication(ABC):
-    """Implements `Application` but for `method`, `space` and the figures of a profile.
+class WeightFamily(ABC):
+    """Implements `Family` but for `method`, `space` and the figures of a profile.
 
     `database` is asked for when the first thing is wanted that needs the levels: it is made after the method is known.
     """

@@ -45,7 +45,7 @@ from evopress.settings.sections import DropSection
 
 
 class HuggingFace:
-    """Implements `Format`: holds every application, each tensor in the bytes of the dense model's."""
+    """Implements `Format`: holds every family, each tensor in the bytes of the dense model's."""
 
     name = "hf"
     applications: tuple[ApplicationName, ...] = ("bits", "sparsity", "depth")

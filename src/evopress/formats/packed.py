@@ -63,7 +63,7 @@ class PackedFormat(ABC):
     def check(self, source: Source) -> None:
         """ConfigError for grids that it cannot hold, UnsupportedModel for layers that it cannot."""
         section = source.section
-        assert isinstance(section, QuantizeSection)  # the only application it holds
+        assert isinstance(section, QuantizeSection)  # the only family it holds
         if not section.symmetric:
             raise ConfigError(f"format {self.name} holds symmetric grids only; make the run with --symmetric")
         if illegal := [name for name, grid in section.grids().items() if grid.bits not in self.widths]:

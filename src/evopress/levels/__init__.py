@@ -15,7 +15,7 @@ from evopress.levels.magnitude import prune_magnitude
 from evopress.levels.packed import Compressed, Packed
 from evopress.levels.quantized import Quantized, storage_bits
 from evopress.levels.rtn import quantize_rtn
-from evopress.levels.sparse import Sparse, sparse_storage_bits
+from evopress.levels.sparse import Sparse, sparse_storage_bits, stored_dtype
 from evopress.levels.sparsegpt import prune_sparsegpt
 from evopress.levels.wanda import prune_wanda
 
@@ -40,4 +40,5 @@ __all__ = [
     "sparse_storage_bits",
     "sparsity_levels",
     "storage_bits",
+    "stored_dtype",
 ]

@@ -1,7 +1,7 @@
 """Putting a profile into a live model: each unit has a slot that takes its levels, and gives the dense one back.
 
-A weight's slot moves a pointer and nothing else; where the tensors come from (memory, a packed file) is the loader's
-matter. The slots of sub-layers are in `evopress.models.bypass`.
+A weight's slot moves a pointer, and copies only where a weight is a part of a parameter; where the tensors come from
+(memory, a packed file) is the loader's matter. The slots of sub-layers are in `evopress.models.bypass`.
 Blocks are assembled one at a time because the evaluator and the builder run one block at a time.
 """
 
@@ -52,10 +52,15 @@ HEAD, EMBEDDING = -2, -1
 
 
 class WeightSlot:
-    """A weight's parameter, its dense tensor and the level it has now. `load` is called when a level is applied."""
+    """A weight's parameter, its dense tensor and the level it has now. `load` is called when a level is applied.
 
-    def __init__(self, name: str, parameter: nn.Parameter, load: Load) -> None:
-        self.name, self.parameter, self.dense, self._load = name, parameter, parameter.data, load
+    A whole parameter is pointed at a level's tensor, also where it is 3-D and holds all experts at once. One matrix of
+    a 3-D parameter, that at `index`, has no pointer: it is overwritten, and its dense numbers are kept as a copy.
+    """
+
+    def __init__(self, name: str, parameter: nn.Parameter, load: Load, index: int | None = None) -> None:
+        self.name, self.parameter, self._load, self._index = name, parameter, load, index
+        self.dense = parameter.data if index is None else parameter.data[index].clone()
         self.level: str | None = None
 
     def tensor(self, level: str | None) -> torch.Tensor:
@@ -63,24 +68,27 @@ class WeightSlot:
         return self.dense if level in (None, DENSE) else self._load(self.name, level, self.dense.dtype)
 
     def apply(self, level: str | None) -> None:
-        """Point the parameter at the tensor of this level."""
-        self.parameter.data = self.tensor(level)
+        """Give the parameter the tensor of this level."""
+        if self._index is None:
+            self.parameter.data = self.tensor(level)
+        else:
+            self.parameter.data[self._index].copy_(self.tensor(level))
         self.level = level
 
 
 def weight_slots(model: nn.Module, model_map: ModelMap, load: Load) -> Slots:
     """A slot for each linear of the map, in every block that multiplies with its weight."""
     slots: list[list[WeightSlot]] = [[] for _ in range(model_map.n_blocks + 2)]
-    own: dict[str, WeightSlot] = {}
+    own: dict[tuple[str, int | None], WeightSlot] = {}
     head = head_unit(model, model_map)
     for linear in model_map.linears:
-        slot = WeightSlot(linear.name, model.get_parameter(linear.view.parameter), load)
+        slot = WeightSlot(linear.name, model.get_parameter(linear.view.parameter), load, linear.view.index)
         slots[linear.block].append(slot)
         if linear == head and linear.block != model_map.n_blocks:
             slots[HEAD].append(slot)
-        own[linear.view.parameter] = slot
+        own[linear.view.parameter, linear.view.index] = slot
     for linear in model_map.again:
-        slot = own[linear.view.parameter]
+        slot = own[linear.view.parameter, linear.view.index]
         if slot not in slots[linear.block]:
             slots[linear.block].append(slot)
     return slots

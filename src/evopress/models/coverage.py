@@ -52,6 +52,6 @@ def coverage(model_map: ModelMap) -> str:
 def narrow(model_map: ModelMap, group: int) -> list[str]:
     """The linears with fewer inputs than a group, if they are few beside the others."""
     found = [linear for linear in model_map.linears if linear.view.shape[1] < group]
-    weights = sum(linear.view.shape[0] * linear.view.shape[1] for linear in model_map.linears)
-    small = sum(linear.view.shape[0] * linear.view.shape[1] for linear in found)
+    weights = sum(linear.view.size for linear in model_map.linears)
+    small = sum(linear.view.size for linear in found)
     return [linear.name for linear in found] if small <= FEW * weights else []

@@ -35,6 +35,11 @@ class WeightView:
     transposed: bool
     shape: tuple[int, int]
 
+    @property
+    def size(self) -> int:
+        """How many weights it has."""
+        return self.shape[0] * self.shape[1]
+
 
 @dataclass(frozen=True, slots=True)
 class Linear:
@@ -98,14 +103,14 @@ class ModelMap:
     def share(self) -> float:
         """The part of the blocks' weights (parameters of two and more dimensions) that are units."""
         inside = (linear for linear in self.linears if 0 <= linear.block < self.n_blocks)
-        units = sum(linear.view.shape[0] * linear.view.shape[1] for linear in inside)
+        units = sum(linear.view.size for linear in inside)
         return units / ((units + sum(left.size for left in self.left)) or 1)
 
     def without(self, names: Collection[str], why: str) -> ModelMap:
         """The map with these linears left dense."""
         gone = [linear for linear in self.linears if linear.name in names]
         weights = {linear.view.parameter for linear in gone}
-        left = (Left(one.view.parameter, one.view.shape[0] * one.view.shape[1], why) for one in gone)
+        left = (Left(one.view.parameter, one.view.size, why) for one in gone)
         return replace(
             self,
             linears=tuple(linear for linear in self.linears if linear.name not in names),

@@ -53,7 +53,7 @@ def measure_shapes(model: Any, map: ModelMap) -> Shapes:
         width=model.get_input_embeddings().weight.shape[1],
         vocabulary=model.get_output_embeddings().weight.shape[0],
         groups=tuple(groups.values()),
-        ends=sum(linear.view.shape[0] * linear.view.shape[1] for linear in ends),
+        ends=sum(linear.view.size for linear in ends),
     )
 
 

@@ -9,8 +9,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from evopress.levels.packed import Packed
-from evopress.levels.sparse import Sparse, stored_dtype
+from evopress.levels import Packed, Sparse, stored_dtype
 from evopress.models.describe import WeightView
 from evopress.models.weights import weight
 

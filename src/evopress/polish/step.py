@@ -99,7 +99,7 @@ def _text(workspace: Workspace, section: PolishSection) -> Tokens:
 
 def _settings(workspace: Workspace, section: PolishSection, profile: Profile, text: Tokens) -> dict[str, Any]:
     """All that a polish depends on, as JSON values: settings by name, and digests of the rest."""
-    units = {} if workspace.application.method is None else workspace.database.manifest.units
+    units = {} if workspace.family.method is None else workspace.database.manifest.units
     levels = {name: units[name].sha256 for name, level in profile.items() if name in units and level != DENSE}
     digests = {"profile": dict(profile.items()), "levels": levels}
     return {
@@ -155,7 +155,7 @@ class _Polish:
     @cached_property
     def levels(self) -> dict[str, str]:
         """The linears that learn, by name, and their levels."""
-        return self.workspace.application.learns(self.profile)
+        return self.workspace.family.learns(self.profile)
 
     @cached_property
     def linears(self) -> list[Linear]:
@@ -166,7 +166,7 @@ class _Polish:
     @property
     def _stored(self) -> bool:
         """Whether a database has what is learned from; for depth it is the model itself."""
-        return self.workspace.application.method is not None
+        return self.workspace.family.method is not None
 
     @property
     def transposed(self) -> frozenset[str]:
@@ -226,7 +226,7 @@ class _Polish:
         """Whether the levels are made again. Without error feedback, or where all blocks saw these very levels when the
         database was made, they would be the same.
         """
-        method = self.workspace.application.method
+        method = self.workspace.family.method
         if self.section.polish == "model" or method is None or not sweeps(self.workspace.config.compression):
             return False
         levels = self.profile.items()

@@ -18,7 +18,7 @@ from evopress.steps.workspace import Workspace
 
 def sweep_again(workspace: Workspace, levels: Mapping[str, str], directory: Path) -> Database:
     """A database in `directory` of the `levels`, unit -> level, of a run whose method sweeps (`config.sweeps`)."""
-    method = workspace.application.method
+    method = workspace.family.method
     if not isinstance(method, Quantization | Pruning):
         raise TypeError(f"{type(method).__name__} has no sweep")
     return build_database(

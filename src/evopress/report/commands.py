@@ -10,7 +10,7 @@ from evopress.settings.config import Config, flat
 from evopress.settings.resolve import resolve
 
 VERBS = {"bits": "quantize", "sparsity": "sparsify", "depth": "drop"}
-"""Application -> command."""
+"""Family -> command."""
 
 BUDGET_FLAGS = {"bits": "bits", "bpw": "bpw", "size": "size", "weights": "sparsity"}
 """What a budget counts -> the flag that gives it; all others are fractions."""

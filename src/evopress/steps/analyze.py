@@ -105,7 +105,7 @@ def analyze(
 def _monotonicity(workspace: Workspace, evaluator: Evaluator, profile: Profile, sizes: Sizes) -> Analysis:
     """Sums of layer errors against scores; where units are dropped, drop sets inside one another."""
     space, rng = workspace.space, Random(workspace.config.search.seed)
-    if workspace.application.method is not None:
+    if workspace.family.method is not None:
         drawn = random_profiles(space, sizes.profiles, rng)
         errors = correlate_errors(evaluator, workspace.layer_errors, drawn, tokens=sizes.tokens)
         return Analysis(errors, (error_table(errors),), draw_errors)

@@ -16,8 +16,8 @@ def build(workspace: Workspace) -> None:
     if not workspace.fitness:
         make_measure(workspace.config.search.fitness)
     if (start := workspace.config.search.start_profile) is not None:
-        read_profile(Path(start), workspace.application.from_text)
-    method = workspace.application.method
+        read_profile(Path(start), workspace.family.from_text)
+    method = workspace.family.method
     if method is None:
         return
     workspace.require_build_memory(method)

@@ -25,14 +25,14 @@ from evopress.steps.workspace import Workspace
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 TAGS = {"bits": "quantization", "sparsity": "pruning", "depth": "depth-pruning"}
-"""Application -> how the model hub calls it."""
+"""Family -> how the model hub calls it."""
 
 TASKS = {
     "bits": "Each layer has the bit-width that an evolutionary search found for it",
     "sparsity": "Each layer lost the share of its weights that an evolutionary search found for it",
     "depth": "It lacks those of its parts that an evolutionary search found for that",
 }
-"""Application -> what it did to the model."""
+"""Family -> what it did to the model."""
 
 
 def make_card(workspace: Workspace, format: str, about: About, profile: Profile, directory: str, weights: int) -> Card:
@@ -108,7 +108,7 @@ def _facts(workspace: Workspace, profile: Profile, weights: int, searched: bool)
         "Budget": budget_text(config),
         "Reached": f"{reached}; the weights take {weights:,} bytes ({size(weights)})",
         "Method": ", ".join(f"{key} {_plain(value)}" for key, value in config.compression if value not in (None, ())),
-        "Calibration": _calibration(config, workspace.application.method, workspace.bos),
+        "Calibration": _calibration(config, workspace.family.method, workspace.bos),
         "Search": _search(config, data) if searched else "none; the profile was given",
         "Polish": _polish(workspace, profile),
         "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),

@@ -74,7 +74,7 @@ def entries(workspace: Workspace, seeds: int = 1, brute: bool = False) -> Iterat
     """All baselines, and with further seeds, under name/1, name/2, ..., what draws at random."""
     for offset in range(seeds):
         seed, mark = workspace.config.search.seed + offset, f"/{offset}" if offset else ""
-        for name, make in workspace.application.baselines(random.Random(seed), workspace.config.search, brute).items():
+        for name, make in workspace.family.baselines(random.Random(seed), workspace.config.search, brute).items():
             if not offset or name in RANDOM:
                 yield Entry(name + mark, seed, lambda make=make: (make(), 0))  # type: ignore[misc]
         if offset:

@@ -32,7 +32,7 @@ def export(
     chosen = find_format(format or config.format, config.compression.application)
     chosen.check(workspace.plain_source)
     target = out or workspace.run.export_to(chosen.name)
-    found = read_fitting(profile or workspace.run.profile, workspace.space, workspace.application.from_text)
+    found = read_fitting(profile or workspace.run.profile, workspace.space, workspace.family.from_text)
     stored = workspace.source, workspace.content(found)
     predicted = chosen.predicted_bytes(*stored)
     with staged(target, predicted) as partial:

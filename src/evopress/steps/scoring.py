@@ -68,12 +68,12 @@ def shown_profiles(workspace: Workspace, given: Path | None = None) -> dict[str,
     where a polish helped, and the one of the file `given`.
     """
     searched = read_profile(workspace.run.profile)
-    profiles: dict[str, Profile | None] = {"dense": None, **workspace.application.references, "searched": searched}
+    profiles: dict[str, Profile | None] = {"dense": None, **workspace.family.references, "searched": searched}
     own = {name: profiles.get(row) for name, row in POLISHED.items()}
     profiles |= {name: profile for name, profile in own.items() if profile and workspace.polished(profile)}
     if given is None:
         return profiles
-    return profiles | {"given": read_fitting(given, workspace.space, workspace.application.from_text)}
+    return profiles | {"given": read_fitting(given, workspace.space, workspace.family.from_text)}
 
 
 def score(workspace: Workspace, profiles: Mapping[str, Profile | None], where: HeldOut) -> Scored:

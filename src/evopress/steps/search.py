@@ -36,7 +36,7 @@ def save(workspace: Workspace, profile: Profile, score: float, tokens: int, stop
         "seed": config.search.seed,
         "fingerprints": workspace.fingerprints | {"search": workspace.splits.search.fingerprint},
     }
-    write_profile(workspace.run, workspace.application.to_text(profile), record)
+    write_profile(workspace.run, workspace.family.to_text(profile), record)
 
 
 def _search(workspace: Workspace) -> tuple[Profile, Strategy, Stopper]:
@@ -44,7 +44,7 @@ def _search(workspace: Workspace) -> tuple[Profile, Strategy, Stopper]:
     measures = (workspace.measure,)  # an unknown one is an error before any work
     warmup = warm_up(workspace, config.search.seed)
     strategy = make_strategy(workspace, warmup, config.search.seed)
-    write_space(workspace.run.space, workspace.space, workspace.application.stored())
+    write_space(workspace.run.space, workspace.space, workspace.family.stored())
     before = seconds_of(workspace.run.timing, "search") + time.monotonic() - started
     observer = Progress(workspace.run.progress, workspace.observer, seconds=before)
     header = journal_header(config, workspace.fingerprints | {"search text": text.fingerprint})

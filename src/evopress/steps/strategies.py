@@ -55,7 +55,7 @@ def _given(workspace: Workspace, rng: random.Random) -> tuple[Profile, ...]:
     if path is None:
         return ()
     with naming(Path(path)):
-        return refit(workspace.space, read_profile(Path(path), workspace.application.from_text), rng)
+        return refit(workspace.space, read_profile(Path(path), workspace.family.from_text), rng)
 
 
 def _starts(workspace: Workspace, warmup: Warmup, rng: random.Random) -> tuple[Profile, ...]:
@@ -66,7 +66,7 @@ def _starts(workspace: Workspace, warmup: Warmup, rng: random.Random) -> tuple[P
     section, space = workspace.config.search, workspace.space
     if section.start == "uniform":
         return default_starts(space, rng, section.start_candidates)
-    proposed = workspace.application.starts
+    proposed = workspace.family.starts
     if warmup.rounds:
         return _candidates(workspace, warmup)
     if "uniform" in proposed and space.cost(proposed["uniform"]) == space.budget:
@@ -88,7 +88,7 @@ def _preselect(space: SearchSpace, warmup: Warmup, pool: int) -> Preselect | Non
 class Warmup:
     """What was measured before the search, one round after the other, and the tokens that took.
 
-    `proposed` is what scores of the application's own came to. `best` is that and what each round but the last came
+    `proposed` is what scores of the family's own came to. `best` is that and what each round but the last came
     to, with the tokens until then: a search that had to stop there has it.
     """
 
@@ -107,7 +107,7 @@ def warm_up(workspace: Workspace, seed: int) -> Warmup:
     section = workspace.config.search
     if section.start == "uniform" or section.strategy != "evolution":
         return Warmup()
-    known = Warmup(tokens=workspace.application.start_tokens)
+    known = Warmup(tokens=workspace.family.start_tokens)
     if section.start != "sensitivity":
         return known
     known = _proposed(workspace, known, seed)
@@ -124,8 +124,8 @@ def warm_up(workspace: Workspace, seed: int) -> Warmup:
 
 
 def _proposed(workspace: Workspace, known: Warmup, seed: int) -> Warmup:
-    """With what the application's scored start proposes after its first batch, if it has one."""
-    strategy = workspace.application.scored_start(workspace.config.search.start_tokens)
+    """With what the family's scored start proposes after its first batch, if it has one."""
+    strategy = workspace.family.scored_start(workspace.config.search.start_tokens)
     batch = strategy.ask() if strategy else None
     if strategy is None or batch is None:
         return known
@@ -139,8 +139,8 @@ def _candidates(workspace: Workspace, known: Warmup) -> tuple[Profile, ...]:
     """What cheap scores propose, the profile that the last round was measured at, if it fits, and what it proposes."""
     space, found = workspace.space, known.rounds[-1]
     own = (found.profile,) if space.fits(found.profile) else ()
-    measured = sensitivity_starts(space, found.slope, found.curvature, workspace.application.gammas)
-    return tuple(dict.fromkeys((*workspace.application.starts.values(), *known.proposed, *own, *measured)))
+    measured = sensitivity_starts(space, found.slope, found.curvature, workspace.family.gammas)
+    return tuple(dict.fromkeys((*workspace.family.starts.values(), *known.proposed, *own, *measured)))
 
 
 def _scores(workspace: Workspace, profiles: Sequence[Profile], number: int, seed: int) -> list[float]:
@@ -170,7 +170,7 @@ def _measured(workspace: Workspace, parent: Profile, number: int, seed: int) -> 
                 parent,
                 {name: [level.name for level in unit.levels] for unit in space.units for name in unit.named},
                 plan[number],
-                by="weights" if workspace.application.method else "blocks",
+                by="weights" if workspace.family.method else "blocks",
                 seed=drawn,
                 progress=lambda done, total: workspace.observer.progress(
                     "measure", number + done / total, len(plan), "sensitivities"

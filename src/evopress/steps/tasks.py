@@ -25,7 +25,7 @@ def evaluate_tasks(
 ) -> dict[str, Any]:
     """Run tasks by name on the dense, the uniform and the searched model; returns what tasks.json keeps of it.
 
-    Where an application has no uniform profile, its other references take that place. `profile` is a file with another
+    Where a family has no uniform profile, its other references take that place. `profile` is a file with another
     profile that is evaluated too, as `given`; tasks.json is then left as it is. Raises what `Harness` raises.
     """
     started = time.monotonic()
@@ -50,7 +50,7 @@ def evaluate_tasks(
 
 
 def _profiles(workspace: Workspace, given: Path | None) -> dict[str, Profile | None]:
-    references = workspace.application.references
+    references = workspace.family.references
     spare = [name for name in references if "uniform" in references and name != "uniform"]
     return {name: one for name, one in shown_profiles(workspace, given).items() if name not in spare}
 

@@ -22,7 +22,7 @@ from evopress.database.build import stored_bits
 from evopress.database.methods import Method, corrects
 from evopress.database.polished import polished_levels
 from evopress.database.store import Database
-from evopress.families import Application, Drop, Measured, Quantize, QuantizeGgml, Sparsify, layer_errors
+from evopress.families import Drop, Family, Measured, Quantize, QuantizeGgml, Sparsify, layer_errors
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import Measure
 from evopress.fitness.evaluator import AT_ONCE, Evaluator
@@ -98,7 +98,7 @@ class Workspace(Opened):
         )
 
     @cached_property
-    def application(self) -> Application:
+    def family(self) -> Family:
         """What is searched: bit-widths, sparsity or depth."""
         config, model, map, note = self.config, self.loaded.model, self.map, self.observer.note
         section, budget = config.compression, config.budget
@@ -133,18 +133,18 @@ class Workspace(Opened):
 
     def content(self, profile: Profile) -> Content:
         """A profile as files hold it, with its polished levels if it is the one that was polished."""
-        database = self.polished(profile) or (None if self.application.method is None else self.database)
+        database = self.polished(profile) or (None if self.family.method is None else self.database)
         return Content(
             profile=profile,
-            tensors=self.application.tensors(profile, database),
-            left_out=self.application.left_out(profile),
+            tensors=self.family.tensors(profile, database),
+            left_out=self.family.left_out(profile),
             database=database,
         )
 
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
         """What a profile (None: the dense model) amounts to; with a target, `bytes` are those of its files."""
-        found = self.application.sizes(profile)
-        if profile is not None and self.config.target is not None and self.application.resizes:
+        found = self.family.sizes(profile)
+        if profile is not None and self.config.target is not None and self.family.resizes:
             found["bytes"] = self._format.predicted_bytes(self.source, self.content(profile))
         return found
 
@@ -161,13 +161,13 @@ class Workspace(Opened):
     @cached_property
     def fingerprints(self) -> dict[str, str]:
         """Digests of what the database depends on."""
-        method = hashlib.sha256(repr(self.application.method or self.config.compression).encode()).hexdigest()
+        method = hashlib.sha256(repr(self.family.method or self.config.compression).encode()).hexdigest()
         calibration = self.splits.calibration.fingerprint if self._needs_text else "none"
         return {"model": fingerprint(self.loaded.model), "method": method, "calibration": calibration}
 
     @property
     def _needs_text(self) -> bool:
-        return (method := self.application.method) is not None and method.needs_text
+        return (method := self.family.method) is not None and method.needs_text
 
     @cached_property
     def database(self) -> Database:
@@ -179,7 +179,7 @@ class Workspace(Opened):
 
     def polished(self, profile: Profile) -> Database | None:
         """The database with the polished levels in their places, or what was healed; None where there is none."""
-        base = None if self.application.method is None else lambda: self.database
+        base = None if self.family.method is None else lambda: self.database
         for directory in (self.run.polished, self.run.polished_uniform):
             if profile not in self._polished and directory.exists():
                 found = polished_levels(base, directory, profile)
@@ -209,7 +209,7 @@ class Workspace(Opened):
     @property
     def space(self) -> SearchSpace:
         """The profiles that the budget allows."""
-        return self.application.space
+        return self.family.space
 
     @cached_property
     def layer_errors(self) -> dict[str, dict[str, float]]:
@@ -244,7 +244,7 @@ class Workspace(Opened):
         del needs["model"]
         require_memory(needs, self.free_memory, f"scoring {candidates} profiles")
         free = (self.free_memory - sum(needs.values())) // 2
-        with self._healed(polished), Assembly(self.application.slots(self._loader(free, polished))) as assembly:
+        with self._healed(polished), Assembly(self.family.slots(self._loader(free, polished))) as assembly:
             yield Evaluator(
                 self.runner,
                 assembly,
@@ -265,13 +265,13 @@ class Workspace(Opened):
         """
         copy = (self.shapes.compressed + self.shapes.ends) * self.shapes.bytes_per_weight
         require_memory({"the compressed weights": copy}, self.free_memory, "assembling a profile")
-        with self._healed(polished), Assembly(self.application.slots(self._loader(0, polished))) as assembly:
+        with self._healed(polished), Assembly(self.family.slots(self._loader(0, polished))) as assembly:
             yield assembly
 
     @contextmanager
     def _healed(self, profile: Profile | None) -> Iterator[None]:
         """The model with the weights that were healed for a profile, where levels are no tensors that a slot takes."""
-        database = self.polished(profile) if profile is not None and self.application.method is None else None
+        database = self.polished(profile) if profile is not None and self.family.method is None else None
         dtype, units = self.loaded.model.dtype, {} if database is None else database.manifest.units
         with replaced(
             self.loaded.model,
@@ -286,7 +286,7 @@ class Workspace(Opened):
 
     def _loader(self, memory: int, polished: Profile | None = None) -> Load:
         """Levels from the database, at most `memory` bytes of them kept; nothing to load without a database."""
-        if self.application.method is None:
+        if self.family.method is None:
             return no_levels
         database = (None if polished is None else self.polished(polished)) or self.database
         return Bank(database, self.runner.device, memory).load
