@@ -22,7 +22,7 @@ from evopress.export.format import Format, require_size
 from evopress.export.formats import find_format
 from evopress.models import SubLayer, bypass_slots
 from evopress.models.bypass import DROP, KEEP
-from evopress.models.shorten import shortened_config, whole_blocks, why_not_shorten
+from evopress.models.shorten import shortened, shortened_config, whole_blocks, why_not_shorten
 from evopress.profile import DENSE_BITS, Level, Profile, Unit
 from evopress.search import (
     BestOf,
@@ -94,8 +94,28 @@ class Drop:
         target = self._workspace.config.target
         alone = self._section.granularity == "sublayer" and target is not None and target.first_attention
         first = [sublayer.name for sublayer in self.sublayers if sublayer.kind == "attn"][:1]
-        stays = [self.sublayers[0].name] if self._whole and 0 not in self.removable else []
-        return self._section.protected + (tuple(first) if alone else ()) + tuple(stays)
+        return self._section.protected + (tuple(first) if alone else ()) + self._needed
+
+    @cached_property
+    def _needed(self) -> tuple[str, ...]:
+        """A sub-layer of each block without which the model's class cannot be built, where whole blocks are dropped.
+
+        The last attention of a hybrid, or a first block that no checkpoint can lack. What they are is said once.
+        """
+        if self._section.granularity == "sublayer" or not self.removable:
+            return ()
+        found, why = {}, ""
+        for sublayer in self.sublayers:
+            if sublayer.block in found or (sublayer.block not in self.removable and not self._whole):
+                continue
+            if sublayer.block not in self.removable:
+                found[sublayer.block] = sublayer.name
+            elif reason := self._why_not((sublayer.block,)):
+                found[sublayer.block], why = sublayer.name, reason
+        if why:
+            blocks = ", ".join(map(str, found))
+            self._workspace.observer.note(f"blocks that stay: {blocks}, because {why}")
+        return tuple(found.values())
 
     @property
     def references(self) -> dict[str, Profile]:
@@ -176,15 +196,24 @@ class Drop:
             tuple(block for block in whole_blocks(self.sublayers, names) if block in self.removable) if names else ()
         )
         if blocks not in self._fitting:
-            try:
-                shortened_config(self._workspace.loaded.model.config, self._workspace.map, blocks)
-                self._fitting[blocks] = blocks
-            except UnsupportedModel as error:
+            self._fitting[blocks] = blocks
+            if reason := self._why_not(blocks):
                 if self._whole:
-                    raise
-                self._workspace.observer.note(f"dropped blocks stay in the checkpoint and add zero, because {error}")
+                    raise UnsupportedModel(reason)
+                self._workspace.observer.note(f"dropped blocks stay in the checkpoint and add zero, because {reason}")
                 self._fitting[blocks] = ()
         return self._fitting[blocks]
+
+    def _why_not(self, blocks: tuple[int, ...]) -> str:
+        """Why there is no configuration, or where blocks share weights no model, without these blocks."""
+        model, model_map = self._workspace.loaded.model, self._workspace.map
+        try:
+            shortened_config(model.config, model_map, blocks)
+            if blocks and model_map.again:
+                shortened(model, model_map, blocks)
+        except UnsupportedModel as error:
+            return str(error)
+        return ""
 
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
         """Dropped sub-layers, parameters that still count, and bytes of the checkpoint's weights; with a target, of its

@@ -10,7 +10,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from evopress.export.staging import hidden
 from evopress.export.verification import Verification, verify_checkpoint
 from evopress.models import LoadedModel
 from evopress.models.bypass import DROP, KEEP
-from evopress.models.shorten import new_names, shortened_config
+from evopress.models.shorten import cut_along, new_names, shortened_config, without_blocks
 from evopress.models.sublayers import group_sublayers
 from evopress.profile import Profile
 from evopress.search.presets import ApplicationName
@@ -102,8 +102,19 @@ class HuggingFace:
         application, gone = workspace.application, workspace.application.left_out(profile)
         names = new_names(workspace.loaded.model.state_dict(), workspace.map, gone)
         entries = dense_entries(workspace.loaded.model, application.tensors(profile), names)
-        moved = [replace(entry, name=names[entry.name]) for entry in entries]
+        cut = cut_along(workspace.loaded.model, workspace.map) if gone else {}
+        moved = [replace(_without(entry, cut, workspace.map.n_blocks, gone), name=names[entry.name]) for entry in entries]
         return carry(moved, workspace.loaded, workspace.map, gone)
+
+
+def _without(entry: Entry, cut: Mapping[str, int], count: int, gone: Collection[int]) -> Entry:
+    """The entry without its parts of the blocks that are gone, if it has parts of blocks."""
+    if entry.name not in cut:
+        return entry
+    dim = cut[entry.name]
+    shape = list(entry.shape)
+    shape[dim] = shape[dim] // count * (count - len(gone))
+    return replace(entry, shape=tuple(shape), make=lambda: without_blocks(entry.make(), dim, count, gone))
 
 
 def _quantized(workspace: Workspace, profile: Profile) -> str:
