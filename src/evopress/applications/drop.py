@@ -17,7 +17,7 @@ import torch
 from evopress.applications.application import Stored, Tensors
 from evopress.assemble import Load, Slots
 from evopress.depth import depth_units, format_drop_config, parse_drop_config, sublayer_levels, unit_levels
-from evopress.errors import BudgetError, ConfigError, UnsupportedModel
+from evopress.errors import BudgetError, ConfigError, ProfileError, UnsupportedModel
 from evopress.export.format import Format, require_size
 from evopress.export.formats import find_format
 from evopress.models import SubLayer, bypass_slots
@@ -40,6 +40,10 @@ from evopress.space import SearchSpace, exchange_groups
 
 if TYPE_CHECKING:
     from evopress.workspace import Workspace
+
+
+_NO_SPANS = (BudgetError, ProfileError)
+"""No whole blocks, or no run of blocks, meet the budget; or some blocks are no units, because text does not run them."""
 
 
 class Drop:
@@ -120,7 +124,7 @@ class Drop:
     @property
     def references(self) -> dict[str, Profile]:
         """ShortGPT, the best of the scores that one pass over text gives; none where no whole blocks fit."""
-        with suppress(BudgetError):
+        with suppress(*_NO_SPANS):
             return {"shortgpt": ShortGPT(self.space, self._workspace.influence.cosine, tokens=1).best}
         return {}
 
@@ -128,7 +132,7 @@ class Drop:
     def starts(self) -> dict[str, Profile]:
         """The masks of all scores that one pass over text gives: ShortGPT, Weight Subcloning and sliding window."""
         influence, space, found = self._workspace.influence, self.space, self.references
-        with suppress(BudgetError):  # no whole blocks, or no run of blocks, meet the budget
+        with suppress(*_NO_SPANS):
             found["weight-subcloning"] = WeightSubcloning(space, influence.change, tokens=1).best
             found["sliding-window"] = SlidingWindow(space, influence.cosine, tokens=1).best
         return found
@@ -142,7 +146,7 @@ class Drop:
     def scored_start(self) -> Strategy | None:
         """Shortened Llama, on as few tokens as other starts."""
         tokens = self._workspace.config.search.start_tokens
-        with suppress(BudgetError):
+        with suppress(*_NO_SPANS):
             return ShortenedLlama(self.space, self._workspace.map.n_blocks, tokens=tokens)
         return None
 
@@ -187,7 +191,8 @@ class Drop:
     def slots(self, load: Load) -> Slots:
         """One for each unit and block."""
         _ = self.removable  # found out while the model is whole
-        return bypass_slots(self._workspace.loaded.model, self.sublayers, self._section.granularity)
+        workspace = self._workspace
+        return bypass_slots(workspace.loaded.model, self.sublayers, self._section.granularity, workspace.map.n_blocks)
 
     def left_out(self, profile: Profile) -> tuple[int, ...]:
         """The blocks that are dropped whole."""

@@ -134,8 +134,10 @@ def _of_blocks(name: str, value: Any, count: int, kept: Sequence[int]) -> Any:
     entries = [value[block % len(value)] for block in range(count)] if name.endswith(_CYCLES) else value
     if len(entries) == count:
         return type(value)(entries[block] for block in kept)
-    numbers = all(type(one) is int for one in value) and list(value) == sorted({*value} & {*range(count)})
-    return type(value)(kept.index(block) for block in value if block in kept) if "layer" in name and numbers else value
+    if "layer" not in name or not all(type(one) is int for one in value) or list(value) != sorted({*value}):
+        return value
+    moved = {block: kept.index(block) for block in kept} | {one: one - count + len(kept) for one in value if one >= count}
+    return type(value)(moved[one] for one in value if one in moved)
 
 
 def _plain(value: Any) -> Any:
