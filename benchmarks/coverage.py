@@ -105,8 +105,9 @@ def run(kind: str, source: Path, out: Path, text: Path, **options: Any) -> str:
     application = evopress.quantize if "bits" in options else evopress.drop
     application(str(source), data=str(text), out=str(out), **SMALL, **options)
     reload(kind, out / "export")
-    before, after = numbers(source), numbers(out / "export")
-    return "no smaller" if "granularity" in options and after > 0.97 * before else "yes"
+    if "granularity" not in options:
+        return "yes"
+    return "yes" if numbers(out / "export") < numbers(source) else "no smaller"
 
 
 def numbers(folder: Path) -> int:

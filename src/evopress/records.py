@@ -76,6 +76,7 @@ def read_profile(path: Path, from_text: Callable[[str], Profile] = Profile.from_
 def write_space(workspace: Workspace) -> None:
     """Write space.json: what could be chosen, with what each level of each unit costs and stores, and its layer error.
 
+    `share` is the part of the blocks' weights that lie in linears which could be compressed.
     `bits` is all that is stored of a level, `codes` the part without scales and masks. Depth has no layer errors.
     `units` are what profiles name; the indices in each of `ties` are of those that must share a level, those in each of
     `rungs` of the levels that together count as uniform, where units call them differently.
@@ -99,6 +100,7 @@ def write_space(workspace: Workspace) -> None:
     data = {
         "schema": SCHEMA,
         "budget": space.budget,
+        "share": round(workspace.map.share, 6),
         "units": units,
         "groups": [[place for unit in group for place in own[unit]] for group in space.groups],
         "split": space.split,

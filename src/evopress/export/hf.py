@@ -103,7 +103,9 @@ class HuggingFace:
         names = new_names(workspace.loaded.model.state_dict(), workspace.map, gone)
         entries = dense_entries(workspace.loaded.model, application.tensors(profile), names)
         cut = cut_along(workspace.loaded.model, workspace.map) if gone else {}
-        moved = [replace(_without(entry, cut, workspace.map.n_blocks, gone), name=names[entry.name]) for entry in entries]
+        moved = [
+            replace(_without(entry, cut, workspace.map.n_blocks, gone), name=names[entry.name]) for entry in entries
+        ]
         return carry(moved, workspace.loaded, workspace.map, gone)
 
 

@@ -136,7 +136,9 @@ def _of_blocks(name: str, value: Any, count: int, kept: Sequence[int]) -> Any:
         return type(value)(entries[block] for block in kept)
     if "layer" not in name or not all(type(one) is int for one in value) or list(value) != sorted({*value}):
         return value
-    moved = {block: kept.index(block) for block in kept} | {one: one - count + len(kept) for one in value if one >= count}
+    moved = {block: kept.index(block) for block in kept} | {
+        one: one - count + len(kept) for one in value if one >= count
+    }
     return type(value)(moved[one] for one in value if one in moved)
 
 
