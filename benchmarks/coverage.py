@@ -2,7 +2,7 @@
 
 Each model runs in a process of its own, from its configuration to exports that the plain Auto class loads: `describe`,
 `Runner`, sub-layers, `quantize`, `drop` of sub-layers and of blocks. What has a result in --out is not run again, so
-the script can be stopped at any time. SECONDS seconds of one core a model: libraries are imported once, before the fork.
+the script can be stopped at any time. About 5 seconds of one core a model: libraries are imported once.
 
     python benchmarks/coverage.py --out runs/coverage                      # all that are missing, then the table
     python benchmarks/coverage.py --out runs/coverage --only qwen3_vl,lfm2 --again
@@ -101,13 +101,21 @@ def reload(kind: str, folder: Path) -> Any:
 def run(kind: str, source: Path, out: Path, text: Path, **options: Any) -> str:
     """One whole run and a look at its export: what is not a unit is what it was."""
     import evopress
+    from evopress.observer import Observer
 
+    class Notes(Observer):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
     application = evopress.quantize if "bits" in options else evopress.drop
-    application(str(source), data=str(text), out=str(out), **SMALL, **options)
+    application(str(source), data=str(text), out=str(out), observer=Notes(), **SMALL, **options)
     reload(kind, out / "export")
     if "granularity" not in options:
         return "yes"
-    return "yes" if numbers(out / "export") < numbers(source) else "no smaller"
+    if numbers(out / "export") < numbers(source):
+        return "yes"
+    return f"no smaller: {next((text for text in said if 'stay in the checkpoint' in text), '')}"
 
 
 def numbers(folder: Path) -> int:
@@ -222,12 +230,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=300, help="the most of one core that a model may take")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    import evopress  # noqa: F401 (so that the processes of models have it)
+    import evopress
     import evopress.pipeline  # noqa: F401
 
     processes = multiprocessing.get_context("fork")
     for kind in KINDS if options.kind is None else (options.kind,):
-        chosen = options.only.split(",") if options.only else USED[kind].split() if options.used else model_types(kind)
+        chosen = options.only.split(",") if options.only else USED[kind].split()
+        chosen += [] if options.only or options.used else [name for name in model_types(kind) if name not in chosen]
         for model_type in (name for name in chosen if name in model_types(kind)):
             file = options.out / f"{kind}-{model_type}.json"
             if file.exists() and not options.again:

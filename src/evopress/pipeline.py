@@ -26,6 +26,7 @@ from evopress.export.formats import find_format
 from evopress.export.shards import weight_bytes
 from evopress.export.staging import is_whole, staged, withdraw
 from evopress.fitness.divergence import make_measure
+from evopress.fitness.sources import require_source
 from evopress.observer import Observer
 from evopress.polish.step import polish_levels
 from evopress.profile import Profile
@@ -156,6 +157,8 @@ def run_all(
     with tracked(observer, track, config, out) as watching, locked(out):
         directory = start_run(out, config)
         workspace = Workspace(directory, watching, fitness)
+        if not directory.profile.exists():
+            require_source(config.data.source)
         if checkpoint and not is_whole(directory.export):
             find_format(config.format, config.compression.application).check(workspace)
         if not directory.profile.exists():

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 _NO_SPANS = (BudgetError, ProfileError)
-"""No whole blocks, or no run of blocks, meet the budget; or some blocks are no units, because text does not run them."""
+"""No whole blocks, or no run of blocks, meet the budget; or some are no units, because text does not run them."""
 
 
 class Drop:

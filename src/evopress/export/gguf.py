@@ -30,6 +30,7 @@ from evopress.export.hf import stored_tensors
 from evopress.files import replacing, require_disk
 from evopress.ggml_types import row_bytes
 from evopress.models import LoadedModel
+from evopress.models.gguf_parts import open_gguf
 from evopress.models.load import gguf_file
 
 ALIGNMENT = 32  # where tensors may start
@@ -81,7 +82,7 @@ def plan_gguf(loaded: LoadedModel, types: Mapping[str, str]) -> GgufPlan:
     config = loaded.model.config
     found = architecture(config)
     source = gguf_file(loaded)
-    reader = None if source is None else _gguf().GGUFReader(source)
+    reader = None if source is None else open_gguf(source)
     parameters = dict(stored_tensors(loaded.model))
     unknown = sorted(set(types) - {name for name, tensor in parameters.items() if tensor.ndim == 2})
     if unknown:

@@ -146,8 +146,8 @@ def bypass_slots(
 ) -> list[list[BypassSlot]]:
     """For each block the slots of the units in it, then none for head and embedding.
 
-    A pair has a slot of the same name in each of its two blocks. `n_blocks` counts blocks without units, too; by default
-    the last has one.
+    A pair has a slot of the same name in each of its two blocks. `n_blocks` counts blocks without units,
+    too; by default the last has one.
     """
     blocks = max(n_blocks, *(1 + sublayer.block for sublayer in sublayers))
     slots: list[list[BypassSlot]] = [[] for _ in range(blocks + 2)]

@@ -122,7 +122,7 @@ def _forward_replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Itera
     own = {module: module.__dict__.get("forward") for module in forwards}
     try:
         for module, forward in forwards.items():
-            module.forward = forward  # type: ignore[method-assign]
+            module.forward = forward
         yield
     finally:
         for module, before in own.items():

@@ -50,8 +50,8 @@ def stock_logits(model: Any, ids: Tensor) -> Tensor:
             logits: Tensor = answer(model, ids).logits
         except RuntimeError as error:
             raise UnsupportedModel(
-                f"{type(model).__name__} cannot answer {ids.shape[1]} tokens in {str(model.dtype).split('.')[1]} itself "
-                f"({first_line(error)}); try another --dtype"
+                f"{type(model).__name__} itself cannot answer {ids.shape[1]} tokens as "
+                f"{str(model.dtype).removeprefix('torch.')} ({first_line(error)}); try another --dtype"
             ) from error
     return logits.float()
 

@@ -181,7 +181,7 @@ def without_blocks(tensor: Tensor, dim: int, count: int, blocks: Collection[int]
     tensor([0, 1, 4, 5])
     """
     kept = torch.tensor([block for block in range(count) if block not in blocks], device=tensor.device)
-    parts = tensor.unflatten(dim, (count, tensor.shape[dim] // count))
+    parts = tensor.reshape(*tensor.shape[:dim], count, -1, *tensor.shape[dim + 1 :])
     return parts.index_select(dim, kept).flatten(dim, dim + 1)
 
 
