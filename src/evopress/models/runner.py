@@ -154,7 +154,13 @@ class Runner:
         self._own_scale = not close(self.scaled(raw.clone()), stock, self.model.dtype)
         if self._misses(ids, stock) is None:
             return
-        self._reenter = self._learn_reentries(ids)
+        try:
+            self._reenter = self._learn_reentries(ids)
+        except _WRONG as error:
+            raise UnsupportedModel(
+                f"{kind} cannot be run block by block, something that its blocks hand to each other is missing: "
+                f"{first_line(error)}"
+            ) from error
         if (worst := self._misses(ids, stock)) is not None:
             raise UnsupportedModel(
                 f"{kind} run block by block differs from its own forward pass by {worst:.3g} in a logit; "
@@ -181,12 +187,7 @@ class Runner:
         """By how much the steps miss the model's own logits; None when they do not."""
         try:
             ours = self.logits(self.head_input(ids))
-        except _WRONG as error:
-            if self._reenter:
-                raise UnsupportedModel(
-                    f"{type(self.model).__name__} cannot be run block by block, something that its blocks hand to each "
-                    f"other is missing: {first_line(error)}"
-                ) from error
+        except _WRONG:
             return float("nan")
         if ours.shape == stock.shape and close(ours, stock, self.model.dtype):
             return None
