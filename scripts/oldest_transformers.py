@@ -1,9 +1,9 @@
-"""The tests of models and exports on the oldest transformers that pyproject.toml allows, in an environment beside yours.
+"""The tests of models and exports on the oldest transformers that pyproject.toml allows, which is put beside yours.
 
     python scripts/oldest_transformers.py [VERSION] [FILES OR FOLDERS OF TESTS]
 
-pip installs that version and what only it needs into runs/transformers-VERSION, once, which comes before the packages of
-the environment that runs the script. What newer versions alone can read or build is skipped there, and says so.
+pip installs that version and what only it needs into runs/transformers-VERSION, once, which comes before the packages
+of the environment that runs the script. What newer versions alone can read or build is skipped there, and says so.
 """
 
 from __future__ import annotations

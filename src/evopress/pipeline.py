@@ -6,8 +6,7 @@
     evaluate   profile + held-out text           -> evaluation.json
     export     profile + its levels              -> export/, a checkpoint in the format of the run's target
 
-Each step continues where it was interrupted and does nothing when it has nothing to do. `quantize` does all five and
-writes report.html, which shows what happened.
+A step goes on where it was interrupted. `quantize` does all five and writes report.html, which shows what happened.
 """
 
 from __future__ import annotations
@@ -87,8 +86,7 @@ def quantize(
     the exported files with weights may take ("100MB"). `options` are those of `compress`. Raises the errors of
     `evopress.errors`.
 
-    >>> run = quantize("demo", bits=3, out="runs/demo")  # doctest: +SKIP
-    >>> run.evaluation["profiles"]["searched"]["kl"]  # doctest: +SKIP
+    >>> quantize("demo", bits=3, out="runs/demo").evaluation["profiles"]["searched"]["kl"]  # doctest: +SKIP
     """
     return compress(model, out=out, application="bits", bits=bits, bpw=bpw, size=size, **options)
 
@@ -180,8 +178,7 @@ def build(workspace: Workspace) -> None:
         make_measure(workspace.config.search.fitness)
     if (start := workspace.config.search.start_profile) is not None:
         read_profile(Path(start), workspace.application.from_text)
-    method = workspace.application.method
-    if method is None:
+    if (method := workspace.application.method) is None:
         return
     workspace.require_build_memory(method)
     workspace.observer.note(f"levels: {method}")

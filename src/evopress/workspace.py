@@ -1,7 +1,4 @@
-"""What the steps of a run share: the model, its map, the text and the database, each loaded when first needed.
-
-Everything that can be checked before long work starts is checked here, at the first use of each part.
-"""
+"""What the steps of a run share: model, map, text and database, each loaded, and checked, when first needed."""
 
 from __future__ import annotations
 

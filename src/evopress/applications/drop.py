@@ -22,7 +22,7 @@ from evopress.export.format import Format, require_size
 from evopress.export.formats import find_format
 from evopress.models import SubLayer, bypass_slots
 from evopress.models.bypass import DROP, KEEP
-from evopress.models.shorten import shortened, shortened_config, whole_blocks, why_not_shorten
+from evopress.models.shorten import whole_blocks, why_not_shorten, why_not_without
 from evopress.profile import DENSE_BITS, Level, Profile, Unit
 from evopress.search import (
     BestOf,
@@ -114,7 +114,7 @@ class Drop:
                 continue
             if sublayer.block not in self.removable:
                 found[sublayer.block] = sublayer.name
-            elif reason := self._why_not((sublayer.block,)):
+            elif reason := why_not_without(self._workspace.loaded.model, self._workspace.map, [sublayer.block]):
                 found[sublayer.block], why = sublayer.name, reason
         if why:
             blocks = ", ".join(map(str, found))
@@ -202,23 +202,12 @@ class Drop:
         )
         if blocks not in self._fitting:
             self._fitting[blocks] = blocks
-            if reason := self._why_not(blocks):
+            if reason := why_not_without(self._workspace.loaded.model, self._workspace.map, blocks):
                 if self._whole:
                     raise UnsupportedModel(reason)
                 self._workspace.observer.note(f"dropped blocks stay in the checkpoint and add zero, because {reason}")
                 self._fitting[blocks] = ()
         return self._fitting[blocks]
-
-    def _why_not(self, blocks: tuple[int, ...]) -> str:
-        """Why there is no configuration, or where blocks share weights no model, without these blocks."""
-        model, model_map = self._workspace.loaded.model, self._workspace.map
-        try:
-            shortened_config(model.config, model_map, blocks)
-            if blocks and model_map.again:
-                shortened(model, model_map, blocks)
-        except UnsupportedModel as error:
-            return str(error)
-        return ""
 
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
         """Dropped sub-layers, parameters that still count, and bytes of the checkpoint's weights; with a target, of its

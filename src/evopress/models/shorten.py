@@ -201,6 +201,24 @@ def new_names(
     return found
 
 
+def why_not_without(model: Any, model_map: ModelMap, blocks: Collection[int]) -> str:
+    """Why there is no configuration, or where blocks share weights no model, without these; empty where there is.
+
+    >>> from evopress.models import describe
+    >>> from evopress.testing import pico_model
+    >>> model = pico_model("llama")
+    >>> why_not_without(model, describe(model), [1])
+    ''
+    """
+    try:
+        shortened_config(model.config, model_map, blocks)
+        if blocks and model_map.again:
+            shortened(model, model_map, blocks)
+    except UnsupportedModel as error:
+        return str(error)
+    return ""
+
+
 def why_not_shorten(model: Any, model_map: ModelMap, sublayers: Sequence[SubLayer], first: int = 0) -> str | None:
     """What stands against leaving blocks out of this model; None when nothing does.
 
