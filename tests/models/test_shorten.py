@@ -82,10 +82,11 @@ def test_tensors_outside_the_blocks_with_a_part_for_each_of_them() -> None:
 def test_numbers_of_blocks_in_a_configuration_move_up() -> None:
     model = pico_model("llama", blocks=5)
     model.config.odd_layers, model.config.widths_of_layers = [1, 3, 7], [4, 4, 2]
-    model.config.odd_heads, model.config.single = [1, 3], {"1": "one", "4": "four"}
+    model.config.odd_heads, model.config.layer_settings = [1, 3], {"1": "one", "4": "four"}
     config = shortened_config(model.config, describe(model), [0, 3])
     assert (config.odd_layers, config.widths_of_layers, config.odd_heads) == ([0, 5], [4, 4, 2], [1, 3])
-    assert config.single == {"0": "one", "2": "four"}
+    assert config.layer_settings == {"0": "one", "2": "four"}
+    assert config.id2label == model.config.id2label
 
 
 def test_a_configuration_that_would_put_another_block_in_its_place_is_none() -> None:

@@ -49,6 +49,8 @@ def stock_logits(model: Any, ids: Tensor) -> Tensor:
         try:
             logits: Tensor = answer(model, ids).logits
         except RuntimeError as error:
+            if "memory" in str(error):
+                raise
             raise UnsupportedModel(
                 f"{type(model).__name__} itself cannot answer {ids.shape[1]} tokens as "
                 f"{str(model.dtype).removeprefix('torch.')} ({first_line(error)}); try another --dtype"

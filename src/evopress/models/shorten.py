@@ -127,7 +127,8 @@ def shortened_config(config: Any, model_map: ModelMap, blocks: Collection[int]) 
 
 def _of_blocks(name: str, value: Any, count: int, kept: Sequence[int]) -> Any:
     """What is left of a setting that has entries, or numbers, of blocks; any other as it is."""
-    if isinstance(value, dict) and value and {str(key) for key in value} <= {str(block) for block in range(count)}:
+    numbered = isinstance(value, dict) and {str(key) for key in value} <= {str(block) for block in range(count)}
+    if numbered and value and "layer" in name:
         return {type(key)(kept.index(int(key))): own for key, own in value.items() if int(key) in kept}
     if not isinstance(value, list | tuple) or not value or name.endswith(_NO_LAYERS):
         return value
