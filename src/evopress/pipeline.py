@@ -6,8 +6,7 @@
     evaluate   profile + held-out text           -> evaluation.json
     export     profile + its levels              -> export/, a checkpoint in the format of the run's target
 
-Each step continues where it was interrupted and does nothing when it has nothing to do. `quantize` does all five and
-writes report.html, which shows what happened.
+A step goes on where it was interrupted. `quantize` does all five and writes report.html, which shows what happened.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from evopress.steps.opened import LossFunction
 from evopress.steps.scoring import HeldOut, score, shown_profiles
 from evopress.steps.search import search as search
 from evopress.steps.workspace import Workspace
+from evopress.text.sources import require_source
 
 Fitness = str | LossFunction
 
@@ -70,8 +70,7 @@ def quantize(
     the exported files with weights may take ("100MB"). `options` are those of `compress`. Raises the errors of
     `evopress.errors`.
 
-    >>> run = quantize("demo", bits=3, out="runs/demo")  # doctest: +SKIP
-    >>> run.evaluation["profiles"]["searched"]["kl"]  # doctest: +SKIP
+    >>> quantize("demo", bits=3, out="runs/demo").evaluation["profiles"]["searched"]["kl"]  # doctest: +SKIP
     """
     return compress(model, out=out, application="bits", bits=bits, bpw=bpw, size=size, **options)
 
@@ -140,6 +139,8 @@ def run_all(
     with tracked(observer, track, config, out) as watching, locked(out):
         directory = start_run(out, config)
         workspace = Workspace(directory, watching, fitness)
+        if not directory.profile.exists():
+            require_source(config.data.source)
         if checkpoint and not is_whole(directory.export):
             find_format(config.format, config.compression.application).check(workspace.plain_source)
         if not directory.profile.exists():

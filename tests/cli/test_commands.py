@@ -194,7 +194,9 @@ def test_a_run_is_polished_later(quantize: Call, call: Call, tmp_path: Path) -> 
 
 def test_inspect_shows_how_far_a_run_is(quantize: Call, call: Call, tmp_path: Path) -> None:
     quantize(tmp_path / "run")
-    assert "21 of 21 units" in call("inspect", tmp_path / "run").out
+    shown = call("inspect", tmp_path / "run").out
+    assert "21 of 21 units" in shown
+    assert "weights: 100.0% of the blocks' are compressed" in shown
     (tmp_path / "run" / "profile.json").unlink()
     (tmp_path / "run" / "evaluation.json").unlink()
     data = json.loads(call("inspect", tmp_path / "run", "--json").out)

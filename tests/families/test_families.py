@@ -26,7 +26,8 @@ from evopress.settings.resolve import resolve
 from evopress.steps.analyze import Sizes, analyze
 from evopress.steps.compare import compare
 from evopress.steps.workspace import Workspace
-from evopress.testing import write_pico_checkpoint
+from evopress.testing import pico_tokenizer, random_model, write_pico_checkpoint
+from evopress.testing.tiny import tiny_config
 
 SMALL: dict[str, Any] = {
     "sequence_length": 16,
@@ -96,6 +97,25 @@ def test_a_budget_in_parameters_or_bytes_is_never_exceeded(where: dict[str, Any]
     run = evopress.drop(fraction=0.4, counts=counts, exchange="any", mutation="free", **where)
     budget = json.loads(run.directory.profile.read_text())["budget"]
     assert 0 < budget["cost"] <= budget["limit"]
+
+
+def test_blocks_without_which_there_is_no_model_stay(where: dict[str, Any], tmp_path: Path) -> None:
+    """The last attention of a hybrid, whose class refuses recurrences alone."""
+    random_model(tiny_config("olmo_hybrid")).save_pretrained(tmp_path / "hybrid")
+    pico_tokenizer().save_pretrained(tmp_path / "hybrid")
+    where["model"], observer = str(tmp_path / "hybrid"), Notes()
+    run = evopress.drop(**where, fraction=0.25, granularity="block", observer=observer)
+    assert run.profile["model.layers.3.attn+mlp"] == "keep"
+    assert any(note.startswith("blocks that stay: 3, because a configuration of olmo_hybrid") for note in observer.said)
+    assert AutoModelForCausalLM.from_pretrained(where["out"] / "export").config.num_hidden_layers == 3
+
+
+class Notes(Observer):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
 
 
 def test_other_things_are_not_counted(where: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evopress.core.profile import Profile
 from evopress.errors import NotEnoughTokens
@@ -20,7 +20,7 @@ from evopress.fitness.sensitivity import Sensitivity, measure_sensitivity
 from evopress.models import Runner, describe
 from evopress.models.assemble import Assembly, weight_slots
 from evopress.models.ends import with_ends
-from evopress.testing import ARCHITECTURES, pico_model
+from evopress.testing import ARCHITECTURES, pico_model, randomize
 from evopress.text.tokens import Tokens
 
 torch.set_num_threads(1)
@@ -46,8 +46,8 @@ def shaken(model: Any) -> Load:
     return load
 
 
-def make(architecture: str, load: Load | None = None, batch_tokens: int = 36, ends: bool = False) -> Evaluator:
-    model = pico_model(architecture)
+def make(architecture: str | Any, load: Load | None = None, batch_tokens: int = 36, ends: bool = False) -> Evaluator:
+    model = pico_model(architecture) if isinstance(architecture, str) else architecture
     mapped = with_ends(model, describe(model)) if ends else describe(model)
     rng = torch.Generator().manual_seed(0)
     text = Tokens.of([torch.randint(0, 96, (12,), generator=rng) for _ in range(9)], "noise")
@@ -64,6 +64,27 @@ def measure(evaluator: Evaluator, seed: int = 0, tokens: int = TOKENS) -> Sensit
     profile = parent_of(evaluator)
     with evaluator.assembly:
         return measure_sensitivity(evaluator, profile, dict.fromkeys(profile.names, LEVELS), tokens, seed=seed)
+
+
+class Pair(nn.Linear):
+    """A linear that returns something beside its product, as routers do."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), x
+
+
+class OddMLP(nn.Module):
+    """All that a linear of a block can be: called twice, one of a pair, or outside the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair, self.twice = Pair(48, 48, bias=False), nn.Linear(48, 48, bias=False)
+        self.choose, self.down = nn.Linear(48, 48, bias=False), nn.Linear(48, 48, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = (self.choose(x) > 0).to(x)
+        hidden: Tensor = self.down(self.twice(self.twice(self.pair(x)[0]).tanh()) * chosen)
+        return hidden
 
 
 class Reference:
@@ -177,6 +198,27 @@ def test_a_weights_gradient_gives_the_same_slopes() -> None:
         for level in LEVELS:
             slope = float((gradient * reference.change(name, level)).sum())
             assert found.slope[name][level] == pytest.approx(slope, rel=2e-3, abs=2e-6)
+
+
+def test_linears_called_twice_returning_pairs_and_outside_the_graph() -> None:
+    """Slopes against the gradients of the weights; what only chooses has none, and hides nothing of the others."""
+    model = pico_model("llama")
+    model.model.layers[1].mlp = randomize(OddMLP())
+    evaluator = make(model)
+    found, reference = measure(evaluator), Reference(evaluator)
+    names = list(reference.parameters)
+    gradients = torch.autograd.grad(reference.kl(), list(reference.parameters.values()), allow_unused=True)
+    chooses = "model.layers.1.mlp.choose"
+    assert [name for name, gradient in zip(names, gradients, strict=True) if gradient is None] == [chooses]
+    assert {"model.layers.1.mlp.pair", "model.layers.1.mlp.twice"} <= set(names)
+    for name, gradient in zip(names, gradients, strict=True):
+        for level in LEVELS:
+            slope = 0.0 if gradient is None else float((gradient * reference.change(name, level)).sum())
+            assert found.slope[name][level] == pytest.approx(slope, rel=2e-3, abs=2e-6)
+    for level in LEVELS:
+        expected = reference.curvature("model.layers.1.mlp.down", level)
+        assert found.curvature["model.layers.1.mlp.down"][level] == pytest.approx(expected, rel=2e-3)
+        assert found.curvature[chooses][level] == 0
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

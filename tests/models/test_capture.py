@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
 from evopress.models import Runner, collect_inputs, describe
+from evopress.models.capture import Rows
 from evopress.models.weights import weight
 from evopress.testing import ARCHITECTURES, pico_model
 
@@ -32,6 +34,31 @@ def test_inputs_reproduce_every_linears_output(architecture):
         bias = getattr(model.get_submodule(linear.name), "bias", None)
         ours = x @ weight(model, linear.view).T + (0 if bias is None else bias.detach())
         torch.testing.assert_close(ours, outputs[linear.name].reshape(22, -1), rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_all_calls_of_a_linear_come_together():
+    model = pico_model("llama")
+    mapped = describe(model)
+    runner = Runner(model, mapped)
+    hidden, contexts = runner.begin(torch.tensor([[5, 6, 7]]))
+    down = model.model.layers[0].mlp.down_proj
+    model.model.layers[0].mlp.act_fn = nn.Sequential(model.model.layers[0].mlp.act_fn, Again(down))
+    rows = Rows(["model.layers.0.mlp.down_proj"])
+    with collect_inputs(model, mapped, 0, rows):
+        runner.block(0, hidden, contexts)
+    assert rows.of("model.layers.0.mlp.down_proj").shape == (6, 96)
+
+
+class Again(nn.Module):
+    """Calls a linear of elsewhere, and hands on what it was given."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear = (linear,)
+
+    def forward(self, x):
+        self.linear[0](x)
+        return x
 
 
 def test_other_blocks_are_not_seen_and_hooks_end():

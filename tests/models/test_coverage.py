@@ -5,8 +5,9 @@ import torch
 import transformers
 
 from evopress.errors import UnsupportedModel
-from evopress.models import Runner, describe, find_sublayers
+from evopress.models import Runner, bypass_slots, describe, find_blocks, find_sublayers
 from evopress.models.coverage import coverage, narrow
+from evopress.models.shorten import shortened_config, why_not_shorten
 from evopress.testing import randomize
 from evopress.testing.tiny import tiny_config
 
@@ -18,6 +19,7 @@ CAUSAL = {
     "apertus": (1.0, "attn mlp attn mlp"),
     "arcee": (1.0, "attn mlp attn mlp"),
     "bamba": (0.98, "attn mlp attn mlp"),
+    "bart": (0.66, "attn mlp attn mlp"),
     "bert": (1.0, None),
     "biogpt": (1.0, "attn mlp attn mlp"),
     "bloom": (1.0, None),
@@ -29,6 +31,7 @@ CAUSAL = {
     "exaone4": (1.0, "attn mlp attn mlp"),
     "falcon_h1": (0.98, "attn mixer mlp attn mixer mlp"),
     "gemma": (1.0, "attn mlp attn mlp"),
+    "gemma3n_text": (1.0, None),
     "gemma4_text": (1.0, "attn mlp extra attn mlp extra"),
     "glm4": (1.0, "attn mlp attn mlp"),
     "gpt_bigcode": (1.0, "attn mlp attn mlp"),
@@ -51,7 +54,7 @@ CAUSAL = {
     "starcoder2": (1.0, "attn mlp attn mlp"),
     "zamba": (0.81, None),
 }
-WRAPPERS = ("gemma3", "idefics3", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl", "smolvlm")
+WRAPPERS = ("gemma3", "idefics3", "llava", "mistral3", "paligemma", "qwen2_5_vl", "qwen3_vl", "smolvlm")
 
 
 def make(auto, model_type):
@@ -59,11 +62,11 @@ def make(auto, model_type):
         return randomize(auto.from_config(tiny_config(model_type), dtype=torch.float32).eval())
 
 
-def check_runner(model, mapped):
+def check_runner(model, mapped, **options):
     runner = Runner(model, mapped)
     ids = torch.randint(20, 60, (2, 11), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        stock = model(input_ids=ids, use_cache=False).logits
+        stock = model(input_ids=ids, use_cache=False, **options).logits
         torch.testing.assert_close(runner.logits(runner.head_input(ids)), stock, rtol=1e-4, atol=1e-4)
 
 
@@ -90,7 +93,40 @@ def test_wrappers(model_type):
     assert mapped.share == 1.0
     touched = [name for name, _ in model.named_parameters() if not mapped.untouched_by_text(name)]
     assert all("vis" not in name and "projector" not in name for name in touched)
+    answers = {"token_type_ids": torch.ones(2, 11, dtype=torch.long)} if model_type == "paligemma" else {}
+    check_runner(model, mapped, **answers)
+
+
+def test_blocks_that_text_does_not_run_stay_as_they_are():
+    model = make(transformers.AutoModelForImageTextToText, "mllama")
+    mapped = describe(model)
+    assert (mapped.n_blocks, mapped.idle, mapped.share) == (4, (3,), 0.75)
+    assert "not called on text" in coverage(mapped)
     check_runner(model, mapped)
+    sublayers = find_sublayers(model, mapped)
+    assert [one.block for one in sublayers] == [0, 0, 1, 1, 2, 2]
+    assert [one.block for one in find_blocks(model, mapped)] == [0, 1, 2]
+    assert [len(slots) for slots in bypass_slots(model, sublayers, n_blocks=4)] == [2, 2, 2, 0, 0, 0]
+    assert why_not_shorten(model, mapped, sublayers) is None
+    assert shortened_config(model.config, mapped, [0]).get_text_config().cross_attention_layers[0] == 2
+
+
+def test_blocks_that_hand_on_more_than_a_hidden_state_are_refused_in_one_line():
+    kinds = {"mlp_layer_types": ["dense"] * 4, "indexer_types": ["full", "shared", "full", "shared"]}
+    with torch.random.fork_rng(devices=[]):
+        config = tiny_config("glm_moe_dsa", **kinds)
+        model = randomize(transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
+    with pytest.raises(UnsupportedModel, match=r"its blocks hand to each other is missing: [^\n]+$"):
+        Runner(model, describe(model))
+
+
+def test_a_model_that_fails_in_its_dtype_is_refused_in_one_line():
+    model = make(transformers.AutoModelForCausalLM, "xlstm")
+    check_runner(model, describe(model))
+    with pytest.raises(
+        UnsupportedModel, match=r"itself cannot answer 8 tokens as bfloat16 \(.*\); try another --dtype$"
+    ):
+        describe(model.to(torch.bfloat16))
 
 
 def test_few_linears_narrower_than_a_group_stay_dense():

@@ -8,8 +8,9 @@ import transformers
 
 from evopress.errors import UnsupportedModel
 from evopress.models import describe, dropped, find_sublayers
-from evopress.models.shorten import new_names, shortened, shortened_config, whole_blocks, why_not_shorten
+from evopress.models.shorten import cut_along, new_names, shortened, shortened_config, whole_blocks, why_not_shorten
 from evopress.testing import ARCHITECTURES, WINDOW, pico_model, random_model
+from evopress.testing.tiny import tiny_config
 
 torch.set_num_threads(1)
 
@@ -28,6 +29,12 @@ ODD = {  # blocks that differ from each other by their number
     "qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
     "smollm3": {"no_rope_layer_interval": 2},
     "cohere2": {"sliding_window": WINDOW, "sliding_window_pattern": 3, "head_dim": 12},
+}
+
+
+CUT: dict[str, Any] = {  # what a configuration says of blocks by their numbers, or elsewhere; masks of blocks to drop
+    "gemma4_text": ((0,), (1, 2)),
+    "recurrent_gemma": ((0,),),
 }
 
 
@@ -53,6 +60,39 @@ def check(model: Any, *masks: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_without_blocks_a_model_computes_what_it_computes_bypassing_them(architecture: str) -> None:
     check(pico_model(architecture, blocks=5), (0, 3), (1, 2, 4))
+
+
+@pytest.mark.parametrize(("architecture", "masks"), CUT.items())
+def test_what_is_said_and_stored_of_each_block_elsewhere_is_cut(architecture: str, masks: Any) -> None:
+    check(random_model(tiny_config(architecture)), *masks)
+
+
+def test_tensors_outside_the_blocks_with_a_part_for_each_of_them() -> None:
+    model = random_model(tiny_config("gemma4_text"))
+    mapped = describe(model)
+    cut = cut_along(model, mapped)
+    assert cut == {"model.embed_tokens_per_layer.weight": 1, "model.per_layer_model_projection.weight": 0}
+    whole, short = model.state_dict(), shortened(model, mapped, [1]).state_dict()
+    for name, dim in cut.items():
+        parts = whole[name].chunk(4, dim)
+        assert torch.equal(short[name], torch.cat([parts[0], parts[2], parts[3]], dim))
+    assert cut_along(pico_model("llama"), describe(pico_model("llama"))) == {}
+
+
+def test_numbers_of_blocks_in_a_configuration_move_up() -> None:
+    model = pico_model("llama", blocks=5)
+    model.config.odd_layers, model.config.widths_of_layers = [1, 3, 7], [4, 4, 2]
+    model.config.odd_heads, model.config.layer_settings = [1, 3], {"1": "one", "4": "four"}
+    config = shortened_config(model.config, describe(model), [0, 3])
+    assert (config.odd_layers, config.widths_of_layers, config.odd_heads) == ([0, 5], [4, 4, 2], [1, 3])
+    assert config.layer_settings == {"0": "one", "2": "four"}
+    assert config.id2label == model.config.id2label
+
+
+def test_a_configuration_that_would_put_another_block_in_its_place_is_none() -> None:
+    model = random_model(tiny_config("gemma4_text"))
+    with pytest.raises(UnsupportedModel, match=r"cannot have blocks \[0, 1, 2\] alone: it makes .* its layer_types"):
+        shortened_config(model.config, describe(model), [3])
 
 
 @pytest.mark.parametrize("architecture", ODD)

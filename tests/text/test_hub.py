@@ -105,7 +105,7 @@ def test_a_hub_name_takes_config_and_split(hub: Hub):
 
 
 def test_a_dataset_without_text_is_an_error(hub: Hub):
-    hub.texts = {"train": [None]}
+    hub.texts = {"train": [3]}
     with pytest.raises(DataError, match="hub:x has the columns text; one must be called 'text' and hold text"):
         opened("hub:x")
 

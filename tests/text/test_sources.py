@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from evopress.errors import DataError, MissingExtra
+from evopress.testing import pico_tokenizer
 from evopress.text import sources
+from evopress.text.loading import render_chat
 from evopress.text.localfiles import read_documents
-from evopress.text.sources import open_heldout, open_text
+from evopress.text.sources import open_heldout, open_text, require_source
 from evopress.text.wikipedia import demo_articles
 
 
@@ -35,7 +39,16 @@ def test_each_format_gives_its_documents(tmp_path: Path):
         ("a.txt", "", "a.txt holds no text"),
         ("a.txt", " \n\n", "a.txt holds no text"),
         ("a.txt", b"abc\xff", r"a.txt is not UTF-8 text \(byte 3\)"),
-        ("a.csv", "x", r"unknown suffix '.csv'; text is read from .txt, .jsonl, .parquet files"),
+        ("a.csv", "x", r"unknown suffix '.csv'; text is read from .txt, .json, .jsonl, .parquet, .txt.gz"),
+        ("a.txt", "one".encode("utf-16"), r"a.txt is not UTF-8 text \(byte 0\)"),
+        ("a.txt", "one".encode("utf-16-le"), "a.txt holds NUL characters, as UTF-16 without a mark does"),
+        ("a.txt.gz", "no gzip", "a.txt.gz cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "one"}' * 99)[:30], "a.jsonl.gz is damaged"),
+        ("a.csv.gz", "x", "unknown suffix '.gz'"),
+        ("a.json", '{"text": "x"}', "a.json holds dict in place of an array; give an array of objects"),
+        ("a.json", '[{"text": "x"}', "a.json line 1 is no JSON"),
+        ("a.json", '[{"text": "x"}, 3]', "a.json element 2 has no text; give an object with the field 'text'"),
+        ("a.jsonl", '{"text": 3}', "a.jsonl has int in 'text'; it must hold text"),
         ("a.jsonl", "", "a.jsonl holds no text"),
         ("a.jsonl", '{"text": "x"}\n{"text": ', r"a.jsonl line 2 is no JSON \("),
         ("a.jsonl", '{"text": "x"}\n{"body": "y"}', "a.jsonl line 2 has no text; give an object with the field 'text'"),
@@ -49,13 +62,71 @@ def test_bad_files_are_one_line_errors(name: str, content: str | bytes, message:
     assert "\n" not in str(caught.value)
 
 
+def test_null_texts_are_skipped_in_every_format(tmp_path: Path):
+    rows = [{"text": "one"}, {"text": None}, {"text": "two"}]
+    write(tmp_path / "a.json", json.dumps(rows))
+    write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    write(tmp_path / "b.jsonl.gz", gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name in ("a.json", "a.jsonl", "b.jsonl.gz", "a.parquet"):
+        assert read_documents(tmp_path / name) == ["one", "two"]
+
+
+def test_a_directory_is_all_its_files_by_name(tmp_path: Path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / ".cache").mkdir()
+    write(tmp_path / "deep/a.txt.gz", gzip.compress(b"third"))
+    write(tmp_path / "b.json", '["second"]')
+    write(tmp_path / "a.TXT", "first")
+    write(tmp_path / "notes.md", "nothing to learn from")
+    write(tmp_path / ".cache/x.txt", "hidden")
+    assert read_documents(tmp_path) == ["first", "second", "third"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty is a directory without \.txt, \.json, \.jsonl"):
+        read_documents(tmp_path / "empty")
+
+
+def test_another_field_and_chat_messages(tmp_path: Path):
+    chat = [{"role": "user", "content": "hello"}]
+    rows = [{"body": "one", "messages": chat}, {"messages": chat}]
+    write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    pq.write_table(pa.Table.from_pylist([{"messages": chat}]), tmp_path / "a.parquet")
+
+    def render(messages):
+        return "|".join(one["role"] + ":" + one["content"] for one in messages)
+
+    assert read_documents(tmp_path / "a.jsonl", "body", render) == ["one", "user:hello"]
+    assert read_documents(tmp_path / "a.parquet", "body", render) == ["user:hello"]
+
+
+def test_chat_templates(tmp_path: Path):
+    tokenizer = pico_tokenizer(bos=True)
+    with pytest.raises(DataError, match="the model's tokenizer has no chat template; give text"):
+        render_chat(tokenizer, [{"role": "user", "content": "hello"}])
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}"
+    assert render_chat(tokenizer, [{"role": "user", "content": "hello"}]) == "user: hello"
+    with pytest.raises(DataError, match="the model's chat template refuses messages of the data: "):
+        render_chat(tokenizer, [{"role": "user", "content": 3}])
+
+
+def test_the_home_directory_and_names_are_known_before_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "a.txt", "one two three")
+    require_source("~/a.txt")
+    assert list(open_heldout("~/a.txt", 100).heldout) == ["one two three"]
+    for name in (*sources.NAMES, "hub:any/thing"):
+        require_source(name)
+    with pytest.raises(DataError, match=r"unknown suffix '.csv'"):
+        require_source("~/a.csv")
+
+
 def test_parquet_columns_are_checked(tmp_path: Path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"body": ["x"], "id": [1]}), path)
     with pytest.raises(DataError, match="has the columns body, id; one must be called 'text'"):
         read_documents(path)
     pq.write_table(pa.table({"text": [1]}), path)
-    with pytest.raises(DataError, match="has a column 'text' of int; it must hold text"):
+    with pytest.raises(DataError, match="has int in 'text'; it must hold text"):
         read_documents(path)
 
 
@@ -81,7 +152,7 @@ def test_unknown_sources_list_the_known(source: str, message: str, tmp_path: Pat
 
 def test_a_directory_is_no_file(tmp_path: Path):
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(DataError, match="is a directory; give one file"):
+    with pytest.raises(DataError, match=r"a\.txt is a directory without"):
         read_documents(tmp_path / "a.txt")
 
 

@@ -167,6 +167,8 @@ class Screen(Observer):
             if database
             else f"database: {'none needed' if config.compression.method == 'drop' else 'not begun'}"
         )
+        if found["share"] is not None and config.compression.application != "depth":
+            self._out.print(f"weights: {found['share']:.1%} of the blocks' are compressed")
         self._out.print(
             f"search: generation {search['generation']} of {generations_text(config)}, {search['batches']} batches"
             if search

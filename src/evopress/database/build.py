@@ -24,7 +24,7 @@ from evopress.errors import ConfigError, DatabaseError
 from evopress.levels.hessian import Hessian
 from evopress.models.assemble import EMBEDDING, Assembly, weight_slots
 from evopress.models.batches import batches
-from evopress.models.capture import collect_inputs
+from evopress.models.capture import Rows, collect_inputs
 from evopress.models.describe import Linear, ModelMap
 from evopress.models.ends import head_unit
 from evopress.models.runner import Contexts, Runner
@@ -183,18 +183,13 @@ class _Builder:
         """The Hessians of input groups; the uncompressed streams of the `states` go on to the next block."""
         hessians = {group: Hessian(members[0].view.shape[1], self.runner.device) for group, members in groups.items()}
         for state in states:
-            seen: dict[str, list[torch.Tensor]] = {group: [] for group in groups}
-
-            def sink(group: str, inputs: torch.Tensor, seen: dict[str, list[torch.Tensor]] = seen) -> None:
-                if group in seen:
-                    seen[group].append(inputs)
-
-            with collect_inputs(self.runner.model, self.runner.map, block, sink):
-                outputs = [
-                    self.runner.block(block, hidden, state.contexts) for hidden in state.streams(corrects(self.method))
-                ]
-            for group, inputs in seen.items():
-                hessians[group].add(*inputs)
+            seen, outputs = [], []
+            for hidden in state.streams(corrects(self.method)):
+                seen.append(Rows(groups))
+                with collect_inputs(self.runner.model, self.runner.map, block, seen[-1]):
+                    outputs.append(self.runner.block(block, hidden, state.contexts))
+            for group in groups:
+                hessians[group].add(*(rows.of(group) for rows in seen))
             state.uncompressed = outputs[-1]
             if self.method.propagate == "dense":
                 state.hidden = state.uncompressed

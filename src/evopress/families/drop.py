@@ -18,7 +18,7 @@ from evopress.core.costs import FileCosts, require_size
 from evopress.core.profile import DENSE_BITS, Level, Profile, Unit
 from evopress.core.space import SearchSpace, exchange_groups
 from evopress.database.store import Database
-from evopress.errors import BudgetError, ConfigError
+from evopress.errors import BudgetError, ConfigError, ProfileError
 from evopress.families.family import Stored
 from evopress.models import Influence, ModelMap, Removal, SubLayer, bypass_slots
 from evopress.models.assemble import Load, Slots, Tensors
@@ -51,6 +51,10 @@ class Measured:
 
     influence: Callable[[], Influence]
     tokens: Callable[[], int]
+
+
+_NO_SPANS = (BudgetError, ProfileError)
+"""No whole blocks, or no run of blocks, meet the budget; or some are no units, because text does not run them."""
 
 
 class Drop:
@@ -119,13 +123,17 @@ class Drop:
         """What the user protects, what the target needs, and a first block that no checkpoint can lack."""
         alone = self._section.granularity == "sublayer" and self._first
         first = [sublayer.name for sublayer in self.sublayers if sublayer.kind == "attn"][:1]
-        stays = [self.sublayers[0].name] if self._removal.of_blocks and 0 not in self._removal.possible else []
-        return self._section.protected + (tuple(first) if alone else ()) + tuple(stays)
+        return self._section.protected + (tuple(first) if alone else ()) + self._needed
+
+    @cached_property
+    def _needed(self) -> tuple[str, ...]:
+        """A sub-layer of each block that no checkpoint can lack, where whole blocks are dropped."""
+        return () if self._section.granularity == "sublayer" else self._removal.needed
 
     @property
     def references(self) -> dict[str, Profile]:
         """ShortGPT, the best of the scores that one pass over text gives; none where no whole blocks fit."""
-        with suppress(BudgetError):
+        with suppress(*_NO_SPANS):
             return {"shortgpt": ShortGPT(self.space, self._measured.influence().cosine, tokens=1).best}
         return {}
 
@@ -133,7 +141,7 @@ class Drop:
     def starts(self) -> dict[str, Profile]:
         """The masks of all scores that one pass over text gives: ShortGPT, Weight Subcloning and sliding window."""
         influence, space, found = self._measured.influence(), self.space, self.references
-        with suppress(BudgetError):  # no whole blocks, or no run of blocks, meet the budget
+        with suppress(*_NO_SPANS):
             found["weight-subcloning"] = WeightSubcloning(space, influence.change, tokens=1).best
             found["sliding-window"] = SlidingWindow(space, influence.cosine, tokens=1).best
         return found
@@ -145,7 +153,7 @@ class Drop:
 
     def scored_start(self, tokens: int) -> Strategy | None:
         """Shortened Llama, on as few tokens as other starts."""
-        with suppress(BudgetError):
+        with suppress(*_NO_SPANS):
             return ShortenedLlama(self.space, self._map.n_blocks, tokens=tokens)
         return None
 
@@ -167,7 +175,7 @@ class Drop:
     def slots(self, load: Load) -> Slots:
         """One for each unit and block."""
         _ = self._removal.possible  # found out while the model is whole
-        return bypass_slots(self._model, self.sublayers, self._section.granularity)
+        return bypass_slots(self._model, self.sublayers, self._section.granularity, self._map.n_blocks)
 
     def left_out(self, profile: Profile) -> tuple[int, ...]:
         """The blocks that are dropped whole."""

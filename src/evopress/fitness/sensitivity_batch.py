@@ -18,7 +18,7 @@ from evopress.fitness.evaluator import Evaluator
 from evopress.fitness.sensitivity_ends import Ends, moments
 from evopress.models.assemble import HEAD, Choice
 from evopress.models.batches import batch_indices
-from evopress.models.capture import collect_inputs, collect_outputs
+from evopress.models.capture import Rows, collect_inputs, collect_outputs
 from evopress.models.describe import Linear
 from evopress.models.runner import Contexts
 from evopress.text.tokens import Piece
@@ -77,29 +77,28 @@ class Batch:
         What no gradient reaches (a linear that only chooses which tokens are attended to) is moved by nothing: zero.
         """
         runner = evaluator.runner
-        inputs: dict[str, Tensor] = {}
-        edges: dict[str, GradientEdge] = {}
+        inputs = Rows(linear.input_group for linear in linears)
+        edges: dict[str, list[tuple[GradientEdge | None, torch.Size]]] = {linear.name: [] for linear in linears}
 
-        def keep(name: str, output: Tensor) -> None:
-            if output.requires_grad:
-                edges[name] = get_gradient_edge(output)  # stays right when the block changes the output in place
+        def keep(name: str, output: Tensor) -> None:  # an edge stays right when the block changes the output in place
+            edges[name].append((get_gradient_edge(output) if output.requires_grad else None, output.shape))
 
         self.hidden = self.inputs.pop()
         hidden = self.hidden.detach().requires_grad_()
         with ExitStack() as captures:
             if linears:
-                captures.enter_context(collect_inputs(runner.model, runner.map, block, inputs.__setitem__))
+                captures.enter_context(collect_inputs(runner.model, runner.map, block, inputs))
                 captures.enter_context(collect_outputs(runner.model, runner.map, block, keep))
             output = runner.block(block, hidden, self.contexts)
-        wanted = [get_gradient_edge(hidden), *edges.values()]
-        (self.kl, self.nll), *gradients = _pull_back(output, wanted, self.kl, self.nll)
-        found = dict(zip(edges, gradients, strict=True))
+        wanted = [edge for calls in edges.values() for edge, _ in calls if edge is not None]
+        (self.kl, self.nll), *gradients = _pull_back(output, [get_gradient_edge(hidden), *wanted], self.kl, self.nll)
+        found = iter(gradients)
         signals = {}
         for linear in linears:
-            seen = inputs[linear.input_group]
-            nothing = seen.new_zeros(len(seen), linear.view.shape[0])
-            kl, nll = found.get(linear.name, (None, None))
-            signals[linear.name] = Signal(seen, *(_rows(nothing if own is None else own) for own in (kl, nll)))
+            calls = [(shape, *((None, None) if edge is None else next(found))) for edge, shape in edges[linear.name]]
+            rows = [[_rows(hidden.new_zeros(shape) if own is None else own) for own in both] for shape, *both in calls]
+            kl, nll = (torch.cat(own) for own in zip(*rows, strict=True))
+            signals[linear.name] = Signal(inputs.of(linear.input_group), kl, nll)
         return signals
 
     def moved(self, evaluator: Evaluator, block: int) -> Tensor:

@@ -30,6 +30,7 @@ from evopress.formats.gguf_tokenizer import tokenizer_metadata
 from evopress.formats.hf import stored_tensors
 from evopress.levels.ggml import Ggml, pack_ggml
 from evopress.models import LoadedModel
+from evopress.models.gguf_parts import open_gguf
 from evopress.models.load import gguf_file
 
 QUANTIZATION = 2  # the version of ggml's formats that all its files have
@@ -80,7 +81,7 @@ def plan_gguf(loaded: LoadedModel, types: Mapping[str, str]) -> GgufPlan:
     config = loaded.model.config
     found = architecture(config)
     source = gguf_file(loaded)
-    reader = None if source is None else _gguf().GGUFReader(source)
+    reader = None if source is None else open_gguf(source)
     parameters = dict(stored_tensors(loaded.model))
     unknown = sorted(set(types) - {name for name, tensor in parameters.items() if tensor.ndim == 2})
     if unknown:

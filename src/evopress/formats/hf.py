@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from evopress.formats.verification import Searched, Verification, verify_checkpo
 from evopress.models import LoadedModel
 from evopress.models.bypass import DROP, KEEP
 from evopress.models.depth import dropped_sublayers
-from evopress.models.shorten import new_names, shortened_config
+from evopress.models.shorten import cut_along, new_names, shortened_config, without_blocks
 from evopress.models.sublayers import group_sublayers
 from evopress.search.presets import ApplicationName
 from evopress.settings.sections import DropSection
@@ -96,11 +96,22 @@ class HuggingFace:
 
 
 def _entries(source: Source, content: Content) -> list[Entry]:
-    gone = content.left_out
-    names = new_names(source.loaded.model.state_dict(), source.map, gone)
-    entries = dense_entries(source.loaded.model, content.tensors, names)
-    moved = [replace(entry, name=names[entry.name]) for entry in entries]
+    gone, model = content.left_out, source.loaded.model
+    names = new_names(model.state_dict(), source.map, gone)
+    entries = dense_entries(model, content.tensors, names)
+    cut = cut_along(model, source.map) if gone else {}
+    moved = [replace(_without(entry, cut, source.map.n_blocks, gone), name=names[entry.name]) for entry in entries]
     return carry(moved, source.loaded, source.map, gone)
+
+
+def _without(entry: Entry, cut: Mapping[str, int], count: int, gone: Collection[int]) -> Entry:
+    """The entry without its parts of the blocks that are gone, if it has parts of blocks."""
+    if entry.name not in cut:
+        return entry
+    dim = cut[entry.name]
+    shape = list(entry.shape)
+    shape[dim] = shape[dim] // count * (count - len(gone))
+    return replace(entry, shape=tuple(shape), make=lambda: without_blocks(entry.make(), dim, count, gone))
 
 
 def _quantized(source: Source, content: Content) -> str:

@@ -17,6 +17,7 @@ import torch
 from evopress.core.files import size
 from evopress.errors import ModelError
 from evopress.models import load_model
+from evopress.models.probe import answer
 
 PROBES = (2, 32)
 """Sequences and tokens of each that are compared."""
@@ -83,8 +84,8 @@ def no_room(model: Any, free: int) -> str:
 def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """Logits (sequences, tokens, vocabulary) of a model, fp32 on the CPU."""
     with torch.no_grad():
-        answer: torch.Tensor = model(input_ids=ids.to(model.device), use_cache=False).logits
-    return answer.float().cpu()
+        found: torch.Tensor = answer(model, ids.to(model.device)).logits
+    return found.float().cpu()
 
 
 def compare(consumer: str, expected: torch.Tensor, found: torch.Tensor, tolerance: float) -> Verification:

@@ -142,13 +142,15 @@ class BypassSlot:
 
 
 def bypass_slots(
-    model: nn.Module, sublayers: Sequence[SubLayer], granularity: Granularity = "sublayer"
+    model: nn.Module, sublayers: Sequence[SubLayer], granularity: Granularity = "sublayer", n_blocks: int = 0
 ) -> list[list[BypassSlot]]:
     """For each block the slots of the units in it, then none for head and embedding.
 
-    A pair has a slot of the same name in each of its two blocks.
+    A pair has a slot of the same name in each of its two blocks. `n_blocks` counts blocks without units,
+    too; by default the last has one.
     """
-    slots: list[list[BypassSlot]] = [[] for _ in range(1 + max(sublayer.block for sublayer in sublayers) + 2)]
+    blocks = max(n_blocks, *(1 + sublayer.block for sublayer in sublayers))
+    slots: list[list[BypassSlot]] = [[] for _ in range(blocks + 2)]
     for name, group in group_sublayers(sublayers, granularity).items():
         for block in dict.fromkeys(sublayer.block for sublayer in group):
             switches = [Switch(model, sublayer) for sublayer in group if sublayer.block == block]

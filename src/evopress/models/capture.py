@@ -6,15 +6,40 @@ here; the sink decides what to keep.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from evopress.models.describe import ModelMap
 
 Sink = Callable[[str, Tensor], None]
+
+
+class Rows:
+    """A sink that keeps what it is given in one pass, all calls of a linear together; `wanted` names what it keeps.
+
+    >>> rows = Rows(["q"])
+    >>> rows("q", torch.ones(2, 3)), rows("q", torch.ones(2, 3)), rows("other", torch.ones(2, 3))
+    (None, None, None)
+    >>> tuple(rows.of("q").shape)
+    (4, 3)
+    """
+
+    def __init__(self, wanted: Iterable[str]) -> None:
+        self._parts: dict[str, list[Tensor]] = {name: [] for name in wanted}
+
+    def __call__(self, name: str, rows: Tensor) -> None:
+        """Keep `rows` (tokens, any), if they are wanted."""
+        if name in self._parts:
+            self._parts[name].append(rows)
+
+    def of(self, name: str) -> Tensor:
+        """The rows of all calls, in their order."""
+        parts = self._parts[name]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @contextmanager

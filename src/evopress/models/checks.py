@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,17 +11,6 @@ from evopress.errors import DataError, ModelError
 
 FLAGS = ("output_attentions", "output_hidden_states")
 """Settings of a configuration that change what a forward pass returns."""
-
-_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
-
-
-def require_whole_gguf(path: Path) -> None:
-    """ModelError for one of several parts of a GGUF file, by its name."""
-    if (found := _PART.fullmatch(path.name)) and int(found[3]) > 1:
-        raise ModelError(
-            f"{path.name} is part {int(found[2])} of {int(found[3])} of a split GGUF file; merge them first: "
-            f"llama-gguf-split --merge {found[1]}-00001-of-{found[3]}.gguf {found[1]}.gguf"
-        )
 
 
 def require_dense(config: Any, source: str) -> None:

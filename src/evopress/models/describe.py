@@ -73,6 +73,7 @@ class ModelMap:
     multiply with the weight of one of `linears` in another block or another module; their view names that weight.
     `left` are the blocks' other parameters of two and more dimensions, `asleep` the modules beside the blocks that text
     does not run, `tower` the module that holds all of the text model but its head, empty where that is the whole model.
+    `idle` are the numbers of blocks that text does not run (cross-attention to an image): they hand on what they get.
     """
 
     blocks: str
@@ -84,6 +85,7 @@ class ModelMap:
     left: tuple[Left, ...] = ()
     asleep: tuple[str, ...] = ()
     tower: str = ""
+    idle: tuple[int, ...] = ()
 
     def untouched_by_text(self, name: str) -> bool:
         """Whether a parameter or buffer is none of the text model's: it lies in another tower."""
@@ -142,7 +144,9 @@ def describe(model: Any, probe: Tensor | None = None) -> ModelMap:
         found.add(block, index, f"{blocks}.{index}")
     if not found.linears:
         raise UnsupportedModel(f"no linear layer found in {blocks}; expected torch.nn.Linear or transformers' Conv1D")
-    last = f"{blocks}.{len(modules) - 1}"
+    entered = set(trace.entered())
+    idle = tuple(index for index in range(len(modules)) if f"{blocks}.{index}" not in entered)
+    last = f"{blocks}.{max(set(range(len(modules))) - set(idle))}"
     tail = _find_tail(trace, last, head)
     return ModelMap(
         blocks,
@@ -154,6 +158,7 @@ def describe(model: Any, probe: Tensor | None = None) -> ModelMap:
         found.left(),
         _find_asleep(model, trace, blocks, head),
         _find_tower(model, blocks),
+        idle,
     )
 
 
@@ -169,21 +174,27 @@ def _find_head(model: Any) -> str:
 
 
 def _find_blocks(model: Any, trace: Trace) -> str:
-    """Path of the list of modules, called once each and in order, with most weights; outer lists before inner ones."""
+    """Path of the list of modules, called once each and in order, with most weights; outer lists before inner ones.
+
+    A list of which some are not called holds blocks only where there is no other.
+    """
     entered = trace.entered()
-    found: dict[str, int] = {}
+    whole: dict[str, int] = {}
+    partly: dict[str, int] = {}
     for path, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{outer}.") for outer in found):
+        if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{outer}.") for outer in whole):
             continue
         names = [f"{path}.{index}" for index in range(len(module))]
-        wanted = set(names)
-        if names and [name for name in entered if name in wanted] == names:
+        called = [name for name in entered if name in set(names)]
+        if called and called == [name for name in names if name in set(called)]:
+            found = whole if called == names else partly
             found[path] = sum(parameter.numel() for parameter in module.parameters())
-    if not found:
+    if not whole and not partly:
         raise UnsupportedModel(
             f"no list of blocks found in {type(model).__name__}: expected a torch.nn.ModuleList of modules that a "
             "forward pass calls once each, in order"
         )
+    found = whole or partly
     return max(found, key=lambda path: found[path])
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from evopress.errors import UnsupportedModel
 from evopress.models.bypass import Bypass, Poison, dropped, silenced, swapped
 from evopress.models.describe import Linear, ModelMap
-from evopress.models.probe import close, probe_ids
+from evopress.models.probe import answer, close, probe_ids
 from evopress.models.runner import Runner
 from evopress.models.sublayers import Kind, SubLayer
 from evopress.models.trace import Trace, trace_cached
@@ -48,7 +48,7 @@ def find_sublayers(model: Any, model_map: ModelMap) -> tuple[SubLayer, ...]:
     trace = trace_cached(model, ids)
     hidden, contexts = runner.begin(ids)
     found: list[SubLayer] = []
-    for index in range(model_map.n_blocks):
+    for index in contexts.blocks:
         forward = partial(runner.block, index, hidden, contexts)
         linears, shared = model_map.called_in(index), {linear.view.parameter for linear in model_map.again}
         block = _Block(model, f"{model_map.blocks}.{index}", linears, trace, forward, shared)
@@ -263,7 +263,7 @@ def _check_cache(model: Any, sublayers: Sequence[SubLayer], ids: Tensor) -> None
     """The whole model without any sub-layer runs with a cache and counts the tokens in every layer of it."""
     with dropped(model, sublayers):
         try:
-            found = model(input_ids=ids, use_cache=True)
+            found = answer(model, ids, use_cache=True)
         except WRONG_SHAPE as error:
             raise UnsupportedModel(f"{type(model).__name__} reads something of a dropped sub-layer: {error}") from error
     cache = getattr(found, "past_key_values", None)

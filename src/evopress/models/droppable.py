@@ -12,7 +12,7 @@ from evopress.errors import UnsupportedModel, first_line
 from evopress.models.bypass import dropped
 from evopress.models.describe import ModelMap
 from evopress.models.dissect import WRONG_SHAPE, find_sublayers, inside
-from evopress.models.probe import close, probe_ids
+from evopress.models.probe import answer, close, probe_ids
 from evopress.models.runner import Runner
 from evopress.models.shorten import why_not_shorten
 from evopress.models.sublayers import Granularity, SubLayer
@@ -44,7 +44,7 @@ def find_droppable(
 
 @torch.no_grad()
 def find_blocks(model: Any, model_map: ModelMap) -> tuple[SubLayer, ...]:
-    """Every block as one sub-layer of the kind `block`: without it, its input is its output.
+    """Every block that text runs as one sub-layer of the kind `block`: without it, its input is its output.
 
     UnsupportedModel when the model without all of them is not its two ends.
 
@@ -58,6 +58,8 @@ def find_blocks(model: Any, model_map: ModelMap) -> tuple[SubLayer, ...]:
     trace = trace_cached(model, ids)
     found = []
     for index, block in enumerate(model.get_submodule(model_map.blocks)):
+        if index in model_map.idle:
+            continue
         path = f"{model_map.blocks}.{index}"
         caches = [at for name, at in trace.cache_writes.items() if inside(name, [path])]
         width = model.get_input_embeddings().weight.shape[1]
@@ -70,7 +72,7 @@ def find_blocks(model: Any, model_map: ModelMap) -> tuple[SubLayer, ...]:
     expected = runner.logits(runner.finish(hidden, contexts))
     with dropped(model, found):
         try:
-            alone = model(input_ids=ids, use_cache=False).logits
+            alone = answer(model, ids).logits
         except WRONG_SHAPE as error:
             raise UnsupportedModel(
                 f"{type(model).__name__} reads something of a dropped block: {first_line(error)}"

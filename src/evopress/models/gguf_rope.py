@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from evopress.errors import ModelError
+from evopress.models.gguf_parts import open_gguf
 
 FACTORS = "rope_freqs.weight"
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -23,9 +24,7 @@ def rope_scaling(file: Path, config: Any) -> dict[str, Any]:
 
     ModelError for a scaling that is none of these.
     """
-    from gguf import GGUFReader
-
-    reader = GGUFReader(str(file))
+    reader = open_gguf(file)
 
     def setting(name: str) -> Any:
         field = reader.get_field(name)

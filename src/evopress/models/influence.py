@@ -147,7 +147,7 @@ def _outlier_shares(runner: Runner, block: int, energy: dict[str, Tensor], multi
             matrix = weight(runner.model, linear.view).float()
             yield matrix.abs() * energy[linear.input_group].sqrt().to(matrix)
 
-    count = sum(linear.view.size for linear in linears)
+    count = sum(linear.view.size for linear in linears) or 1
     mean = sum(float(_with_float64(own).sum(dtype=torch.float64)) for own in scores()) / count
     found = [0] * len(multiples)
     for own in scores():

@@ -10,8 +10,8 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ import transformers
 from safetensors import SafetensorError
 
 from evopress.errors import ConfigError, MissingExtra, ModelError, first_line
-from evopress.models.checks import answer_plainly, require_dense, require_fitting_shapes, require_whole_gguf
+from evopress.models.adapter import base_of, merged
+from evopress.models.checks import answer_plainly, require_dense, require_fitting_shapes
+from evopress.models.gguf_parts import parts, whole
 from evopress.models.gguf_rope import rope_scaling
 from evopress.models.source import SourceFiles, read_source
 
@@ -65,6 +67,7 @@ def load_model(
 ) -> LoadedModel:
     """Load a causal language model from a directory, a .gguf file, a hub id, or the word `demo` (SmolLM2-135M).
 
+    Of a GGUF model in parts give the first. The directory of a LoRA adapter is its base model with the adapter merged.
     A multimodal model is loaded whole, with the class that its checkpoint names.
     `revision` chooses a commit or branch of a hub id. Quantized checkpoints are read with `packed` alone. No progress
     bars or messages of the libraries appear.
@@ -74,8 +77,13 @@ def load_model(
     path = _demo_file() if source == DEMO else Path(source).expanduser()
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     gguf = path.suffix == ".gguf" and path.is_file()
+    if path.is_dir() and (base := base_of(path)):
+        whole_model = load_model(
+            base, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code, packed=packed
+        )
+        return _with_adapter(whole_model, path)
     if gguf:
-        require_whole_gguf(path)
+        parts(path)
         place, options["gguf_file"] = str(path.parent), path.name
     elif path.is_dir():
         place = str(path)
@@ -84,7 +92,7 @@ def load_model(
         place, options["revision"] = source, revision
     else:
         raise _not_found(source)
-    with silence():
+    with silence(), whole(path) if gguf else nullcontext():
         config, auto = _read_config(place, source, options)
         if not gguf and not packed:
             require_dense(config, source)
@@ -105,6 +113,19 @@ def gguf_file(loaded: LoadedModel) -> Path | None:
     if not loaded.gguf:
         return None
     return _demo_file() if loaded.source == DEMO else Path(loaded.source).expanduser()
+
+
+def _with_adapter(loaded: LoadedModel, path: Path) -> LoadedModel:
+    """The model of an adapter's base with the adapter in `path`, and its tokenizer where it has one."""
+    with silence():
+        model, changed = merged(loaded.model, path)
+        own = any(any(path.glob(name)) for name in _TOKENIZER_FILES)
+        tokenizer = _read_tokenizer(str(path), str(path), {}) if own else loaded.tokenizer
+    files = loaded.files
+    if files is not None:  # what the adapter changed is not what the base model's files hold
+        kept = {own: name for own, name in files.names.items() if own.rpartition(".")[0] not in changed}
+        files = replace(files, names=kept)
+    return replace(loaded, model=model.eval(), tokenizer=tokenizer, files=files)
 
 
 def note_unused(loaded: LoadedModel, note: Callable[[str], None]) -> None:
@@ -151,10 +172,6 @@ def _demo_file() -> Path:
 
 
 def _check_directory(path: Path, trust_remote_code: bool) -> None:
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        raise ModelError(
-            f"{path} is an adapter alone; merge it into its model: merge_and_unload() of peft, save_pretrained"
-        )
     if not (path / "config.json").is_file():
         raise ModelError(f"no config.json in {path}; give a directory that save_pretrained wrote")
     if not any(path.glob("*.safetensors")):

@@ -6,6 +6,7 @@ The same formulas make the table for models of 8B and 70B in `benchmarks/results
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from evopress.models.describe import ModelMap
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the formulas need of a model. `groups` are one block's input groups: (columns, rows of its linears).
+    """What the formulas need of a model. `groups` are the input groups of the block with most weights, whatever the
+    others are: (columns, rows of its linears).
 
     `ends` are the weights of embedding and head, where they are compressed.
     """
@@ -43,7 +45,10 @@ def measure_shapes(model: Any, map: ModelMap) -> Shapes:
     """The shapes of a loaded model."""
     ends = [linear for linear in map.linears if not 0 <= linear.block < map.n_blocks]
     groups: dict[str, tuple[int, int]] = {}
-    for linear in map.of_block(0):
+    sizes: Counter[int] = Counter()
+    for linear in map.linears:
+        sizes[linear.block] += linear.view.shape[0] * linear.view.shape[1] if linear not in ends else 0
+    for linear in map.of_block(sizes.most_common(1)[0][0]):
         rows, columns = linear.view.shape
         groups[linear.input_group] = (columns, groups.get(linear.input_group, (0, 0))[1] + rows)
     return Shapes(

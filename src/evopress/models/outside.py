@@ -7,15 +7,17 @@ cost of each entry is the embedding and the masks: no block and, unless logits a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from evopress.errors import UnsupportedModel
+from evopress.models.probe import answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,10 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """Token ids (batch, length), and what each block is called with on them."""
+    """Token ids (batch, length), and what each block that text runs is called with on them, by its number."""
 
     ids: Tensor
-    blocks: tuple[Context, ...]
+    blocks: Mapping[int, Context]
 
 
 class _Left(Exception):
@@ -42,32 +44,33 @@ class _Left(Exception):
 class Outside:
     """The forward pass of `model` around its `blocks` and up to its `head`.
 
-    `outputs` says what each block returns: None for a bare tensor, else the length of a tuple that begins with it.
+    `outputs` says what each block that runs returns: None for a bare tensor, else the length of a tuple that begins
+    with it.
     """
 
     model: Any
     blocks: nn.ModuleList
     head: nn.Module
-    outputs: Sequence[int | None]
+    outputs: Mapping[int, int | None]
 
     def before(self, ids: Tensor) -> tuple[Tensor, Contexts]:
         """Token ids -> the first block's input and what all are called with."""
         entered: list[Tensor] = []
-        calls: list[Context] = []
+        calls: dict[int, Context] = {}
 
         def block(index: int, hidden: Tensor, context: Context) -> Tensor:
             entered.append(hidden)
-            calls.append(context)
-            if len(calls) == len(self.blocks):
+            calls[index] = context
+            if len(calls) == len(self.outputs):
                 raise _Left
             return hidden
 
         self._run(ids, block)
-        if len(calls) < len(self.blocks):
+        if len(calls) < len(self.outputs):
             raise UnsupportedModel(
-                f"a forward pass called {len(calls)} of {len(self.blocks)} blocks; expected all of them"
+                f"a forward pass called {len(calls)} of {len(self.outputs)} blocks; expected all of them"
             )
-        return entered[0], Contexts(ids, tuple(calls))
+        return entered[0], Contexts(ids, calls)
 
     def behind(self, index: int, output: Tensor, ids: Tensor) -> Tensor:
         """The output of block `index` on `ids` -> the next block's input, or the head's."""
@@ -99,32 +102,30 @@ class Outside:
         head: Callable[[Tensor], Tensor] | None = None,
     ) -> Any:
         """One forward pass with other blocks, and another head; what it returns, None where one of them leaves."""
-        calls = 0
 
-        def instead(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
+        def instead(at: int, *args: Any, **kwargs: Any) -> Any:
             hidden, *rest = args if args else (kwargs.pop("hidden_states"),)
-            at, calls = calls, calls + 1
             result, length = block(at, hidden, Context(tuple(rest), kwargs)), self.outputs[at]
             return result if length is None else (result, *[None] * (length - 1))
 
-        with _forward_replaced(list(self.blocks), instead), _forward_replaced([self.head] if head else [], head):
+        others = {self.blocks[at]: partial(instead, at) for at in self.outputs}
+        with _forward_replaced(others | ({self.head: head} if head else {})):
             try:
-                return self.model(input_ids=ids, use_cache=False)
+                return answer(self.model, ids)
             except _Left:
                 return None
 
 
 @contextmanager
-def _forward_replaced(modules: Sequence[nn.Module], forward: Callable[..., Any] | None) -> Iterator[None]:
-    """Let all `modules` run `forward` instead of their own, restored on any exit."""
-    own = [module.__dict__.get("forward") for module in modules]
+def _forward_replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Let modules run other functions instead of their own `forward`, restored on any exit."""
+    own = {module: module.__dict__.get("forward") for module in forwards}
     try:
-        for module in modules:
-            module.forward = forward  # type: ignore[assignment]
+        for module, forward in forwards.items():
+            module.forward = forward
         yield
     finally:
-        for module, before in zip(modules, own, strict=True):
+        for module, before in own.items():
             del module.__dict__["forward"]
             if before is not None:
                 module.forward = before

@@ -5,12 +5,13 @@ Structure is learned, and our own forward pass checked, on eight tokens: cheap e
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from evopress.errors import ModelError
+from evopress.errors import ModelError, UnsupportedModel, first_line
 
 LENGTH = 8
 
@@ -24,14 +25,36 @@ def probe_ids(model: Any) -> Tensor:
     return ids.unsqueeze(0)
 
 
+def answer(model: Any, ids: Tensor, *, use_cache: bool = False) -> Any:
+    """What the model's own forward pass returns for token ids (batch, length), read as text that it answers with.
+
+    A model that looks back and forth over its prompt, and only back over its answer, is told that all is answer.
+    """
+    both_ways = getattr(model.config.get_text_config(), "use_bidirectional_attention", None) is True
+    if both_ways and "token_type_ids" in signature(model.forward).parameters:
+        return model(input_ids=ids, token_type_ids=torch.ones_like(ids), use_cache=use_cache)
+    return model(input_ids=ids, use_cache=use_cache)
+
+
 def stock_logits(model: Any, ids: Tensor) -> Tensor:
-    """The fp32 logits (batch, length, vocabulary) of the model's own forward pass; ModelError in training mode."""
+    """The fp32 logits (batch, length, vocabulary) of the model's own forward pass.
+
+    ModelError in training mode, UnsupportedModel where the model itself fails.
+    """
     if model.training:
         raise ModelError(
             f"{type(model).__name__} is in training mode, where dropout is random; call model.eval() first"
         )
     with torch.no_grad():
-        logits: Tensor = model(input_ids=ids, use_cache=False).logits
+        try:
+            logits: Tensor = answer(model, ids).logits
+        except RuntimeError as error:
+            if "memory" in str(error):
+                raise
+            raise UnsupportedModel(
+                f"{type(model).__name__} itself cannot answer {ids.shape[1]} tokens as "
+                f"{str(model.dtype).removeprefix('torch.')} ({first_line(error)}); try another --dtype"
+            ) from error
     return logits.float()
 
 

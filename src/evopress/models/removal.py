@@ -8,7 +8,7 @@ from typing import Any
 
 from evopress.errors import UnsupportedModel
 from evopress.models.describe import ModelMap
-from evopress.models.shorten import shortened_config, whole_blocks, why_not_shorten
+from evopress.models.shorten import whole_blocks, why_not_shorten, why_not_without
 from evopress.models.sublayers import SubLayer
 
 
@@ -51,6 +51,25 @@ class Removal:
         self._note(f"dropped blocks stay in the checkpoint and add zero, because {reason}")
         return range(0)
 
+    @cached_property
+    def needed(self) -> tuple[str, ...]:
+        """A sub-layer of each block without which the model's class cannot be built, such as a hybrid's last attention,
+        or a first block that no checkpoint can lack; none where blocks stay anyway. What they are is said once.
+        """
+        if not self.possible:
+            return ()
+        found, why = {}, ""
+        for sublayer in self._sublayers:
+            if sublayer.block in found or (sublayer.block not in self.possible and not self.of_blocks):
+                continue
+            if sublayer.block not in self.possible:
+                found[sublayer.block] = sublayer.name
+            elif reason := why_not_without(self._model, self._map, [sublayer.block]):
+                found[sublayer.block], why = sublayer.name, reason
+        if why:
+            self._note(f"blocks that stay: {', '.join(map(str, found))}, because {why}")
+        return tuple(found.values())
+
     def blocks(self, dropped: Collection[str]) -> tuple[int, ...]:
         """The blocks that a checkpoint lacks when these sub-layers are dropped, by name."""
         blocks = (
@@ -59,12 +78,10 @@ class Removal:
             else ()
         )
         if blocks not in self._fitting:
-            try:
-                shortened_config(self._model.config, self._map, blocks)
-                self._fitting[blocks] = blocks
-            except UnsupportedModel as error:
+            self._fitting[blocks] = blocks
+            if reason := why_not_without(self._model, self._map, blocks):
                 if self.of_blocks:
-                    raise
-                self._note(f"dropped blocks stay in the checkpoint and add zero, because {error}")
+                    raise UnsupportedModel(reason)
+                self._note(f"dropped blocks stay in the checkpoint and add zero, because {reason}")
                 self._fitting[blocks] = ()
         return self._fitting[blocks]

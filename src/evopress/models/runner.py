@@ -11,13 +11,14 @@ that is not what the model itself answers, its own forward pass is entered anew 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from evopress.errors import BadWeights, UnsupportedModel
+from evopress.errors import BadWeights, UnsupportedModel, first_line
 from evopress.models.describe import ModelMap
 from evopress.models.outside import Context, Contexts, Outside
 from evopress.models.probe import close, probe_ids, stock_logits
@@ -86,8 +87,11 @@ class Runner:
     ) -> Tensor:
         """Block `index` on hidden states (batch, length, width) of the shape that `contexts` were made for.
 
+        A block that text does not run hands them on.
         `weights` stand in for parameters of the model, by their names; gradients are recorded for them too.
         """
+        if index not in contexts.blocks:
+            return hidden
         context, block, prefix = contexts.blocks[index], self._blocks[index], f"{self.map.blocks}.{index}."
         own = {name.removeprefix(prefix): tensor for name, tensor in (weights or {}).items()}
         with torch.set_grad_enabled(hidden.requires_grad or any(tensor.requires_grad for tensor in own.values())):
@@ -96,16 +100,15 @@ class Runner:
             else:
                 output = block(hidden, *context.args, **context.kwargs)
             result: Tensor = output if isinstance(output, Tensor) else output[0]
-            if index in self._reenter and index < len(self._blocks) - 1:
+            if index in self._reenter and index < self._last:
                 result = self._outside.behind(index, result, contexts.ids)
         return result
 
     def finish(self, hidden: Tensor, contexts: Contexts) -> Tensor:
         """The last block's output on `contexts.ids` -> the head's input, (batch, length, width of the head)."""
-        last = len(self._blocks) - 1
         with torch.set_grad_enabled(hidden.requires_grad):
-            if last in self._reenter:
-                return self._outside.behind(last, hidden, contexts.ids)
+            if self._last in self._reenter:
+                return self._outside.behind(self._last, hidden, contexts.ids)
             for module in self._tail:
                 hidden = module(hidden)
         return hidden
@@ -147,25 +150,32 @@ class Runner:
                 f"{kind} answers {ids.shape[1]} ordinary tokens with NaN or infinity; its weights are damaged"
             )
         self._outside = Outside(self.model, self._blocks, self._head, outputs)
+        self._last = max(outputs)
         self._own_scale = not close(self.scaled(raw.clone()), stock, self.model.dtype)
         if self._misses(ids, stock) is None:
             return
-        self._reenter = self._learn_reentries(ids)
+        try:
+            self._reenter = self._learn_reentries(ids)
+        except _WRONG as error:
+            raise UnsupportedModel(
+                f"{kind} cannot be run block by block, something that its blocks hand to each other is missing: "
+                f"{first_line(error)}"
+            ) from error
         if (worst := self._misses(ids, stock)) is not None:
             raise UnsupportedModel(
                 f"{kind} run block by block differs from its own forward pass by {worst:.3g} in a logit; "
                 "something between its blocks or after its head is not understood"
             )
 
-    def _observe(self, ids: Tensor) -> tuple[Tensor, list[int | None], Tensor]:
-        """The model's own logits, what each block returns, and the head's output."""
-        outputs: list[int | None] = []
+    def _observe(self, ids: Tensor) -> tuple[Tensor, dict[int, int | None], Tensor]:
+        """The model's own logits, what each block that runs returns, and the head's output."""
+        outputs: dict[int, int | None] = {}
         raw: list[Tensor] = []
 
-        def learn(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            outputs.append(None if isinstance(output, Tensor) else len(output))
+        def learn(index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            outputs[index] = None if isinstance(output, Tensor) else len(output)
 
-        hooks = [block.register_forward_hook(learn) for block in self._blocks]
+        hooks = [block.register_forward_hook(partial(learn, index)) for index, block in enumerate(self._blocks)]
         hooks.append(self._head.register_forward_hook(lambda module, args, output: raw.append(output.clone())))
         try:
             return stock_logits(self.model, ids), outputs, raw[-1]
@@ -178,8 +188,6 @@ class Runner:
         try:
             ours = self.logits(self.head_input(ids))
         except _WRONG:
-            if self._reenter:
-                raise
             return float("nan")
         if ours.shape == stock.shape and close(ours, stock, self.model.dtype):
             return None
@@ -187,12 +195,12 @@ class Runner:
 
     def _learn_reentries(self, ids: Tensor) -> set[int]:
         """The blocks whose output is not what the next one is given, and the last one."""
-        last, found = len(self._blocks) - 1, set()
+        found = set()
         hidden, contexts = self.begin(ids)
-        for index in range(last):
+        for index in list(contexts.blocks)[:-1]:
             output = self.block(index, hidden, contexts)
             with torch.no_grad():
                 hidden = self._outside.behind(index, output, ids)
             if hidden.shape != output.shape or not torch.equal(hidden, output):
                 found.add(index)
-        return found | {last}
+        return found | {self._last}

@@ -1,8 +1,10 @@
 """Leave out whole blocks: a model with fewer of them, the remaining renumbered, that computes what bypassing computes.
 
-What a configuration says of single blocks is found by structure: every list in it as long as there are blocks. The new
-model is built by transformers from the new configuration and shares the weights of the old one, so the cost is that of
-building modules. Nothing is trusted: `why_not_shorten` compares the renumbered blocks with those that they were.
+What a configuration says of single blocks is found by structure: every list in it as long as there are blocks, and
+lists of blocks' numbers. So is what other tensors hold for each block (embeddings of a token for every block): that is
+cut. The new model is built by transformers from the new configuration and shares the weights of the old one, so the
+cost is that of building modules. Nothing is trusted: `why_not_shorten` compares the renumbered blocks with those that
+they were.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch import nn
+from torch import Tensor, nn
 
 from evopress.errors import UnsupportedModel, last_line
 from evopress.models.bypass import dropped
@@ -24,6 +26,14 @@ from evopress.models.sublayers import SubLayer
 
 _NO_LAYERS = ("_id", "_ids", "architectures")
 """Ends of names of lists that are never about blocks, whatever their length."""
+
+_COUNTS = ("decoder_layers", "num_blocks", "num_hidden_layers")
+"""Names of the number of blocks, the one that decides first; others lead there through a configuration's own map."""
+
+_CYCLES = "block_types"
+"""A list that a class repeats until there is an entry for each block."""
+
+_ERRORS = (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError, StrictDataclassError)
 
 
 def whole_blocks(sublayers: Sequence[SubLayer], gone: Collection[str]) -> tuple[int, ...]:
@@ -57,13 +67,15 @@ def shortened(model: Any, model_map: ModelMap, blocks: Collection[int]) -> Any:
     kind = type(model)
     names = new_names(model.state_dict(), model_map, blocks)
     state = {names[name]: tensor for name, tensor in model.state_dict().items() if name in names}
+    for name, dim in cut_along(model, model_map).items() if blocks else ():
+        state[name] = without_blocks(state[name], dim, model_map.n_blocks, blocks)
     try:
         config = shortened_config(model.config, model_map, blocks)
         with silence():
             made, report = kind.from_pretrained(
                 None, config=config, state_dict=state, dtype=model.dtype, output_loading_info=True
             )
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError, StrictDataclassError) as error:
+    except _ERRORS as error:
         raise UnsupportedModel(
             f"{kind.__name__} cannot be built with {_left(model_map, blocks)}: {last_line(error)}"
         ) from error
@@ -83,22 +95,95 @@ def shortened_config(config: Any, model_map: ModelMap, blocks: Collection[int]) 
     found = copy.deepcopy(config)
     text = found.get_text_config()
     count, kept = model_map.n_blocks, _kept(model_map, blocks)
-    if getattr(text, "num_hidden_layers", None) != count:
+    names = [name for name in _COUNTS if vars(text).get(text.attribute_map.get(name, name)) == count]
+    if not names:
         raise UnsupportedModel(f"the configuration of {config.model_type} does not say that there are {count} blocks")
-    for name, value in list(vars(text).items()):
-        if isinstance(value, list | tuple) and len(value) == count and not name.endswith(_NO_LAYERS):
-            setattr(text, name, type(value)(value[block] for block in kept))
-    text.num_hidden_layers = len(kept)
+    changed = {name: _of_blocks(name, value, count, kept) for name, value in vars(text).items()}
+    changed = {name: value for name, value in changed.items() if value is not vars(text)[name]}
+    for name, value in changed.items():
+        setattr(text, name, value)
+    setattr(text, names[0], len(kept))
+    if single := config.get_text_config().to_dict().get("per_layer_config"):  # settings of single blocks, kept apart
+        text.per_layer_config = _of_blocks("per_layer_config", single, count, kept)
     first = getattr(text, "max_window_layers", None)  # the number of the first block with a sliding window
     if first is not None and first <= count:
         text.max_window_layers = sum(block < first for block in kept)
     try:
         getattr(text, "validate", lambda: None)()
-    except (ValueError, StrictDataclassError) as error:
+        with silence():
+            again = type(text).from_dict(text.to_dict())
+    except _ERRORS as error:
         raise UnsupportedModel(
             f"a configuration of {config.model_type} cannot have blocks {kept} alone: {last_line(error)}"
         ) from error
+    for name, value in changed.items():
+        if _plain(made := getattr(again, name, value)) != _plain(value):
+            raise UnsupportedModel(
+                f"a configuration of {config.model_type} cannot have blocks {kept} alone: it makes {made} of {value}, "
+                f"its {name}"
+            )
     return found
+
+
+def _of_blocks(name: str, value: Any, count: int, kept: Sequence[int]) -> Any:
+    """What is left of a setting that has entries, or numbers, of blocks; any other as it is."""
+    numbered = isinstance(value, dict) and {str(key) for key in value} <= {str(block) for block in range(count)}
+    if numbered and value and "layer" in name:
+        return {type(key)(kept.index(int(key))): own for key, own in value.items() if int(key) in kept}
+    if not isinstance(value, list | tuple) or not value or name.endswith(_NO_LAYERS):
+        return value
+    entries = [value[block % len(value)] for block in range(count)] if name.endswith(_CYCLES) else value
+    if len(entries) == count:
+        return type(value)(entries[block] for block in kept)
+    if "layer" not in name or not all(type(one) is int for one in value) or list(value) != sorted({*value}):
+        return value
+    moved = {block: kept.index(block) for block in kept} | {
+        one: one - count + len(kept) for one in value if one >= count
+    }
+    return type(value)(moved[one] for one in value if one in moved)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def cut_along(model: Any, model_map: ModelMap) -> dict[str, int]:
+    """Name -> dimension of the tensors outside the blocks that have a part for each block in it, side by side.
+
+    Found by building the class without one block, on the meta device. Empty where that cannot be built.
+    """
+    count, found = model_map.n_blocks, {}
+    state = next((state for block in (0, 1) if (state := _state_without(model, model_map, block))), {})
+    for name, tensor in model.state_dict().items():
+        if name.startswith(f"{model_map.blocks}.") or name not in state:
+            continue
+        pairs = list(enumerate(zip(tensor.shape, state[name].shape, strict=False)))
+        odd = [(dim, old, new) for dim, (old, new) in pairs if old != new]
+        if len(odd) == 1 and odd[0][1] * (count - 1) == odd[0][2] * count:
+            found[name] = odd[0][0]
+    return found
+
+
+def _state_without(model: Any, model_map: ModelMap, block: int) -> dict[str, Tensor]:
+    """The state, on the meta device, of the class without one block; empty where that cannot be built."""
+    try:
+        config = shortened_config(model.config, model_map, [block])
+        with silence(), torch.device("meta"):
+            state: dict[str, Tensor] = type(model)(config).state_dict()
+    except (*_ERRORS, UnsupportedModel):
+        return {}
+    return state
+
+
+def without_blocks(tensor: Tensor, dim: int, count: int, blocks: Collection[int]) -> Tensor:
+    """What is left of `count` equal parts of a tensor along `dim` without those of `blocks`.
+
+    >>> without_blocks(torch.arange(6), 0, 3, [1])
+    tensor([0, 1, 4, 5])
+    """
+    kept = torch.tensor([block for block in range(count) if block not in blocks], device=tensor.device)
+    parts = tensor.reshape(*tensor.shape[:dim], count, -1, *tensor.shape[dim + 1 :])
+    return parts.index_select(dim, kept).flatten(dim, dim + 1)
 
 
 def new_names(
@@ -117,6 +202,24 @@ def new_names(
     return found
 
 
+def why_not_without(model: Any, model_map: ModelMap, blocks: Collection[int]) -> str:
+    """Why there is no configuration, or where blocks share weights no model, without these; empty where there is.
+
+    >>> from evopress.models import describe
+    >>> from evopress.testing import pico_model
+    >>> model = pico_model("llama")
+    >>> why_not_without(model, describe(model), [1])
+    ''
+    """
+    try:
+        shortened_config(model.config, model_map, blocks)
+        if blocks and model_map.again:
+            shortened(model, model_map, blocks)
+    except UnsupportedModel as error:
+        return str(error)
+    return ""
+
+
 def why_not_shorten(model: Any, model_map: ModelMap, sublayers: Sequence[SubLayer], first: int = 0) -> str | None:
     """What stands against leaving blocks out of this model; None when nothing does.
 
@@ -129,26 +232,26 @@ def why_not_shorten(model: Any, model_map: ModelMap, sublayers: Sequence[SubLaye
         short = shortened(model, model_map, [first])
     except UnsupportedModel as error:
         return str(error)
+    ids = probe_ids(model)
+    answer = stock_logits(short, ids)  # a first pass may settle how modules work, as it did in the other model
     before, after = model.get_submodule(model_map.blocks), short.get_submodule(model_map.blocks)
     for number, old in enumerate(_kept(model_map, [first])):
         for name, module in after[number].named_modules():
             odd = _different(before[old].get_submodule(name), old, module, number)
             if odd:
                 return f"its blocks depend on their number: {odd} of {model_map.blocks}.{old}.{name} would change"
-    ids = probe_ids(model)
     with dropped(model, [sublayer for sublayer in sublayers if sublayer.block == first]):
         expected = stock_logits(model, ids)
-    return (
-        None if torch.equal(stock_logits(short, ids), expected) else "its blocks compute other numbers once renumbered"
-    )
+    return None if torch.equal(answer, expected) else "its blocks compute other numbers once renumbered"
 
 
 def _different(old: nn.Module, old_number: int, new: nn.Module, new_number: int) -> str | None:
     """The first plain attribute of a module that is neither equal nor its block's number."""
     for name, value in vars(old).items():
         other = vars(new).get(name)
-        numbered = (value, other) == (old_number, new_number)
-        if isinstance(value, str | bool | int | float | None) and value != other and not numbered:
+        if isinstance(other, Tensor) or not isinstance(value, str | bool | int | float | None):  # a state, among others
+            continue
+        if value != other and (value, other) != (old_number, new_number):
             return name
     return None
 

@@ -17,7 +17,7 @@ from transformers import Cache
 from transformers.pytorch_utils import Conv1D
 
 from evopress.errors import UnsupportedModel
-from evopress.models.probe import close, stock_logits
+from evopress.models.probe import answer, close, stock_logits
 
 
 @dataclass
@@ -69,11 +69,11 @@ def trace_cached(model: Any, ids: Tensor) -> Trace:
     trace = Trace()
     try:
         with _recorded(model, trace), _watched_caches(trace):
-            model(input_ids=ids, use_cache=True)
+            answer(model, ids, use_cache=True)
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError):
         trace = Trace()
         with _recorded(model, trace):
-            model(input_ids=ids, use_cache=False)
+            answer(model, ids)
     return trace
 
 

@@ -17,12 +17,14 @@ def summarize(run: RunDirectory) -> dict[str, Any]:
     """How far the run has come, step by step, and its results so far.
 
     `database` is {units, of, bytes}, `search` {batches, generation}, `polish` {done, result, watched}, `profile` and
-    `evaluation` the content of their files; a step that has not begun is None.
+    `evaluation` the content of their files; a step that has not begun is None. `share` is the part of the blocks'
+    weights that could be compressed.
     """
     return {
         "directory": str(run.path),
         "config": run.config.model_dump(mode="json"),
         "database": _database(run),
+        "share": read_json(run.space, "search").get("share") if run.space.exists() else None,
         "search": _search(run),
         "profile": read_json(run.profile, "search") if run.profile.exists() else None,
         "polish": _polish(run),

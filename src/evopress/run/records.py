@@ -61,11 +61,12 @@ def read_profile(path: Path, from_text: Callable[[str], Profile] = Profile.from_
         raise RunError(f"{path} is damaged: it holds no profile; run the search step again") from None
 
 
-def write_space(path: Path, space: SearchSpace, stored: Mapping[str, Mapping[str, Any]]) -> None:
+def write_space(path: Path, space: SearchSpace, stored: Mapping[str, Mapping[str, Any]], share: float) -> None:
     """Write space.json: what could be chosen, with what each level of each unit costs and stores, and its layer error.
 
     `stored` has for each level of each unit a dataclass: `bits` is all that is stored of it, `codes` the part without
-    scales and masks. Depth has no layer errors.
+    scales and masks. Depth has no layer errors. `share` is the part of the blocks' weights that lie in linears which
+    could be compressed.
     `units` are what profiles name; the indices in each of `ties` are of those that must share a level, those in each of
     `rungs` of the levels that together count as uniform, where units call them differently.
     """
@@ -87,6 +88,7 @@ def write_space(path: Path, space: SearchSpace, stored: Mapping[str, Mapping[str
     data = {
         "schema": SCHEMA,
         "budget": space.budget,
+        "share": round(share, 6),
         "units": units,
         "groups": [[place for unit in group for place in own[unit]] for group in space.groups],
         "split": space.split,

@@ -52,7 +52,11 @@ class ModelSection(Section):
 class DataSection(Section):
     """Which text, and how much of it for what."""
 
-    source: str = Field(description="demo, a .txt, .jsonl or .parquet file, wikitext2, c4, fineweb_edu or hub:name")
+    source: str = Field(
+        description="demo, a .txt, .json, .jsonl or .parquet file, a directory of them, wikitext2, c4, fineweb_edu or "
+        "hub:name"
+    )
+    text_field: str = Field("text", description="where files and hub datasets have their text; else chat messages")
     sequence_length: int = Field(256, ge=2, description="tokens in a sequence")
     bos: Literal["auto", "yes", "no"] = Field("auto", description="begin each with BOS; auto: if the tokenizer does")
     calibration_tokens: int = Field(16384, ge=0, description="tokens for the database's Hessians")

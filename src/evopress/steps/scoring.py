@@ -19,6 +19,7 @@ from evopress.run.records import read_fitting, read_profile
 from evopress.run.wording import final
 from evopress.steps.workspace import Workspace
 from evopress.text.loading import load_heldout
+from evopress.text.sources import require_source
 from evopress.text.tokens import Tokens
 
 POLISHED = {"uniform polished": "uniform", "polished": "searched"}
@@ -40,9 +41,12 @@ class HeldOut:
                 if value is not None:
                     raise ConfigError(f"{flag} is {value} but there is no --data; the run's own held-out text is fixed")
             return workspace.splits.heldout
-        length = workspace.config.data.sequence_length if self.length is None else self.length
+        require_source(self.data)
+        section = workspace.config.data
+        length = section.sequence_length if self.length is None else self.length
         require_positions(workspace.loaded.model, length)
-        return load_heldout(self.data, workspace.loaded.tokenizer, length, self.tokens, workspace.bos)
+        tokenizer = workspace.loaded.tokenizer
+        return load_heldout(self.data, tokenizer, length, self.tokens, workspace.bos, section.text_field)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def _search(workspace: Workspace) -> tuple[Profile, Strategy, Stopper]:
     measures = (workspace.measure,)  # an unknown one is an error before any work
     warmup = warm_up(workspace, config.search.seed)
     strategy = make_strategy(workspace, warmup, config.search.seed)
-    write_space(workspace.run.space, workspace.space, workspace.family.stored())
+    write_space(workspace.run.space, workspace.space, workspace.family.stored(), workspace.map.share)
     before = seconds_of(workspace.run.timing, "search") + time.monotonic() - started
     observer = Progress(workspace.run.progress, workspace.observer, seconds=before)
     header = journal_header(config, workspace.fingerprints | {"search text": text.fingerprint})

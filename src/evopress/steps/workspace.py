@@ -71,6 +71,7 @@ class Workspace(Opened):
             heldout_tokens=data.heldout_tokens,
             seed=data.text_seed,
             bos=self.bos,
+            field=data.text_field,
         )
         texts = (*found.calibration.sequences, *found.search.sequences, *found.heldout.sequences)
         require_known_tokens(self.loaded.model, self.loaded.tokenizer, texts)

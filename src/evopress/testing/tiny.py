@@ -89,7 +89,6 @@ _LINEAR_FULL = {"layer_types": ["linear_attention", "full_attention"] * 2}
 _NEEDS: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"n_group": 1, "topk_group": 1},
     "bamba": {"attn_layer_indices": [1, 3]},
-    "bert": {"is_decoder": True},
     "chameleon": {"vocabulary_map": {"<image>": 95}},
     "cohere_compass_text": {
         "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -130,7 +129,7 @@ _NEEDS: dict[str, dict[str, Any]] = {
     "qwen2_5_omni_text": _MROPE,
     "qwen2_5_vl_text": _MROPE,
     "qwen2_vl_text": _MROPE,
-    "reformer": {"is_decoder": True, "axial_pos_embds_dim": (32, 32), "axial_pos_shape": (16, 16)},
+    "reformer": {"axial_pos_embds_dim": (32, 32), "axial_pos_shape": (16, 16)},
     "zamba": {
         "attn_layer_period": 2,
         "attn_layer_offset": 1,
@@ -156,8 +155,16 @@ def tiny_config(model_type: str, **options: Any) -> Any:
     >>> config.hidden_size, config.num_hidden_layers, config.vocab_size
     (64, 2, 96)
     """
-    kind = type(transformers.CONFIG_MAPPING[model_type]())
-    return kind(**_small(kind, 1) | _parts(kind, model_type) | _NEEDS.get(model_type, {}) | options)
+    default = transformers.CONFIG_MAPPING[model_type]()
+    kind = type(default)
+    encoder = getattr(default, "is_decoder", None) is False and not default.is_encoder_decoder
+    return kind(
+        **_small(kind, 1)
+        | ({"is_decoder": True} if encoder else {})
+        | _parts(kind, model_type)
+        | _NEEDS.get(model_type, {})
+        | options
+    )
 
 
 def _parts(kind: Any, model_type: str) -> dict[str, Any]:

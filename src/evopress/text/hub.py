@@ -45,13 +45,13 @@ def fineweb_edu(seed: int) -> Text:
     return _hashed("fineweb_edu", "HuggingFaceFW/fineweb-edu", seed, packed=False, name="sample-10BT", split="train")
 
 
-def hub_dataset(source: str, seed: int) -> Text:
-    """Any hub dataset with a column `text`: `hub:NAME[:CONFIG[:SPLIT]]`, by default the split `train`."""
+def hub_dataset(source: str, seed: int, field: str = "text") -> Text:
+    """Any hub dataset with a column `field`: `hub:NAME[:CONFIG[:SPLIT]]`, by default the split `train`."""
     name, *rest = source.removeprefix(HUB_PREFIX).split(":")
     if not name or len(rest) > 2:
         raise DataError(f"{source!r} names no hub dataset; write {HUB_PREFIX}NAME, or {HUB_PREFIX}NAME:CONFIG:SPLIT")
     config, split = (*rest, "", "")[:2]
-    return _hashed(source, name, seed, packed=True, name=config or None, split=split or "train")
+    return _hashed(source, name, seed, packed=True, field=field, name=config or None, split=split or "train")
 
 
 def _hashed(source: str, dataset: str, seed: int, *, packed: bool, **options: Any) -> Text:
@@ -67,16 +67,18 @@ def _hashed(source: str, dataset: str, seed: int, *, packed: bool, **options: An
 
 
 def _c4_shard(split: str, file: str, shuffle_seed: int | None = None) -> Iterator[str]:
-    options = {"data_files": {split: file}, "split": split, "revision": _C4_REVISION}
+    options: dict[str, Any] = {"data_files": {split: file}, "split": split, "revision": _C4_REVISION}
     return _stream("c4", "allenai/c4", shuffle_seed, **options)
 
 
-def _stream(source: str, dataset: str, shuffle_seed: int | None = None, **options: Any) -> Iterator[str]:
-    """The texts of a dataset, downloaded as they are read, from the first request on.
+def _stream(
+    source: str, dataset: str, shuffle_seed: int | None = None, field: str = "text", **options: Any
+) -> Iterator[str]:
+    """The texts of a dataset, downloaded as they are read, from the first request on; null texts are skipped.
 
     Raises:
         MissingExtra: `datasets` is not installed.
-        DataError: the dataset cannot be opened or read, or has no column `text`.
+        DataError: the dataset cannot be opened or read, or has no column `field` of text.
     """
     load = _load_dataset(source)
     try:
@@ -84,9 +86,13 @@ def _stream(source: str, dataset: str, shuffle_seed: int | None = None, **option
         if shuffle_seed is not None:
             rows = rows.shuffle(seed=shuffle_seed, buffer_size=_SHUFFLE_BUFFER)
         for row in rows:
-            if not isinstance(row.get("text"), str):
-                raise DataError(f"{source} has the columns {', '.join(row)}; one must be called 'text' and hold text")
-            yield row["text"]
+            if field in row and row[field] is None:
+                continue
+            if not isinstance(row.get(field), str):
+                raise DataError(
+                    f"{source} has the columns {', '.join(row)}; one must be called {field!r} and hold text"
+                )
+            yield row[field]
     except DataError:
         raise
     except Exception as error:

@@ -9,14 +9,16 @@ reproduced), and sequences without it are those of versions that knew no other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from evopress.errors import ConfigError, NotEnoughTokens
+from evopress.errors import ConfigError, DataError, NotEnoughTokens, first_line
 from evopress.text.documents import passages
+from evopress.text.localfiles import FIELD
 from evopress.text.sources import open_heldout, open_text
 from evopress.text.tokens import SHORTEST_SEQUENCE, Splits, Tokens, cut
 
@@ -38,13 +40,16 @@ def load_splits(
     heldout_tokens: int,
     seed: int,
     bos: int | None = None,
+    field: str = FIELD,
 ) -> Splits:
     """Tokens to calibrate with, to search on and to score at the end, in exactly the numbers asked for.
 
     `source` is a name (`demo`, `wikitext2`, `c4`, `fineweb_edu`), `hub:NAME[:CONFIG[:SPLIT]]` or the path of a .txt,
-    .jsonl or .parquet file. The seed chooses the training documents; the held-out text does not depend on it. The
-    document in which the calibration tokens end may give its later tokens to the search. A part of 0 tokens is empty.
-    `bos` is the token that every sequence begins with; `sequence_length` and the numbers of tokens have it in them.
+    .json, .jsonl or .parquet file (all but the last also as .gz) or of a directory with such files. Their text lies in
+    `field`; chat messages become text through the tokenizer's template. The seed chooses the training documents; the
+    held-out text does not depend on it. The document in which the calibration tokens end may give its later tokens to
+    the search. A part of 0 tokens is empty. `bos` is the token that every sequence begins with; `sequence_length` and
+    the numbers of tokens have it in them.
 
     Raises:
         DataError: the source is unknown, missing, empty or unreadable.
@@ -56,7 +61,7 @@ def load_splits(
     for part in (calibration_tokens, search_tokens, heldout_tokens):
         if part < 0 or part == 1:
             raise ConfigError(f"asked for {part} tokens; give 0 or at least {SHORTEST_SEQUENCE}")
-    text = open_text(source, seed, _PASSAGE * sequence_length)
+    text = open_text(source, seed, _PASSAGE * sequence_length, field, partial(render_chat, tokenizer))
     training = _Reader(text.training, tokenizer, sequence_length, packed=text.packed, bos=bos)
     calibration = training.take(calibration_tokens, f"{source} (calibration)")
     search = training.take(search_tokens, f"{source} (search)")
@@ -95,17 +100,18 @@ def load_heldout(
     sequence_length: int,
     tokens: int | None = None,
     bos: int | None = None,
+    field: str = FIELD,
 ) -> Tokens:
     """Non-overlapping windows to score: the whole text of a file, or the held-out part of a named source.
 
     `tokens` keeps only the first so many. Without it, `wikitext2` and `c4` drop the rest that fills no window, as the
-    published perplexities do; other sources keep it as a shorter window. `bos` and the errors are those
+    published perplexities do; other sources keep it as a shorter window. `bos`, `field` and the errors are those
     of `load_splits`.
     """
     _check_length(sequence_length)
     if tokens is not None and tokens < SHORTEST_SEQUENCE:
         raise ConfigError(f"asked for {tokens} tokens; give at least {SHORTEST_SEQUENCE}")
-    text = open_heldout(source, _PASSAGE * sequence_length)
+    text = open_heldout(source, _PASSAGE * sequence_length, field, partial(render_chat, tokenizer))
     reader = _Reader(text.heldout, tokenizer, sequence_length, packed=text.packed, bos=bos)
     if tokens is not None:
         return _heldout(reader, source, tokens)
@@ -118,6 +124,20 @@ def load_heldout(
             f"give more text, or --sequence-length {everything.total} or less"
         )
     return _whole_windows(everything, sequence_length) if text.whole_windows else everything
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any]) -> str:
+    """Chat messages as the text of the tokenizer's template, without a BOS token: sequences get theirs anyway.
+
+    DataError where there is no template, or where it refuses them.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError("the data holds chat messages, but the model's tokenizer has no chat template; give text")
+    try:
+        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False))
+    except Exception as error:  # templates are programs
+        raise DataError(f"the model's chat template refuses messages of the data: {first_line(error)}") from error
+    return text.removeprefix(str(tokenizer.bos_token or ""))
 
 
 def _heldout(reader: _Reader, source: str, tokens: int) -> Tokens:
