@@ -101,9 +101,8 @@ def reload(kind: str, folder: Path) -> Any:
 
 def run(kind: str, source: Path, out: Path, text: Path, **options: Any) -> str:
     """One whole run and a look at its export: what is not a unit is what it was."""
-    from evopress.run.observer import Observer
-
     import evopress
+    from evopress.run.observer import Observer
 
     class Notes(Observer):
         def note(self, text: str) -> None:

@@ -13,7 +13,7 @@ from evopress.cli import main
 SIZES = (
     "--sequence-length 16 --calibration-tokens 256 --search-tokens 512 --heldout-tokens 256 --generations 3 "
     "--offspring 4 --survivors 2,1 --tokens-per-stage 32,64 --start-tokens 32 "
-    "--sensitivity-tokens 64,128"
+    "--sensitivity-tokens 64,128 --polish none"
 )
 FLAGS = f"--bits 3 --levels 2,3,4 --group-size 16 {SIZES}"
 

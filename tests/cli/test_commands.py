@@ -214,7 +214,9 @@ def test_any_budget_between_the_levels_works(quantize: Call, tmp_path: Path, bit
 
 def test_bpw_counts_scales_and_zeros(call: Call, checkpoint: Path, text: Path, tmp_path: Path) -> None:
     flags = "--bpw 4.1 --sequence-length 16 --calibration-tokens 256 --search-tokens 512 --heldout-tokens 256 --json "
-    flags += "--levels 2,3,4 --group-size 16 --generations 2 --offspring 4 --survivors 1 --tokens-per-stage 32"
+    flags += (
+        "--polish none --levels 2,3,4 --group-size 16 --generations 2 --offspring 4 --survivors 1 --tokens-per-stage 32"
+    )
     result = call("quantize", checkpoint, "-o", tmp_path / "run", "--data", text, *flags.split())
     row = json.loads(result.out)["profiles"]["searched"]
     assert row["bpw"] <= 4.1

@@ -185,7 +185,7 @@ def test_dropped_sub_layers_and_another_profile(
     flags = (
         "--fraction 0.33 --sequence-length 16 --search-tokens 512 --heldout-tokens 256 --generations 2 --offspring 4"
     )
-    flags += " --survivors 1 --tokens-per-stage 32 --start-tokens 32"
+    flags += " --survivors 1 --tokens-per-stage 32 --start-tokens 32 --polish none"
     assert call("drop", checkpoint, "-o", tmp_path / "run", "--data", text, *flags.split()).code == 0
     (tmp_path / "all.txt").write_text("none\n" * 3)
     flags = ("--tasks", "animals", "--task-path", folder, "--profile", tmp_path / "all.txt", "--json")

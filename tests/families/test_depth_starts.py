@@ -43,6 +43,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, text: Path) -> dict[str, 
     write_pico_checkpoint(model, "llama", blocks=BLOCKS)
     tokens = {"sequence_length": 16, "search_tokens": 512, "heldout_tokens": 128, "sensitivity_tokens": (32, 64)}
     stages = {"offspring": 4, "survivors": (2, 1), "tokens_per_stage": (32, 64), "start_tokens": 32, "generations": 5}
+    tokens |= {"polish": "none"}
     return {"model": str(model), "data": str(text), "fraction": 0.34, "race": True, **tokens, **stages}
 
 

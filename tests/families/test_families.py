@@ -34,6 +34,7 @@ SMALL: dict[str, Any] = {
     "calibration_tokens": 256,
     "search_tokens": 512,
     "heldout_tokens": 256,
+    "polish": "none",
     "generations": 3,
     "offspring": 4,
     "survivors": (2, 1),

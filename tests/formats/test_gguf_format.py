@@ -69,7 +69,7 @@ def write_checkpoint(path: Path, family: str = "llama", width: int = 64, blocks:
 def options(small_other: dict[str, Any]) -> dict[str, Any]:
     """Settings of a run for llama.cpp in fp32, all but the model, the budget and the directory."""
     del small_other["model"]
-    return small_other | {"target": "llamacpp", "dtype": "float32"}
+    return small_other | {"target": "llamacpp", "dtype": "float32", "polish": "none"}
 
 
 def built(path: Path, model: Path | str, options: dict[str, Any], **more: Any) -> Workspace:

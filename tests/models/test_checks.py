@@ -6,10 +6,10 @@ import gguf
 import pytest
 import torch
 import transformers
-from evopress.formats.gguf import export_gguf, plan_gguf
 from safetensors.torch import load_file, save_file
 
 from evopress.errors import DataError, MissingExtra, ModelError
+from evopress.formats.gguf import export_gguf, plan_gguf
 from evopress.models import LoadedModel, load_model
 from evopress.models.checks import require_known_tokens
 from evopress.models.gguf_rope import llama3_factors
