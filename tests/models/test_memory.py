@@ -12,6 +12,7 @@ from evopress.models.memory import (
     Shapes,
     available_memory,
     build_memory,
+    polish_memory,
     require_memory,
     search_memory,
     sensitivity_memory,
@@ -41,6 +42,17 @@ def test_a_build_that_corrects_for_compressed_inputs_holds_both() -> None:
     for part in ("calibration activations", "Hessians of one block"):
         assert both.pop(part) == 2 * plain.pop(part)
     assert both == plain
+
+
+def test_a_polish_holds_text_twice_on_its_way_and_one_blocks_numbers() -> None:
+    needs = polish_memory(SHAPES, tokens=100, batch_tokens=10)
+    assert needs == {
+        "hidden states": 2 * 2 * 100 * 8 * 2,
+        "numbers of one block": 7 * 4 * (8 * 24 + 8 * 8 + 16 * 8),
+        "gradients of a batch": 4 * 10 * (8 + 24 + 8 + 8 + 16 + 8) * 2,
+        "packed levels": 3 * (8 * 24 + 8 * 8 + 16 * 8) * 2,
+    }
+    assert polish_memory(replace(SHAPES, blocks=30), 100, 10)["numbers of one block"] == needs["numbers of one block"]
 
 
 def test_embedding_and_head_count_where_they_are_compressed() -> None:

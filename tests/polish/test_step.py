@@ -15,7 +15,7 @@ from evopress import pipeline
 from evopress.core.profile import Profile
 from evopress.database.polished import read_record
 from evopress.database.store import Database
-from evopress.errors import ConfigError, EvopressError, NotEnoughTokens, RunError, RunMismatch
+from evopress.errors import ConfigError, EvopressError, NotEnoughTokens, ResourceError, RunError, RunMismatch
 from evopress.run.directory import RunDirectory, read_run, start_run
 from evopress.run.observer import Observer
 from evopress.run.records import read_profile
@@ -194,7 +194,12 @@ def test_bad_input_in_one_line(fresh: Fresh, small_other: dict[str, Any], tmp_pa
             action()
         assert "\n" not in str(caught.value)
 
-    run = fresh()
+    run, plain = fresh(), {"model": small_other["model"], "data": small_other["data"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workspace, "free_memory", 1000)
+        fails(ResourceError, "the polish needs .* of memory and 1.0 kB are available; most of it is",
+              lambda: pipeline.polish(Workspace(run, Observer())))  # fmt: skip
+    assert not run.polished.exists()
     fails(NotEnoughTokens, "for a polish, and --polish-watched 99999 leave nothing of them to learn from; give at most",
           lambda: pipeline.polish(changed(run, polish_watched=99999), "model"))  # fmt: skip
     pipeline.polish(changed(run, polish_watched=64), "blocks")
@@ -205,11 +210,12 @@ def test_bad_input_in_one_line(fresh: Fresh, small_other: dict[str, Any], tmp_pa
     run.profile.unlink()
     fails(RunError, "run the search step first", lambda: pipeline.polish(Workspace(run, Observer())))
     fails(ConfigError, "the blocks of MXFP4, BF16 have no scale in floating point",
-          lambda: resolve(**small_other, bpw=8, method="ggml", levels=("MXFP4", "BF16"), polish="both"))  # fmt: skip
+          lambda: resolve(**plain, bpw=8, method="ggml", levels=("MXFP4", "BF16"), polish="both"))  # fmt: skip
     fails(ConfigError, "--polish sweep cannot be done: rtn has no sweep; use blocks or model",
-          lambda: resolve(**small_other, bits=3, method="rtn", polish="sweep"))  # fmt: skip
-    assert resolve(**small_other, bits=3, polish="auto").polish.polish == "both"
-    old = to_toml(resolve(**small_other, bits=3)).partition("\n[polish]")[0]
+          lambda: resolve(**plain, bits=3, method="rtn", polish="sweep"))  # fmt: skip
+    own = resolve(**plain, bits=3), resolve(**plain, fraction=0.25), resolve(**plain, bits=3, preset="paper")
+    assert [config.polish.polish for config in own] == ["blocks", "blocks", "none"]
+    old = to_toml(resolve(**plain, bits=3)).partition("\n[polish]")[0]
     assert from_toml(old, "old").polish.polish == "none"
 
 

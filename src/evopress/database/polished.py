@@ -61,6 +61,16 @@ def read_record(directory: Path) -> PolishRecord | None:
     return PolishRecord(**{**data, "blocks": tuple((before, after) for before, after in data["blocks"])})
 
 
+def summary(record: PolishRecord) -> str:
+    """One line that says what a polish came to."""
+    before, *others = record.watched.values()
+    if not others:
+        return "polish: the levels were made for just these inputs already, so they stay as they are"
+    if record.result is None:
+        return f"polish: KL on the watched text {before:.4g}, then {min(others):.4g} at best: levels stay as they are"
+    return f"polish: KL on the watched text {before:.4g} -> {min(others):.4g} ({record.result})"
+
+
 class Polished(Database):
     """The levels of `base`, those of the units in `over` replaced, as long as they are asked for by the same name."""
 

@@ -95,6 +95,22 @@ def sensitivity_memory(shapes: Shapes, tokens: int) -> dict[str, int]:
     }
 
 
+def polish_memory(shapes: Shapes, tokens: int, batch_tokens: int) -> dict[str, int]:
+    """Bytes that learning levels from `tokens` tokens holds beside what is loaded, by what they hold.
+
+    A number that is learned has 4 bytes for itself, its best value, its gradient and two moments, and two more while it
+    becomes a weight.
+    """
+    state = shapes.width * shapes.bytes_per_weight
+    passed = sum(columns + rows for columns, rows in shapes.groups)
+    return {
+        "hidden states": 4 * tokens * state,
+        "numbers of one block": 28 * shapes.compressed // shapes.blocks,
+        "gradients of a batch": 4 * batch_tokens * passed * shapes.bytes_per_weight,
+        "packed levels": shapes.compressed * shapes.bytes_per_weight,
+    }
+
+
 def available_memory(device: str) -> int:
     """Bytes that a new allocation can have: of main memory without swapping, or of a CUDA device's own memory.
 

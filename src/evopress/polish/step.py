@@ -24,11 +24,12 @@ from typing import Any
 import torch
 
 from evopress.core.profile import DENSE, Profile
-from evopress.database.polished import Phase, PolishRecord, read_record, write_record
+from evopress.database.polished import Phase, PolishRecord, read_record, summary, write_record
 from evopress.errors import ConfigError, NotEnoughTokens, RunMismatch
 from evopress.levels.packed import Packed
 from evopress.models import Linear
 from evopress.models.assemble import EMBEDDING, HEAD, Assembly
+from evopress.models.memory import polish_memory, require_memory
 from evopress.models.weights import weight
 from evopress.polish.blocks import Forms, Outcome, Rates, polish_block
 from evopress.polish.estimate import estimate
@@ -51,7 +52,8 @@ def polish_levels(workspace: Workspace, section: PolishSection, profile: Profile
     """Learn the levels of a profile as `section` says, into `directory`, or go on learning; nothing where it is done.
 
     Raises ConfigError for levels in which nothing can be learned, NotEnoughTokens for search text that leaves none to
-    learn from or to watch, RunMismatch for a directory with what was polished otherwise.
+    learn from or to watch, RunMismatch for a directory with what was polished otherwise, ResourceError for too little
+    memory.
     """
     if why := nothing_to_learn(workspace.config.compression):
         raise ConfigError(f"--polish {section.polish} cannot be done: {why}; leave it out")
@@ -67,6 +69,8 @@ def polish_levels(workspace: Workspace, section: PolishSection, profile: Profile
         raise RunMismatch(f"{directory} was made with other settings ({'; '.join(differs)}); delete it to polish again")
     if known is not None and known.done:
         return known
+    needs = polish_memory(workspace.shapes, text.total, section.polish_batch)
+    require_memory(needs, workspace.free_memory, "the polish")
     directory.mkdir(exist_ok=True)
     record = PolishRecord(wanted, dict(profile.items()))
     write_record(directory, record)
@@ -75,16 +79,6 @@ def polish_levels(workspace: Workspace, section: PolishSection, profile: Profile
     write_record(directory, record)
     workspace.observer.note(summary(record))
     return record
-
-
-def summary(record: PolishRecord) -> str:
-    """One line that says what a polish came to."""
-    before, *others = record.watched.values()
-    if not others:
-        return "polish: the levels were made for just these inputs already, so they stay as they are"
-    if record.result is None:
-        return f"polish: KL on the watched text {before:.4g}, then {min(others):.4g} at best: levels stay as they are"
-    return f"polish: KL on the watched text {before:.4g} -> {min(others):.4g} ({record.result})"
 
 
 def _text(workspace: Workspace, section: PolishSection) -> Tokens:
