@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "report": "errors core search database settings formats run",
     "steps": "errors core search levels models text analysis database fitness settings families formats run report",
     "polish": "errors core levels models text database fitness settings run steps",
-    "pipeline": "errors core settings formats run report steps polish",
+    "pipeline": "errors core text settings formats run report steps polish",
     "sweeps": "errors core settings run report pipeline",
     "cli": "errors core search settings run report analysis steps pipeline sweeps",
 }
