@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,27 @@ import pytest
 
 hypothesis.settings.register_profile("evopress", deadline=None, derandomize=True)  # machines differ, results must not
 hypothesis.settings.load_profile("evopress")
+
+OLDEST = "5.0."
+NOT_ON_OLDEST = {  # why not -> tests that transformers 5.0 fails itself, or whose models it lacks or builds otherwise
+    "the class is newer": r"\[(gemma4|qwen3_5)_text|\[olmo_hybrid|part_for_each|put_another_block|hand_on_more",
+    "it cannot be made tiny": r"classes\[(dbrx|exaone4|gpt_bigcode|phi|zamba)\]|\[jetmoe\]|fails_in_its_dtype",
+    "states lie in caches of its own": r"(falcon_h1|mamba2)\]|recurrent_gemma|keeps_a_state|three_sublayers",
+    "GPT-NeoX has another head and rotary share": r"tail_and_head\[gpt_neox|as_it_was_saved\[gpt_neox",
+    "GPT-2 takes no notice of its number with SDPA": r"depend_on_their_number",
+    "it checks no rotary settings": r"cannot_be_shorter_say_why",
+    "it cannot read Gemma's tokenizer in a GGUF file": r"all_families_load_at_the_predicted_size\[gemma",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not version("transformers").startswith(OLDEST):
+        return
+    for item in items:
+        for reason, pattern in NOT_ON_OLDEST.items():
+            if item.path.parent.name in ("models", "export") and re.search(pattern, item.name):
+                item.add_marker(pytest.mark.skip(reason=f"transformers {OLDEST}*: {reason}"))
+
 
 WORDS = (
     "the",

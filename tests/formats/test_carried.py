@@ -73,4 +73,6 @@ def test_older_readers_find_rope_and_the_head(tied: bool) -> None:
     found = readable_by_older(content, tied)
     assert found["text_config"]["rope_theta"] == 5e5
     assert found["text_config"]["rope_scaling"] == {"rope_type": "llama3", "factor": 8.0}
+    half = readable_by_older({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, tied)
+    assert half["rotary_pct"] == half["partial_rotary_factor"] == 0.5
     assert found["tie_word_embeddings"] is found["text_config"]["tie_word_embeddings"] is tied

@@ -215,6 +215,8 @@ def readable_by_older(content: dict[str, Any], tied: bool) -> dict[str, Any]:
     if isinstance(rope, dict) and isinstance(rope.get("rope_theta"), int | float):
         scaling = {name: value for name, value in rope.items() if name not in ("rope_theta", "partial_rotary_factor")}
         found["rope_theta"] = rope["rope_theta"]
+        if "partial_rotary_factor" in rope:
+            found |= dict.fromkeys(("partial_rotary_factor", "rotary_pct"), rope["partial_rotary_factor"])
         if scaling.get("rope_type", "default") != "default":
             found["rope_scaling"] = scaling
     if not tied and found.get("tie_word_embeddings"):
