@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST = "5.0.0"
 NEEDS = ("huggingface_hub>=1.3,<2", "httpx", "tokenizers>=0.22,<=0.23.0")
-TESTS = ("tests/models", "tests/export")
+TESTS = ("tests/models", "tests/formats")
 
 
 def environment(version: str) -> Path:
