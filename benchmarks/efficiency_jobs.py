@@ -69,11 +69,11 @@ class Job:
 
     def config(self, model: str, database: Path, options: dict[str, Any]) -> Config:
         """Its configuration; `options` are for all jobs and come last."""
-        given = METHODS[self.method] if self.method in METHODS else published(self.method, self.family)
-        exchange = {"exchange": EXCHANGE[self.family]} if "offspring" in given else {}
-        shared = {} if self.family == "depth" else {"database": str(database)}
+        given = METHODS[self.method] if self.method in METHODS else published(self.method, self.application)
+        exchange = {"exchange": EXCHANGE[self.application]} if "offspring" in given else {}
+        shared = {} if self.application == "depth" else {"database": str(database)}
         settings = DATA | exchange | shared | given | {"token_limit": self.tokens, "seed": self.seed} | options
-        if self.family == "depth":
+        if self.application == "depth":
             settings.pop("calibration_tokens", None)
         return resolve(model, **TASKS[self.task], **settings)
 

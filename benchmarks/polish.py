@@ -31,8 +31,8 @@ from run_settings import add_settings, machine
 from tables import manual
 
 from evopress import pipeline
+from evopress.core.polish_record import PolishRecord, read_record
 from evopress.core.profile import Profile
-from evopress.database.polished import PolishRecord, read_record
 from evopress.fitness.divergence import KL
 from evopress.run.directory import locked, start_run
 from evopress.run.observer import Observer

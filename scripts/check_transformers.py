@@ -23,6 +23,7 @@ from evopress.formats.shards import weight_bytes
 from evopress.run.directory import read_run
 from evopress.run.observer import Observer
 from evopress.run.records import read_profile
+from evopress.run.wording import final
 from evopress.steps.workspace import Workspace
 
 SCRIPT = Path(__file__).with_name("stock_perplexity.py")
@@ -39,7 +40,8 @@ def check(directory: Path) -> dict[str, Any]:
     subprocess.run([sys.executable, SCRIPT, run.export, tokens, "--out", answer], check=True, capture_output=True)
     expected = workspace.searched(read_profile(run.profile)).logits(torch.tensor(sequences[0])[None])[0].contiguous()
     found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
-    found["searched"] = json.loads(run.evaluation.read_text(encoding="utf-8"))["profiles"]["searched"]["perplexity"]
+    rows = json.loads(run.evaluation.read_text(encoding="utf-8"))["profiles"]
+    found["searched"] = rows[final(rows)]["perplexity"]
     found["equal"] = found["logits"] == hashlib.sha256(expected.numpy().tobytes()).hexdigest()
     found["bytes"] = weight_bytes(run.export)
     answer.write_text(json.dumps(found) + "\n", encoding="utf-8")

@@ -270,7 +270,7 @@ def arrows() -> dict[str, list[str]]:
             if names == ["evopress"]:
                 names = [f"evopress.{alias.name}" for alias in getattr(node, "names", [])]
             own |= {name.split(".")[1] for name in names if name.startswith("evopress.")} - {part}
-    del found["__init__"]  # the public names, which are all loaded when they are asked for
+    found.pop("__init__", None)  # the public names, which are all loaded when they are asked for
     return {part: sorted(own & found.keys()) for part, own in found.items()}
 
 

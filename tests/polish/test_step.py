@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from evopress import pipeline
+from evopress.core.polish_record import read_record
 from evopress.core.profile import Profile
-from evopress.database.polished import read_record
 from evopress.database.store import Database
 from evopress.errors import ConfigError, EvopressError, NotEnoughTokens, ResourceError, RunError, RunMismatch
 from evopress.run.directory import RunDirectory, read_run, start_run
@@ -184,7 +184,7 @@ def test_how_to_polish_may_change_until_it_is_done(fresh: Fresh) -> None:
     assert start_run(run.path, other).config == other == read_run(run.path).config
     pipeline.polish(Workspace(read_run(run.path), Observer()))
     assert start_run(run.path, other).config == other
-    with pytest.raises(RunMismatch, match=r"polish\.polish: model -> none"):
+    with pytest.raises(RunMismatch, match=r"polish\.polish: model -> blocks"):
         start_run(run.path, run.config)
 
 
@@ -233,8 +233,7 @@ def test_every_family_of_weights(small_other: dict[str, Any], options: dict[str,
     run = pipeline.compress(
         out=tmp_path / "run",
         application="sparsity" if "sparsity" in options else "bits",
-        polish="both",
-        **small_other | options | {**POLISH, "generations": 1},
+        **small_other | options | {**POLISH, "generations": 1, "polish": "both"},
     )
     rows = run.evaluation["profiles"]
     assert rows["polished"]["kl"] < rows["searched"]["kl"]

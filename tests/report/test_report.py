@@ -13,7 +13,7 @@ from tests.report.conftest import Page
 
 import evopress
 from evopress.cli import main
-from evopress.database.polished import PolishRecord, write_record
+from evopress.core.polish_record import PolishRecord, write_record
 from evopress.errors import JournalError, RunError, RunMismatch
 from evopress.report import read_all, read_data, write_report
 from evopress.report.allocation import bytes_of, cells

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
+from evopress.core.polish_record import Phase, PolishRecord, read_record, summary, write_record
 from evopress.core.profile import DENSE, Profile
-from evopress.database.polished import Phase, PolishRecord, read_record, summary, write_record
 from evopress.errors import ConfigError, NotEnoughTokens, RunMismatch
 from evopress.levels.packed import Packed
 from evopress.models import Linear

@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from evopress.core.polish_record import PolishRecord, read_record
 from evopress.core.profile import Level, Unit
 from evopress.core.space import SearchSpace
-from evopress.database.polished import PolishRecord, read_record
 from evopress.errors import BudgetError, JournalError, RunMismatch
 from evopress.formats.staging import is_whole
 from evopress.run.directory import read_run

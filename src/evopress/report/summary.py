@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from evopress.core.polish_record import read_record
 from evopress.database.manifest import read_manifest
-from evopress.database.polished import read_record
 from evopress.errors import DatabaseError
 from evopress.formats.staging import is_whole
 from evopress.run.directory import RunDirectory

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from evopress.core.files import size
+from evopress.core.polish_record import read_record
 from evopress.core.profile import Profile, Unit
 from evopress.database.methods import Method
-from evopress.database.polished import read_record
 from evopress.formats.about import About
 from evopress.formats.card import Card, Grid, Table
 from evopress.report.commands import reproduce
