@@ -84,6 +84,7 @@ SCRIPTS = {
         "--device cpu --width 128 --blocks 2 --build-blocks 2 --vocabulary 512 --sequence-length 64 "
         "--calibration-tokens 512 --tokens-per-stage 64 256 512"
     ),
+    "coverage.py": Small("--only gpt2 --kind causal"),
     "efficiency.py": Small(
         "--model my-model --our-tokens 1200 --seeds 1",
         default="--only bits-3-auto",
