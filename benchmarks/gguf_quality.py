@@ -81,12 +81,12 @@ def prepare(options: argparse.Namespace) -> Workspace:
 
 def compare(options: argparse.Namespace, base: Workspace, mix: str) -> dict[str, Any]:
     """Search at the size of a mix; the line of results."""
-    application = base.application
-    assert isinstance(application, QuantizeGgml)
-    profile = application.mix(mix)
+    family = base.family
+    assert isinstance(family, QuantizeGgml)
+    profile = family.mix(mix)
     if profile is None:
         raise SystemExit(f"{mix} needs types that are not among {', '.join(LEVELS)}")
-    bpw = str(Fraction(application.space.cost(profile), application.space.total_weights))
+    bpw = str(Fraction(family.space.cost(profile), family.space.total_weights))
     started = time.monotonic()
     run = run_all(config(options, bpw), options.folder / mix, Printer())
     found = {name: row for name, row in run.evaluation["profiles"].items() if name not in MIXES}
