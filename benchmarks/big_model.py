@@ -4,6 +4,7 @@ Asserted first: sharing prefixes changes no score. Then measured, once each, wit
 
 * the build: GPTQ at 2, 3, 4, 5 and 6 bits in groups of 128, as the paper makes them and with all parts of the default,
   of the first blocks only (each costs the same);
+* the polish of blocks at 3 bits, as many of them as were built;
 * the search: one generation of the paper's schedule for bits on levels that were rounded to nearest, whose numbers cost
   what any others cost, beside the plain forward passes of as many tokens in the same model.
 
@@ -38,7 +39,12 @@ from evopress.levels import Grid
 from evopress.models import Runner, describe
 from evopress.models.assemble import Assembly, weight_slots
 from evopress.models.memory import available_memory
+from evopress.models.weights import weight
+from evopress.polish.blocks import Forms, Rates, polish_block
+from evopress.polish.learnable import learnable
+from evopress.polish.text import Text
 from evopress.search.presets import BITS
+from evopress.settings.sections import PolishSection
 from evopress.steps.opened import BATCH_TOKENS
 from evopress.text.tokens import Tokens
 
@@ -129,6 +135,37 @@ def measure_build(
         f"| {options.blocks} of them | {whole / 60:.1f} min, {size(round(stored * options.blocks))} on disk |",
         f"| memory of the device | {device.peak()} |",
     ]
+
+
+def measure_polish(options: argparse.Namespace, device: Device, folder: Path) -> list[str]:
+    """Seconds a block of learning uniform 3 bits that were rounded to nearest, and the memory that it takes."""
+    runner = Runner(model := make_model(options, options.build_blocks), describe(model))
+    database = build_database(folder, runner, Quantization(name="rtn", grids={"3": GRIDS["3"]}), [], {})
+    sequences = text(options.polish_tokens, options.sequence_length, options.vocabulary).sequences
+    learned = Text.of(runner, sequences, options.sequence_length)
+    rates = Rates(epochs=1, codes=default("polish_code_rate"), floats=default("polish_scale_rate"))
+    inputs, seconds = learned.begin(), []
+    device.peak()
+    for block in range(options.build_blocks):
+        before = device.now()
+        targets = learned.through(inputs, lambda state, contexts, at=block: runner.block(at, state, contexts))
+        linears = {own.view.parameter: own for own in runner.map.of_block(block)}
+        levels = {name: database.load(own.name, "3").to(runner.device) for name, own in linears.items()}
+        forms = Forms({name: learnable(level, weight(model, linears[name].view)) for name, level in levels.items()})
+        outcome = polish_block(learned, block, forms, inputs, targets, rates)
+        assert outcome.after <= outcome.before, "a block became worse"
+        seconds.append(device.now() - before)
+    whole = statistics.median(seconds) * options.blocks
+    return [
+        f"| polish of 3 bits, {learned.tokens:,} tokens: a block | {statistics.median(seconds):.1f} s |",
+        f"| {options.blocks} of them | {whole / 60:.1f} min |",
+        f"| memory of the device | {device.peak()} |",
+    ]
+
+
+def default(name: str) -> Any:
+    """What a setting of the polish is by itself."""
+    return PolishSection.model_fields[name].default
 
 
 def measure_search(options: argparse.Namespace, device: Device, folder: Path) -> list[str]:
@@ -222,6 +259,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=128_256)
     parser.add_argument("--sequence-length", type=int, default=2048)
     parser.add_argument("--calibration-tokens", type=int, default=131_072)
+    parser.add_argument("--polish-tokens", type=int, default=default("polish_tokens"))
     parser.add_argument("--tokens-per-stage", type=int, nargs=3, default=list(BITS["paper"].tokens))
     parser.add_argument(
         "--merge",
@@ -229,7 +267,7 @@ def main() -> None:
         default=True,
         help="candidates of equal levels go through a block together, as in a run on a GPU",
     )
-    parser.add_argument("--only", choices=["build", "search"])
+    parser.add_argument("--only", choices=["build", "polish", "search"])
     parser.add_argument("--folder", type=Path, help="where the databases go; default: a temporary directory")
     options = parser.parse_args()
     device = Device(options.device)
@@ -237,7 +275,7 @@ def main() -> None:
     print(f"machine: {about['device']}, torch {about['torch']}, bf16\n", flush=True)
     print("| measured | value |\n|---|---:|", flush=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        for name, measure in {"build": measure_builds, "search": measure_search}.items():
+        for name, measure in {"build": measure_builds, "polish": measure_polish, "search": measure_search}.items():
             if options.only in (None, name):
                 print("\n".join(measure(options, device, Path(folder) / name)), flush=True)
 

@@ -1,7 +1,7 @@
 """How many tokens a search needs: Algorithm 1 beside what `auto` does, each part alone and left out, on SmolLM2.
 
-Every run is a run directory; runs with the same levels share one database, and those of one seed what was measured
-before the search (its tokens count for each). A finished run becomes a line of a file that is kept with the sources,
+Every run is a run directory; runs of one task share a database, and those of one seed what was measured before the
+search (its tokens count for each). A finished run becomes a line of a file that is kept with the sources,
 with its whole curve: tokens so far, and the held-out KL of the parent at that moment. So the script can be stopped and
 started again at any time, on several days, and two of it can run at once (a run that another process has is left to
 it, OMP_NUM_THREADS=1 for each).
@@ -91,11 +91,11 @@ class Course(Observer):
 
 def run(folder: Path, job: Job, model: str, options: dict[str, Any], rows: Path) -> None:
     """Make or continue one run and add its line."""
-    database = folder / f"database-{job.application}"
+    database = folder / f"database-{job.task}"
     directory = start_run(folder / job.name, job.config(model, database, options))
     workspace = Workspace(directory, course := Course())
     course.workspace = workspace
-    with waited(folder / f"build-{job.application}.lock"):
+    with waited(folder / f"build-{job.task}.lock"):
         build(workspace)
     share_measurements(sorted(folder.glob(f"{job.task}-*-{job.seed}-*")), directory.path)
     started, cpu = time.monotonic(), time.process_time()

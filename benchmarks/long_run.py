@@ -1,8 +1,8 @@
 """The results table: searches of equal cost on SmolLM2, exchange within sizes and between all layers, beside baselines.
 
-Every run is a run directory that shares one database, so the script can be stopped and started again at any time. What
-is finished becomes a line of a file that is kept with the sources: a run that has its line is not repeated, also where
-the run directories are gone.
+Every run is a run directory, and runs of one budget share a database, so the script can be stopped and started again at
+any time. What is finished becomes a line of a file that is kept with the sources: a run that has its line is not
+repeated, also where the run directories are gone.
 
     python benchmarks/long_run.py runs/long                               # 2.5 and 3 bits, three seeds; 2.25 and 4, one
     python benchmarks/long_run.py runs/long --only 3- &                   # two at once: OMP_NUM_THREADS=1 for each
@@ -64,7 +64,7 @@ class Job:
         options = METHODS[self.method]
         if options.get("start") == "sensitivity":
             tokens -= WARMUP
-        own = {"database": str(database), "propagate": "3", "seed": self.seed, "polish": "none"}
+        own = {"database": str(database), "seed": self.seed, "polish": "none"}
         own |= {"generations": tokens // GENERATION}
         return resolve(model, bits=self.bits, **DATA | ALGORITHM_1 | SCHEDULE | own | options | settings)
 
@@ -171,9 +171,10 @@ def main() -> None:
     if not options.only_table:
         options.folder.mkdir(parents=True, exist_ok=True)
         missing = [job for job in jobs() if options.only in job.name and job not in finished(options.rows)]
-        for number, job in enumerate(missing):
-            config = job.config(options.model, options.folder / "database", options.tokens, dict(options.set))
-            if number == 0:  # the database is not in any run's times
+        for job in missing:
+            database = options.folder / f"database-{job.bits}"
+            config = job.config(options.model, database, options.tokens, dict(options.set))
+            if not database.exists():  # it is not in any run's times
                 build(Workspace(start_run(options.folder / job.name, config), Observer()))
             run(options.folder, job, config, options.rows)
     print(table(options.rows))

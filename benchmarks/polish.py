@@ -11,6 +11,7 @@ beginning of what was learned from.
     python benchmarks/polish.py runs/polish --jobs rank                       # do twenty profiles keep their order?
     python benchmarks/polish.py runs/polish --jobs time                       # more search or more polish
     python benchmarks/polish.py runs/polish --jobs sparsity
+    python benchmarks/polish.py runs/polish --jobs depth                      # blocks dropped, and what heals
     python benchmarks/polish.py runs/polish --only 3-uniform --set polish_epochs=2
     python benchmarks/polish.py runs/polish --only-table
 """
@@ -52,11 +53,12 @@ SECOND_TOKENS = LEARNED_TOKENS = 4096
 MODES = ("none", "blocks", "model", "both")
 VARIED = 20  # profiles whose order is looked at
 SWITCHES = 12  # times a varied profile is mutated
+DROP = "drop"  # what a budget of depth is called after
 
 
 @dataclass(frozen=True)
 class Job:
-    """A budget and a kind of profile, such as `3-uniform`, `3-searched-0` or `3-varied-7`, and how it is polished."""
+    """A budget and a kind of profile, such as `3-uniform`, `3-searched-0` or `drop0.25-searched-0`, and its polish."""
 
     profile: str
     mode: str
@@ -65,8 +67,10 @@ class Job:
 
     @property
     def budget(self) -> dict[str, str]:
-        """Bits, or sparsity where it is below 1."""
+        """Bits, sparsity where it is below 1, or what is dropped."""
         target = self.profile.partition("-")[0]
+        if target.startswith(DROP):
+            return {"fraction": target.removeprefix(DROP)}
         return {"sparsity" if float(target) < 1 else "bits": target}
 
     @property
@@ -121,7 +125,13 @@ def sparsity(bits: list[str], seeds: int) -> Iterator[Job]:
             yield from (Job(f"{target}-{kind}", mode) for mode in ("none", "both"))
 
 
-JOBS = {"modes": modes, "tokens": tokens, "rank": rank, "time": time_spent, "sparsity": sparsity}
+def depth(bits: list[str], seeds: int) -> Iterator[Job]:
+    """An eighth, a quarter and three eighths of the blocks dropped."""
+    for fraction in ("0.125", "0.25", "0.375"):
+        yield from (Job(f"{DROP}{fraction}-searched-0", mode) for mode in ("none", "blocks", "both"))
+
+
+JOBS = {"modes": modes, "tokens": tokens, "rank": rank, "time": time_spent, "sparsity": sparsity, "depth": depth}
 
 
 class Printer(Observer):
@@ -148,8 +158,10 @@ class Bench:
     def workspace(self, job: Job, name: str) -> Workspace:
         """The run directory `name`, set up for the job."""
         [(counts, target)] = job.budget.items()
-        settings = {"database": str(self.folder / f"database-{target}"), "seed": job.number, "polish": job.mode}
-        settings |= {"data": self.options.data, **job.settings} | dict(self.options.set) | {counts: target}
+        settings = {"seed": job.number, "polish": job.mode, "data": self.options.data, **job.settings}
+        if counts != "fraction":
+            settings["database"] = str(self.folder / f"database-{target}")
+        settings |= dict(self.options.set) | {counts: target}
         if job.kind == "longer":
             settings["generations"] = 3 * resolve(self.options.model, **settings).search.generations
         config: Config = resolve(self.options.model, **settings)

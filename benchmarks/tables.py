@@ -84,11 +84,11 @@ class Setting:
     settings: dict[str, Any]
 
     def config(self, job: Job) -> Config:
-        """A job's configuration; bits of all targets share a database, each sparsity has its own."""
+        """A job's configuration; all jobs of a target share a database."""
         name, value = job.target.split("=")
         options = {name: value} | (SIZES if self.preset == "quick" else {})
         if name != "fraction":
-            options["database"] = str(self.folder / f"database-{name if name == 'bits' else job.target}")
+            options["database"] = str(self.folder / f"database-{job.target}")
         return resolve(
             self.model, preset=self.preset, **{"data": self.data, "seed": job.seed or 0} | options | self.settings
         )
