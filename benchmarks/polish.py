@@ -90,9 +90,9 @@ class Job:
 
 
 def modes(bits: list[str], seeds: int) -> Iterator[Job]:
-    """Uniform first; further seeds at 3 bits alone."""
+    """Uniform first; further seeds at 3 bits alone, and no search at 2 bits, the least level."""
     for own in bits:
-        searched = [f"{own}-searched-{seed}" for seed in range(seeds if own == "3" else 1)]
+        searched = [f"{own}-searched-{seed}" for seed in range({"2": 0, "3": seeds}.get(own, 1))]
         yield from (Job(profile, mode) for profile in (f"{own}-uniform", *searched) for mode in MODES)
 
 
@@ -257,7 +257,10 @@ def done(rows: Path) -> list[dict[str, Any]]:
 
 
 def table(lines: list[dict[str, Any]], model: str) -> str:
-    """Markdown: a line for each profile and way to polish it, and AutoRound's beside those of uniform bits."""
+    """Markdown: a line for each profile and way to polish it, and AutoRound's beside those of uniform bits.
+
+    CPU minutes are those of the polish, of lines that were made on a CPU.
+    """
     budgets = {line["profile"] for line in lines}
     rows = [
         "| profile | polish | KL | perplexity | KL, second text | KL, learned from | CPU minutes | counts |",
@@ -265,10 +268,10 @@ def table(lines: list[dict[str, Any]], model: str) -> str:
     ]
     for line in lines:
         way = " ".join(filter(None, (line["mode"], line["label"])))
+        minutes = f"{line['cpu_seconds'] / 60:.1f}" if line["device"] == "CPU" and line["result"] else ""
         rows.append(
             f"| {line['profile']} | {way} | {line['first']['kl']:.4f} | {line['first']['perplexity']:.2f} "
-            f"| {line['second']['kl']:.4f} | {line['learned']:.4f} | {line['cpu_seconds'] / 60:.1f} "
-            f"| {line['result'] or 'the database'} |"
+            f"| {line['second']['kl']:.4f} | {line['learned']:.4f} | {minutes} | {line['result'] or 'the database'} |"
         )
     for peer in done(PEERS):
         own = peer["peer"].startswith("autoround") and peer["model"] == model

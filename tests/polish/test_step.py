@@ -16,11 +16,13 @@ from evopress.core.polish_record import read_record
 from evopress.core.profile import Profile
 from evopress.database.store import Database
 from evopress.errors import ConfigError, EvopressError, NotEnoughTokens, ResourceError, RunError, RunMismatch
+from evopress.polish.blocks import relative_error
 from evopress.run.directory import RunDirectory, read_run, start_run
 from evopress.run.observer import Observer
 from evopress.run.records import read_profile
 from evopress.settings.config import from_toml, to_toml
 from evopress.settings.resolve import resolve
+from evopress.steps.search import save
 from evopress.steps.workspace import Workspace
 from evopress.testing import merging_tokenizer, pico_model
 
@@ -306,3 +308,22 @@ def test_what_stays_heals_what_was_dropped(granularity: str, small_other: dict[s
             weight = stored[f"{name}.weight"]
             assert torch.equal(weight, healed.load(name, "keep").dequantize(weight.dtype))
             assert not torch.equal(weight, dense[f"{name}.weight"])
+
+
+def test_blocks_behind_a_dropped_one_learn_from_what_reaches_them(small_other: dict[str, Any], tmp_path: Path) -> None:
+    options = {"fraction": 0.34, "granularity": "block", "generations": 1, "polish": "none"}
+    run = pipeline.drop(out=tmp_path / "run", **small_other | POLISH | options)
+    workspace = changed(run.directory, polish="blocks")
+    first, *others = run.profile.names
+    save(workspace, Profile.of({first: "drop", **dict.fromkeys(others, "keep")}), 0.0, 0, "the first block is dropped")
+    pipeline.polish(workspace)
+    record = read_record(workspace.run.polished)
+    assert record is not None
+    runner, tokens = workspace.runner, workspace.text_to_learn(POLISH["polish_tokens"])
+    errors = []
+    for ids in tokens.sequences:
+        embedded, contexts = runner.begin(ids[None])
+        target = runner.block(1, runner.block(0, embedded, contexts), contexts)
+        errors.append(relative_error(runner.block(1, embedded, contexts), target))
+    assert record.blocks[1][0] == pytest.approx(float(torch.cat(errors, 1).mean()), rel=1e-4)
+    assert record.blocks[1][1] < record.blocks[1][0]

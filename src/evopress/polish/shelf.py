@@ -48,6 +48,10 @@ class Shelf:
         """Whether all of these are written."""
         return all(linear.name in self._manifest.units for linear in linears)
 
+    def learned(self, block: int, linears: Sequence[Linear]) -> bool:
+        """Whether a block is done with; one of which nothing is left has no linears, but an outcome."""
+        return block in self.outcomes() and self.has(linears)
+
     def outcomes(self) -> dict[int, Outcome]:
         """Block -> what learning it came to."""
         path = self.directory / OUTCOMES

@@ -247,7 +247,7 @@ class _Polish:
             linears = self.of_block(block)
             dense = text.through(dense, self._pass(block, {}))
             with self._dropped([block]):
-                if not shelf.has(linears):
+                if not shelf.learned(block, linears):
                     levels = self.packed(base, linears)
                     forms = self._forms(linears, levels)
                     outcome = polish_block(text, block, forms, own, dense, rates)
