@@ -25,6 +25,7 @@ from evopress.settings.resolve import resolve
 from evopress.steps.search import save
 from evopress.steps.workspace import Workspace
 from evopress.testing import merging_tokenizer, pico_model
+from evopress.text.tokens import Tokens
 
 Fresh = Callable[[], RunDirectory]
 
@@ -202,8 +203,11 @@ def test_bad_input_in_one_line(fresh: Fresh, small_other: dict[str, Any], tmp_pa
         fails(ResourceError, "the polish needs .* of memory and 1.0 kB are available; most of it is",
               lambda: pipeline.polish(Workspace(run, Observer())))  # fmt: skip
     assert not run.polished.exists()
-    fails(NotEnoughTokens, "for a polish, and --polish-watched 99999 leave nothing of them to learn from; give at most",
-          lambda: pipeline.polish(changed(run, polish_watched=99999), "model"))  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        short = Tokens.of(Workspace(run, Observer()).splits.search.sequences[:1], "short.txt")
+        patch.setattr(Workspace, "text_to_learn", lambda self, tokens: short)
+        fails(NotEnoughTokens, "short.txt has one sequence of 16 tokens for a polish, which leaves nothing to watch",
+              lambda: pipeline.polish(changed(run, polish_watched=16), "model"))  # fmt: skip
     pipeline.polish(changed(run, polish_watched=64), "blocks")
     fails(RunMismatch, "made with other settings .polish_code_rate: 0.1 -> 0.2.; delete it",
           lambda: pipeline.polish(changed(run, polish_code_rate=0.2), "blocks"))  # fmt: skip
@@ -327,3 +331,17 @@ def test_blocks_behind_a_dropped_one_learn_from_what_reaches_them(small_other: d
         errors.append(relative_error(runner.block(1, embedded, contexts), target))
     assert record.blocks[1][0] == pytest.approx(float(torch.cat(errors, 1).mean()), rel=1e-4)
     assert record.blocks[1][1] < record.blocks[1][0]
+
+
+def test_of_a_short_text_a_quarter_is_watched(fresh: Fresh) -> None:
+    notes: list[str] = []
+
+    class Notes(Observer):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    run = fresh()
+    workspace = Workspace(changed(run, polish_watched=99999, polish_epochs=1).run, Notes())
+    pipeline.polish(workspace, "blocks")
+    total = workspace.text_to_learn(10**6).total
+    assert any(f"has {total} tokens of the 448" in note and f"; {total // 4} of them are" in note for note in notes)

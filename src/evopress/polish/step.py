@@ -57,7 +57,7 @@ def polish_levels(workspace: Workspace, section: PolishSection, profile: Profile
     """
     if why := nothing_to_learn(workspace.config.compression):
         raise ConfigError(f"--polish {section.polish} cannot be done: {why}; leave it out")
-    text = _text(workspace, section)
+    text, watched = _text(workspace, section)
     wanted = _settings(workspace, section, profile, text)
     known = read_record(directory)
     if known is not None and known.settings != wanted:
@@ -75,26 +75,27 @@ def polish_levels(workspace: Workspace, section: PolishSection, profile: Profile
     record = PolishRecord(wanted, dict(profile.items()))
     write_record(directory, record)
     with workspace.assembly() as assembly:
-        record = _Polish(workspace, section, profile, directory, text, assembly).run(record)
+        record = _Polish(workspace, section, profile, directory, text, watched, assembly).run(record)
     write_record(directory, record)
     workspace.observer.note(summary(record))
     return record
 
 
-def _text(workspace: Workspace, section: PolishSection) -> Tokens:
-    """What is learned from, and at its end what is watched."""
+def _text(workspace: Workspace, section: PolishSection) -> tuple[Tokens, int]:
+    """What is learned from and at its end what is watched, and how much that is: of a short text a quarter."""
     text = workspace.text_to_learn(section.polish_tokens + section.polish_watched)
-    if section.polish_watched + len(text.sequences[-1]) > text.total:
+    if len(text.sequences) < 2:
         raise NotEnoughTokens(
-            f"{text.source} has {text.total} tokens for a polish, and --polish-watched {section.polish_watched} leave "
-            f"nothing of them to learn from; give at most {max(2, text.total - len(text.sequences[-1]))}"
+            f"{text.source} has one sequence of {text.total} tokens for a polish, which leaves nothing to watch; give "
+            "more text or --polish none"
         )
+    watched = min(section.polish_watched, text.total // 4)
     if text.total < section.polish_tokens + section.polish_watched:
         workspace.observer.note(
-            f"polish: {text.source} has no more than {text.total} of the {section.polish_tokens} tokens to learn from "
-            f"and {section.polish_watched} to watch"
+            f"polish: {text.source} has {text.total} tokens of the {section.polish_tokens} to learn from and "
+            f"{section.polish_watched} to watch; {watched} of them are watched"
         )
-    return text
+    return text, watched
 
 
 def _settings(workspace: Workspace, section: PolishSection, profile: Profile, text: Tokens) -> dict[str, Any]:
@@ -120,6 +121,7 @@ class _Polish:
     profile: Profile
     directory: Path
     tokens: Tokens
+    watched: int
     assembly: Assembly
 
     def run(self, record: PolishRecord) -> PolishRecord:
@@ -186,7 +188,7 @@ class _Polish:
     def _split(self) -> tuple[Text, Text]:
         """The text to learn from, and the watched one: its last sequences."""
         sequences, watched, tokens = list(self.tokens.sequences), [], 0
-        while len(sequences) > 1 and tokens < self.section.polish_watched:
+        while len(sequences) > 1 and tokens < self.watched:
             watched.append(sequences.pop())
             tokens += len(watched[-1])
         runner, batch = self.workspace.runner, self.section.polish_batch
