@@ -10,8 +10,8 @@ where they are units, come before and after the blocks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from evopress.database.manifest import Manifest, read_manifest, write_manifest
 from evopress.database.methods import Levels, Method, corrects
 from evopress.database.store import Database, write_unit
 from evopress.errors import ConfigError, DatabaseError
-from evopress.levels.hessian import Hessian
+from evopress.levels.hessian import Hessian, lean_on_each_other
 from evopress.models.assemble import EMBEDDING, Assembly, weight_slots
 from evopress.models.batches import batches
 from evopress.models.capture import Rows, collect_inputs
@@ -162,10 +162,12 @@ class _Builder:
         groups: dict[str, list[Linear]] = {}
         for linear in linears:
             groups.setdefault(linear.input_group, []).append(linear)
+        missing = {linear for linear in linears if linear.name not in self.manifest.units}
+        layers = {linear.experts for linear in missing if linear.experts}  # experts lean on all others of their layer
         wanted = {
             group: members
             for group, members in groups.items()
-            if any(member.name not in self.manifest.units for member in members)
+            if not missing.isdisjoint(members) or members[0].experts in layers
         }
         if not self.method.needs_text:
             for members in wanted.values():
@@ -174,6 +176,8 @@ class _Builder:
         dense = self.method.propagate == "dense"
         if wanted or dense or corrects(self.method):
             hessians = self._measure(block, wanted, states)
+            for kind in _kinds_of_experts(wanted):
+                lean_on_each_other([hessians[group] for group in kind])
             for group, members in wanted.items():
                 self._compress(members, hessians.pop(group))
         if not dense and (block < self.runner.map.n_blocks - 1 or self._head is not None):
@@ -188,8 +192,8 @@ class _Builder:
                 seen.append(Rows(groups))
                 with collect_inputs(self.runner.model, self.runner.map, block, seen[-1]):
                     outputs.append(self.runner.block(block, hidden, state.contexts))
-            for group in groups:
-                hessians[group].add(*(rows.of(group) for rows in seen))
+            for group, members in groups.items():  # a router sends other tokens to an expert in the uncompressed model
+                hessians[group].add(*(rows.of(group) for rows in seen[: 1 if members[0].experts else 2]))
             state.uncompressed = outputs[-1]
             if self.method.propagate == "dense":
                 state.hidden = state.uncompressed
@@ -212,10 +216,21 @@ class _Builder:
         weights = [weight(self.runner.model, linear.view).float() for linear in linears]
         matrices = (None, None) if seen is None else (seen.matrix, seen.mismatch)
         results = self.method.compress([linear.name for linear in linears], weights, *matrices)
+        tokens = seen.tokens if seen is not None and linears[0].experts else None
         for linear, levels in zip(linears, results, strict=True):
             if linear.name not in self.manifest.units:
-                self._write(linear, levels)
+                self._write(linear, levels, tokens)
 
-    def _write(self, linear: Linear, levels: Levels) -> None:
-        self.manifest = self.manifest.with_unit(write_unit(self.directory, linear, levels))
+    def _write(self, linear: Linear, levels: Levels, tokens: int | None) -> None:
+        unit = replace(write_unit(self.directory, linear, levels), tokens=tokens)
+        self.manifest = self.manifest.with_unit(unit)
         write_manifest(self.directory, self.manifest)
+
+
+def _kinds_of_experts(groups: Mapping[str, list[Linear]]) -> Iterator[list[str]]:
+    """The groups of a layer's experts that read inputs of one kind, such as all `down_proj`."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for group, (first, *_) in groups.items():
+        if first.experts:
+            kinds.setdefault((first.experts, first.name.rpartition(".")[2]), []).append(group)
+    yield from kinds.values()

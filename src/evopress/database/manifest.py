@@ -71,7 +71,10 @@ def level_entry(name: str, level: Compressed[Packed]) -> LevelEntry:
 
 @dataclass(frozen=True)
 class UnitEntry:
-    """One unit: where its weight is in the model, and the file that holds all its levels."""
+    """One unit: where its weight is in the model, and the file that holds all its levels.
+
+    `tokens` are those of the calibration text that a router sent to an expert; None for what sees them all.
+    """
 
     name: str
     block: int
@@ -80,6 +83,7 @@ class UnitEntry:
     file: str
     sha256: str
     levels: tuple[LevelEntry, ...]
+    tokens: int | None = None
 
     @property
     def size(self) -> int:
@@ -127,7 +131,8 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 @lru_cache(maxsize=10_000)
 def _line(unit: UnitEntry) -> str:
-    return json.dumps(asdict(unit))
+    fields = asdict(unit)
+    return json.dumps({name: value for name, value in fields.items() if name != "tokens" or value is not None})
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -23,6 +23,7 @@ from evopress.core.costs import FileCosts
 from evopress.errors import ConfigError
 from evopress.formats.about import TRANSFORMERS, VLLM, About
 from evopress.formats.carried import carry, copy_companions
+from evopress.formats.experts import with_stacks
 from evopress.formats.format import Content, Source
 from evopress.formats.shards import (
     Entry,
@@ -100,7 +101,8 @@ def _entries(source: Source, content: Content) -> list[Entry]:
     names = new_names(model.state_dict(), source.map, gone)
     entries = dense_entries(model, content.tensors, names)
     cut = cut_along(model, source.map) if gone else {}
-    moved = [replace(_without(entry, cut, source.map.n_blocks, gone), name=names[entry.name]) for entry in entries]
+    cuts = [_without(entry, cut, source.map.n_blocks, gone) for entry in entries]
+    moved = with_stacks(cuts, names, source.loaded)
     return carry(moved, source.loaded, source.map, gone)
 
 

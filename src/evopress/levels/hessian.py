@@ -6,7 +6,7 @@ triangular inverse in fp32, columns^3 / 3 multiplications together, once per inp
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -68,6 +68,27 @@ class Hessian:
                 strip = x[:, first : first + STRIP].T
                 self._upper[first : first + STRIP, first:].addmm_(strip, x[:, first:], **share)
         self.tokens = total
+
+
+def lean_on_each_other(hessians: Sequence[Hessian]) -> None:
+    """Let those of experts that saw n tokens, fewer than their columns, have the share 1 - n / columns of all tokens'.
+
+    So one that saw none has the mean of the layer, one that saw as many as it has columns its own alone.
+
+    >>> few, many = Hessian(2), Hessian(2)
+    >>> few.add(torch.tensor([[2.0, 0.0]])), many.add(torch.eye(2).repeat(2, 1) * 2)
+    (None, None)
+    >>> lean_on_each_other([few, many])
+    >>> few.matrix.tolist(), many.matrix.tolist()
+    ([[3.200000047683716, 0.0], [0.0, 0.800000011920929]], [[2.0, 0.0], [0.0, 2.0]])
+    """
+    total = sum(own.tokens for own in hessians)
+    common = torch.zeros_like(hessians[0]._upper)
+    for own in hessians:
+        common.add_(own._upper, alpha=own.tokens / max(1, total))
+    for own in hessians:
+        if (share := 1 - own.tokens / len(common)) > 0 and total:
+            own._upper.lerp_(common, share)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ dense, and the map says so. Stacks of experts are refused: most of a model would
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from evopress.errors import UnsupportedModel
-from evopress.models.experts import refuse_chosen, refuse_stacks
+from evopress.models.experts import Experts
+from evopress.models.other_experts import refuse_chosen, refuse_stacks
 from evopress.models.probe import probe_ids
 from evopress.models.trace import Trace, trace_forward
 
@@ -46,7 +47,8 @@ class Linear:
     """A linear layer of a block. `role` is its place inside the block, equal in all blocks (`self_attn.q_proj`).
 
     `input_group` is the name of the group's first linear: two linears with equal `input_group` read the same tensor
-    and so share one Hessian. Groups never reach over blocks.
+    and so share one Hessian. Groups never reach over blocks. `experts` is the path of the layer of experts that it lies
+    in, of whose tokens it sees those that a router sends to it; empty elsewhere.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Linear:
     role: str
     view: WeightView
     input_group: str
+    experts: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +222,7 @@ class _Linears:
     def add(self, block: nn.Module, index: int, path: str) -> None:
         """Take in a block: its linears that are called, and what else it has."""
         first_reader: dict[tuple[object, ...], str] = {}
+        layers = {role: module for role, module in block.named_modules() if isinstance(module, Experts)}
         for role, module, transposed in _weight_layers(block):
             name = f"{path}.{role}"
             matrix: Tensor = module.weight  # type: ignore[assignment]
@@ -230,12 +234,16 @@ class _Linears:
                 self.others.setdefault(id(matrix), Left(f"{name}.weight", matrix.numel(), NOT_CALLED))
                 continue
             rows, columns = matrix.T.shape if transposed else matrix.shape
+            if _routes(role, rows, layers):
+                self.others.setdefault(id(matrix), Left(f"{name}.weight", matrix.numel(), ROUTER))
+                continue
             group = first_reader.setdefault(self.trace.inputs[name], name)
             view = WeightView(f"{name}.weight", None, transposed, (rows, columns))
             if id(matrix) in self.units:
                 self.again.append(Linear(name, index, role, self.units[id(matrix)].view, group))
                 continue
-            self.linears.append(Linear(name, index, role, view, group))
+            inside = next((f"{path}.{layer}" for layer in layers if role.startswith(f"{layer}.")), "")
+            self.linears.append(Linear(name, index, role, view, group, inside))
             self.units[id(matrix)] = self.linears[-1]
         for name, parameter in block.named_parameters():
             if parameter.ndim > 1:
@@ -272,7 +280,17 @@ def _find_tower(model: Any, blocks: str) -> str:
     return tower
 
 
-NOT_CALLED, NO_LINEAR = "not called on text", "no linear layer"
+def _routes(role: str, rows: int, layers: Mapping[str, Experts]) -> bool:
+    """Whether a linear beside a layer of experts chooses between these, or weighs what is shared with one number."""
+    for layer, experts in layers.items():
+        beside = layer.rpartition(".")[0]
+        inside = role.startswith(f"{layer}.") or not role.startswith(f"{beside}." if beside else "")
+        if not inside and rows in (1, len(experts.numbers)):
+            return True
+    return False
+
+
+NOT_CALLED, NO_LINEAR, ROUTER = "not called on text", "no linear layer", "chooses experts"
 """Why a parameter is no unit."""
 
 

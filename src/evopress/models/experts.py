@@ -1,53 +1,191 @@
-"""What is an expert: one of several that a router chooses from. Found by structure, and refused in one line so far.
+"""What is an expert: one of several that a router chooses from. Each matrix of each expert becomes a linear of its own.
 
-Experts lie in a stack, a 3-D parameter of a module that counts as many of them as the parameter is long, or in a list
-of modules of one class of which a pass calls some.
+transformers holds all experts of a layer in one 3-D parameter for each of their matrices. `split_experts` puts a module
+with ordinary linears in place of such a layer, whose weights are views of that parameter: no number is copied, and
+whatever looks for linears (hooks, levels, gradients) finds them. Experts go one after the other, as in transformers'
+own plain implementation; an expert that no token chose is called with no rows, so that all of them are seen. Layers
+that are built otherwise are refused in one line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from evopress.errors import UnsupportedModel
+from evopress.errors import UnsupportedModel, first_line
+from evopress.models.probe import close
 
-
-def stacks(module: nn.Module) -> Iterator[tuple[str, int]]:
-    """(parameter's own name, experts) of the module's own parameters that hold a matrix for each of several experts."""
-    counts = {value for key, value in vars(module).items() if "expert" in key and type(value) is int}
-    for name, parameter in module.named_parameters(recurse=False):
-        if parameter.ndim == 3 and parameter.shape[0] > 1 and parameter.shape[0] in counts:
-            yield name, parameter.shape[0]
+PROBE_TOKENS = 8  # on which a layer that was split must answer as before
 
 
-def refuse_stacks(block: nn.Module, path: str) -> None:
-    """UnsupportedModel for a block with a stack of experts."""
-    for name, module in block.named_modules():
-        for own, count in stacks(module):
-            raise _refused(".".join(part for part in (path, name, own) if part), count)
+class Expert(nn.Module):
+    """One expert: `up` and `down` are the names of its linears in the layer that it came from."""
+
+    def __init__(self, layer: Any, number: int, up: str, down: str) -> None:
+        super().__init__()
+        for name in (up, down):
+            self.add_module(name, _linear(layer, name, number))
+        self.up, self.down = up, down
+
+    def forward(self, layer: Any, rows: Tensor) -> Tensor:
+        """(tokens, width) -> (tokens, width), before the router's weights."""
+        inner = self.get_submodule(self.up)(rows)
+        inner = layer._apply_gate(inner) if layer.has_gate else layer.act_fn(inner)
+        return self.get_submodule(self.down)(inner)  # type: ignore[no-any-return]
 
 
-def refuse_chosen(model: nn.Module, parameters: Iterable[str], entered: Iterable[str]) -> None:
-    """UnsupportedModel where one of these parameters, which a pass did not use, is an expert that no token chose."""
-    ran = set(entered)
-    for name in parameters:
-        for path, others in _elements(model, name):
-            if path not in ran and any(other in ran for other in others):
-                raise _refused(path.rpartition(".")[0], len(others) + 1)
+class Experts(nn.ModuleDict):
+    """The experts of a layer by their numbers, in place of `layer`, which keeps what is no matrix.
+
+    It is called as `layer` was: hidden states (tokens, width), and for each token the numbers of its experts and their
+    weights, (tokens, k) each.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self.up, self.down = "gate_up_proj" if layer.has_gate else "up_proj", "down_proj"
+        count = getattr(layer, self.up).shape[0]
+        super().__init__({str(number): Expert(layer, number, self.up, self.down) for number in range(count)})
+        self.stacks = {
+            f"{own}{suffix}": f"{own}.{kind}"
+            for own in (self.up, self.down)
+            for suffix, kind in (("", "weight"), ("_bias", "bias"))
+            if f"{own}{suffix}" in layer._parameters
+        }
+        self.transposed = bool(layer.is_transposed)
+        for name in self.stacks:
+            del layer._parameters[name]
+        for name, module in layer.named_children():
+            if next(module.parameters(), None) is not None:
+                self.add_module(name, module)
+        self.__dict__["layer"] = layer  # no child: its parameters are the experts'
+
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """The weighted sum of each token's experts, (tokens, width)."""
+        choices = top_k_index.shape[-1]
+        order = top_k_index.reshape(-1).argsort(stable=True)
+        sizes = top_k_index.reshape(-1).bincount(minlength=len(self.numbers)).tolist()
+        parts = torch.split(hidden_states[order // choices], sizes)
+        found = torch.cat([self[name](self.layer, part) for name, part in zip(self.numbers, parts, strict=True)])
+        layer: Any = self.layer
+        if getattr(layer, "has_post_expert_norm", False):
+            found = layer.post_expert_norm(found)
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order), device=order.device)
+        weighted = found[back].view(*top_k_index.shape, -1) * top_k_weights[..., None]
+        return weighted.sum(dim=1).to(hidden_states.dtype)
+
+    @property
+    def numbers(self) -> list[str]:
+        """The experts' names, in their order."""
+        return [name for name in self if name.isdecimal()]
 
 
-def _elements(model: nn.Module, name: str) -> Iterator[tuple[str, list[str]]]:
-    """For each list of modules that `name` lies in: the element that holds it, and the others of the same class."""
-    parts = name.split(".")
-    for depth in range(1, len(parts)):
-        path = ".".join(parts[:depth])
-        module = model.get_submodule(path)
-        if isinstance(module, nn.ModuleList):
-            own = module.get_submodule(parts[depth])
-            others = (f"{path}.{at}" for at, other in module.named_children() if other is not own)
-            yield f"{path}.{parts[depth]}", [o for o in others if type(model.get_submodule(o)) is type(own)]
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor of one expert lies in the model that was not split: part `number` of the stack `own` of its layer.
+
+    `tail` is what the tensor's name has behind the layer's.
+    """
+
+    own: str
+    number: int
+    tail: str
+    transposed: bool
+
+    def stack(self, name: str) -> str:
+        """The stack's name, for the tensor's `name` in whichever block."""
+        return name.removesuffix(self.tail) + self.own
 
 
-def _refused(where: str, count: int) -> UnsupportedModel:
-    return UnsupportedModel(f"{where} holds {count} experts; mixtures of experts are not supported yet")
+def places(model: nn.Module) -> dict[str, Place]:
+    """Name in the state of a split model -> its place, for all tensors of experts."""
+    found = {}
+    for path, module in model.named_modules():
+        if isinstance(module, Experts):
+            for own, inner in module.stacks.items():
+                turned = module.transposed and inner.endswith(".weight")
+                for number in module.numbers:
+                    tail = f"{number}.{inner}"
+                    found[f"{path}.{tail}"] = Place(own, int(number), tail, turned)
+    return found
+
+
+def stacked(parts: Sequence[Tensor], transposed: bool) -> Tensor:
+    """The tensors of all experts as one, in the layout of the model that was not split."""
+    return torch.stack([part.T if transposed else part for part in parts])
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model as its class has it: experts in stacks again, which are copies."""
+    own, state, parts = places(model), model.state_dict(), dict[str, list[Tensor]]()
+    for name, tensor in state.items():
+        place = own.get(name)
+        parts.setdefault(name if place is None else place.stack(name), []).append(tensor)
+    turned = {place.stack(name): place.transposed for name, place in own.items()}
+    return {name: stacked(tensors, turned[name]) if name in turned else tensors[0] for name, tensors in parts.items()}
+
+
+def split_experts(model: nn.Module) -> nn.Module:
+    """Put `Experts` in place of every layer of experts that transformers' own implementations can run; returns `model`.
+
+    UnsupportedModel where a layer would then answer differently, which is tried on random states.
+    """
+    found = [(name, module) for name, module in model.named_modules() if _splits(module)]
+    checked: set[type] = set()
+    for name, layer in found:
+        holder, _, own = name.rpartition(".")
+        probe, expected = _answer(layer) if type(layer) not in checked else (None, None)
+        experts = Experts(layer)
+        if probe is not None and expected is not None:
+            with torch.no_grad():
+                same = close(experts(*probe), expected, probe[0].dtype)
+            if not same:
+                raise UnsupportedModel(f"{name} computes its experts in a way that is not known; they cannot be split")
+        checked.add(type(layer))
+        setattr(model.get_submodule(holder), own, experts)
+    return model
+
+
+def _splits(module: nn.Module) -> bool:
+    """Whether a module is a layer of experts as `transformers.integrations.moe` knows them."""
+    own: Any = module
+    if not all(hasattr(module, name) for name in ("is_transposed", "is_concatenated", "has_gate", "has_bias")):
+        return False
+    stack = module._parameters.get("gate_up_proj" if own.has_gate else "up_proj")
+    return stack is not None and stack.ndim == 3
+
+
+def _linear(layer: Any, name: str, number: int) -> nn.Linear:
+    """A linear that shares one expert's part of the parameter `name`."""
+    matrix = getattr(layer, name).data[number]
+    bias = layer._parameters.get(f"{name}_bias")
+    rows, columns = matrix.T.shape if layer.is_transposed else matrix.shape
+    linear = nn.Linear(columns, rows, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(matrix.T if layer.is_transposed else matrix)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.data[number])
+    return linear
+
+
+@torch.no_grad()
+def _answer(layer: Any) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Arguments for a layer of experts, and what it answers; every expert is chosen."""
+    stack = layer._parameters["gate_up_proj" if layer.has_gate else "up_proj"]
+    count, width = stack.shape[0], stack.shape[1 if layer.is_transposed else 2]
+    tokens = max(PROBE_TOKENS, count)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(tokens, width, generator=generator).to(stack)
+    chosen = torch.stack([torch.arange(tokens) % count, (torch.arange(tokens) + 1) % count], 1).to(stack.device)
+    weights = torch.rand(tokens, 2, generator=generator).to(stack)
+    known, layer.config._experts_implementation = layer.config._experts_implementation, "eager"
+    try:
+        return (hidden, chosen, weights), layer(hidden, chosen, weights)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        kind = type(layer).__name__
+        raise UnsupportedModel(f"{kind} does not run as other experts do: {first_line(error)}") from error
+    finally:
+        layer.config._experts_implementation = known

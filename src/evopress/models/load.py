@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from evopress.errors import ConfigError, MissingExtra, ModelError, first_line
 from evopress.models.adapter import base_of, merged
 from evopress.models.checks import answer_plainly, require_dense, require_fitting_shapes
+from evopress.models.experts import split_experts
 from evopress.models.gguf_parts import parts, whole
 from evopress.models.gguf_rope import rope_scaling
 from evopress.models.source import SourceFiles, read_source
@@ -105,7 +106,8 @@ def load_model(
         files = None if gguf else read_source(model, _directory(place, options))
     if gguf:
         _forget_gguf(model)
-    return LoadedModel(model.eval().to(device), tokenizer, source, gguf, files, auto.__name__)
+    model = split_experts(model.eval().to(device))
+    return LoadedModel(model, tokenizer, source, gguf, files, auto.__name__)
 
 
 def gguf_file(loaded: LoadedModel) -> Path | None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from evopress.errors import UnsupportedModel, last_line
 from evopress.models.bypass import dropped
 from evopress.models.describe import ModelMap
+from evopress.models.experts import split_experts, whole_state
 from evopress.models.load import silence
 from evopress.models.probe import probe_ids, stock_logits
 from evopress.models.sublayers import SubLayer
@@ -65,8 +66,9 @@ def shortened(model: Any, model_map: ModelMap, blocks: Collection[int]) -> Any:
     (3, ['sliding_attention', 'full_attention', 'sliding_attention'])
     """
     kind = type(model)
-    names = new_names(model.state_dict(), model_map, blocks)
-    state = {names[name]: tensor for name, tensor in model.state_dict().items() if name in names}
+    whole = whole_state(model)
+    names = new_names(whole, model_map, blocks)
+    state = {names[name]: tensor for name, tensor in whole.items() if name in names}
     for name, dim in cut_along(model, model_map).items() if blocks else ():
         state[name] = without_blocks(state[name], dim, model_map.n_blocks, blocks)
     try:
@@ -83,7 +85,7 @@ def shortened(model: Any, model_map: ModelMap, blocks: Collection[int]) -> Any:
     if odd:
         raise UnsupportedModel(f"{kind.__name__} with {_left(model_map, blocks)} has other weights, such as {odd[0]}")
     made.generation_config = copy.deepcopy(model.generation_config)
-    return made.eval().to(model.device)
+    return split_experts(made.eval().to(model.device))
 
 
 def shortened_config(config: Any, model_map: ModelMap, blocks: Collection[int]) -> Any:

@@ -7,8 +7,9 @@ files' headers; tensors are read one by one when they are written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,16 @@ class SourceFiles:
     """A directory with safetensors files. `tensors` says in which file each name is.
 
     `names` maps a name in the model's state to that of the very same tensor in the files; where the class joins or
-    splits tensors there is none. `unused` are the names in the files that the class takes nothing from.
+    splits tensors there is none. `experts` maps a stack of experts in the state to the names of the tensors of each
+    expert, in the order in which their rows are joined. `unused` are the names in the files that the class takes
+    nothing from.
     """
 
     directory: Path
     tensors: Mapping[str, Path]
     names: Mapping[str, str]
     unused: tuple[str, ...]
+    experts: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
 
     def read(self, name: str) -> Tensor:
         """The tensor of that name in the files, in its own dtype."""
@@ -64,35 +68,62 @@ def read_source(model: Any, directory: Path) -> SourceFiles | None:
     if not tensors:
         return None
     state = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    rename = _renaming(model, state)
+    rename, converters = _renaming(model, state)
     names: dict[str, str] = {}
+    joined: dict[str, list[tuple[str, str]]] = {}
     unused = []
     for name in tensors:
-        own, whole = rename(name)
+        own, pattern = rename(name)
         if own not in state:
             unused.append(name)
-        elif whole:
+        elif pattern is None:
             names[own] = name
-    return SourceFiles(directory, tensors, names, tuple(unused))
+        else:
+            joined.setdefault(own, []).append((name, pattern))
+    experts = {own: found for own, parts in joined.items() if (found := _experts(parts, converters))}
+    return SourceFiles(directory, tensors, names, tuple(unused), experts)
 
 
-def _renaming(model: Any, state: Mapping[str, Any]) -> Any:
-    """name in a file -> (name in the model, whether it is the whole tensor), by transformers' own rules."""
+def _experts(parts: Sequence[tuple[str, str]], converters: Sequence[Any]) -> tuple[tuple[str, ...], ...]:
+    """Each expert's names of the (name, pattern) that a converter joins; empty where it does anything but put matrices
+    of experts on a stack, those of one pattern beside those of another.
+    """
+    converter = next(own for own in converters if parts[0][1] in own.source_patterns)
+    done = [(type(step).__name__, step.dim) for step in converter.operations if hasattr(step, "dim")]
+    if len(done) != len(converter.operations) or done not in (
+        [("MergeModulelist", 0)],
+        [("MergeModulelist", 0), ("Concatenate", 1)],
+    ):
+        return ()
+    found: dict[int, dict[int, str]] = {}
+    for name, pattern in parts:
+        before, star, behind = pattern.partition("*")
+        number = re.search(rf"{re.escape(before)}(\d+){re.escape(behind)}", name) if star else None
+        if number is None:
+            return ()
+        found.setdefault(int(number[1]), {})[converter.source_patterns.index(pattern)] = name
+    return tuple(tuple(own[place] for place in sorted(own)) for _, own in sorted(found.items()))
+
+
+def _renaming(model: Any, state: Mapping[str, Any]) -> tuple[Callable[[str], tuple[str, str | None]], list[Any]]:
+    """What maps a name in a file to (the name in the model, the pattern of the rule that joins or splits it, if one
+    does), by transformers' own rules; and these rules.
+    """
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
     except ImportError:  # before these rules had a place of their own
-        return lambda name: (name, True)
+        return lambda name: (name, None), []
     rules = get_model_conversion_mapping(model) or []
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
     prefix = model.base_model_prefix or None
     known = dict.fromkeys(state, True)
 
-    def rename(name: str) -> tuple[str, bool]:
+    def rename(name: str) -> tuple[str, str | None]:
         own, pattern = rename_source_key(name, renamings, converters, prefix, known)
         if own not in state and name in state:
-            return name, True
-        return own, pattern is None
+            return name, None
+        return own, pattern
 
-    return rename
+    return rename, converters

@@ -119,7 +119,7 @@ def _on_enter(trace: Trace, name: str) -> Callable[..., None]:
         if isinstance(module, nn.Linear | Conv1D):
             tensor = args[0] if args else next(iter(kwargs.values()))
             trace.alive.append(tensor)
-            trace.inputs[name] = _identity(tensor)
+            trace.inputs[name] = _identity(tensor) if tensor.numel() else (name,)  # no rows have no address
 
     return hook
 

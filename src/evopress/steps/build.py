@@ -32,3 +32,9 @@ def build(workspace: Workspace) -> None:
             batch_tokens=workspace.batch_tokens,
             progress=lambda done, total, what: workspace.observer.progress("build", done, total, what),
         )
+    units = workspace.database.manifest.units.values()
+    if idle := sum(unit.tokens == 0 for unit in units):
+        workspace.observer.note(
+            f"the calibration text reaches none of {idle} of {sum(unit.tokens is not None for unit in units)} matrices "
+            "of experts: they are made for the tokens of the others in their layers; more --calibration-tokens help"
+        )
