@@ -15,6 +15,7 @@ import torch
 
 from evopress import __version__, errors
 from evopress.testing import pico_tokenizer, write_pico_checkpoint
+from evopress.testing.tiny import tiny_config
 
 Call = Callable[..., Any]
 
@@ -58,16 +59,12 @@ def test_not_a_causal_language_model(quantize: Call, tmp_path: Path) -> None:
 def test_unsupported_architecture_says_what_was_not_found(quantize: Call, tmp_path: Path) -> None:
     import transformers
 
-    config = transformers.MixtralConfig(
-        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        num_local_experts=2, vocab_size=96,
-    )  # fmt: skip
-    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path / "experts")
+    transformers.AutoModelForCausalLM.from_config(tiny_config("jetmoe")).save_pretrained(tmp_path / "experts")
     pico_tokenizer().save_pretrained(tmp_path / "experts")
     check(
         quantize(tmp_path / "run", model=tmp_path / "experts"),
         errors.UnsupportedModel,
-        "holds 2 experts",
+        "holds 4 experts",
         "not supported",
     )
 

@@ -108,9 +108,9 @@ def test_in_place_change_between_two_readers_splits_the_group():
     assert {"mlp.gate_proj", "mlp.up_proj"} in groups_of(describe(model), 1).values()
 
 
-def test_experts_in_one_parameter_are_named():
+def test_experts_that_were_not_split_are_named():
     config = transformers.MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2)
-    with pytest.raises(UnsupportedModel, match=r"^model\.layers\.0\.mlp\.experts\.\w+ holds 4 experts; mixtures"):
+    with pytest.raises(UnsupportedModel, match=r"^model\.layers\.0\.mlp\.experts\.\w+ holds 4 experts; experts that"):
         describe(random_model(config))
 
 
@@ -158,7 +158,7 @@ def test_modules_of_which_a_token_chooses_are_experts():
     mlp = model.model.layers[1].mlp
     mlp.experts = nn.ModuleList(nn.Linear(48, 48) for _ in range(4))
     mlp.register_forward_hook(lambda module, args, output: output + module.experts[2](args[0]))
-    with pytest.raises(UnsupportedModel, match=r"^model\.layers\.1\.mlp\.experts holds 4 experts; mixtures"):
+    with pytest.raises(UnsupportedModel, match=r"^model\.layers\.1\.mlp\.experts holds 4 experts; experts that"):
         describe(model)
 
 

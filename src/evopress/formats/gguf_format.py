@@ -10,7 +10,7 @@ import torch
 from evopress.core.costs import FileCosts
 from evopress.core.files import write_text
 from evopress.core.ggml_types import fitting_types, padded, row_bytes
-from evopress.errors import ConfigError, ModelError, ProfileError
+from evopress.errors import ConfigError, ModelError, ProfileError, UnsupportedModel
 from evopress.formats.about import About
 from evopress.formats.format import Content, Source
 from evopress.formats.gguf import (
@@ -56,6 +56,8 @@ class Gguf:
 
     def check(self, source: Source) -> None:
         """UnsupportedModel for an architecture that llama.cpp does not have, or computes otherwise."""
+        if found := next((linear.name for linear in source.map.linears if linear.experts), None):
+            raise UnsupportedModel(f"format gguf does not hold experts yet, such as {found}; use hf")
         plan_gguf(source.loaded, {})
 
     def predicted_bytes(self, source: Source, content: Content) -> int:

@@ -77,6 +77,8 @@ class PackedFormat(ABC):
                 f"format {self.name} holds a weight once, but {again.name} uses that of {again.view.parameter}; use hf"
             )
         for linear in source.map.linears:
+            if linear.experts:
+                raise UnsupportedModel(f"format {self.name} does not hold experts yet, such as {linear.name}; use hf")
             if linear.view.transposed or linear.view.index is not None:
                 raise UnsupportedModel(f"format {self.name} holds plain linear layers only, {linear.name} is none")
             self.check_layer(linear, section.group_size)

@@ -174,7 +174,7 @@ class _Block:
             return None
         with dropped(self.model, [found]):
             without = self._attempt()
-        found = replace(found, silencers=tuple(self._silencers(last.name, after)))
+        found = replace(found, silencers=tuple(self._silencers(_writers(last, own), after)))
         with silenced([self.model.get_parameter(name) for name in found.silencers]):
             reference = self.forward()
         if without is None or without.shape != reference.shape or not close(without, reference, without.dtype):
@@ -227,9 +227,10 @@ class _Block:
                 hooks.enter_context(module.register_forward_pre_hook(partial(watch, name)))
             yield found
 
-    def _silencers(self, last: str, after: Iterable[str]) -> Iterator[str]:
-        """The parameters of the last linear and the biases behind it."""
-        yield from (f"{last}.{name}" for name, _ in self.model.get_submodule(last).named_parameters())
+    def _silencers(self, last: Iterable[str], after: Iterable[str]) -> Iterator[str]:
+        """The parameters of the last linears and the biases behind them."""
+        for linear in last:
+            yield from (f"{linear}.{name}" for name, _ in self.model.get_submodule(linear).named_parameters())
         for module in after:
             for name, _ in self.model.get_submodule(module).named_parameters():
                 if "bias" in name:
@@ -256,6 +257,16 @@ class _Block:
             f"cannot drop the {kind} of {self.path}: neither {inner} nor a module around it only adds its output to "
             "the residual stream"
         )
+
+
+def _writers(last: Linear, own: Sequence[Linear]) -> list[str]:
+    """The linears whose zeros make a sub-layer zero: the last one, or among experts all that are as wide as the state.
+
+    What experts answer is added up, and to it what those that are shared answer.
+    """
+    if not any(linear.experts for linear in own):
+        return [last.name]
+    return [linear.name for linear in own if linear.view.shape[0] == last.view.shape[0]]
 
 
 @torch.no_grad()
