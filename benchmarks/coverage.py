@@ -133,13 +133,14 @@ def numbers(folder: Path) -> int:
 def judge(kind: str, model_type: str, folder: Path, note: Callable[[str, Any], None]) -> None:
     """All steps of one model; `note` is told what came of each."""
     from evopress.models import Runner, describe, find_sublayers
+    from evopress.models.experts import split_experts
 
     source = folder / "source"
     model = build(kind, model_type, source)
     note("built", "yes")
     text = folder / "text.txt"
     text.write_text("the cat sat on a mat while it rained hard today, again and nobody knew why. " * 40)
-    attempt(note, "describe", lambda: covered(note, model, describe(model)))
+    attempt(note, "describe", lambda: covered(note, model, describe(split_experts(model))))
     attempt(note, "runner", lambda: bool(Runner(model, describe(model))))
     attempt(note, "sublayers", lambda: bool(find_sublayers(model, describe(model))))
     attempt(note, "quantize", lambda: run(kind, source, folder / "q", text, **MATRICES))
