@@ -7,6 +7,7 @@ import transformers
 from evopress.errors import UnsupportedModel
 from evopress.models import Runner, bypass_slots, describe, find_blocks, find_sublayers
 from evopress.models.coverage import coverage, narrow
+from evopress.models.experts import split_experts
 from evopress.models.shorten import shortened_config, why_not_shorten
 from evopress.testing import randomize
 from evopress.testing.tiny import tiny_config
@@ -34,16 +35,19 @@ CAUSAL = {
     "gemma3n_text": (1.0, None),
     "gemma4_text": (1.0, "attn mlp extra attn mlp extra"),
     "glm4": (1.0, "attn mlp attn mlp"),
+    "glm4_moe": (0.99, "attn mlp attn mlp"),
     "gpt_bigcode": (1.0, "attn mlp attn mlp"),
     "gpt_neo": (1.0, "attn mlp attn mlp"),
     "gptj": (1.0, "attn mlp attn mlp"),
     "helium": (1.0, "attn mlp attn mlp"),
     "lfm2": (0.99, "attn mlp attn mlp"),
     "mamba2": (0.97, "attn attn"),
+    "minimax_m2": (0.99, "attn mlp attn mlp"),
     "ministral3": (1.0, "attn mlp attn mlp"),
     "mpt": (1.0, "attn mlp attn mlp"),
     "nemotron": (1.0, "attn mlp attn mlp"),
     "olmo": (1.0, "attn mlp attn mlp"),
+    "olmoe": (0.99, "attn mlp attn mlp"),
     "olmo_hybrid": (0.98, "attn mlp attn mlp"),
     "openai-gpt": (1.0, "attn mlp attn mlp"),
     "phi": (1.0, "attn mlp attn mlp"),
@@ -72,7 +76,7 @@ def check_runner(model, mapped, **options):
 
 @pytest.mark.parametrize("model_type", CAUSAL)
 def test_causal_classes(model_type):
-    model = make(transformers.AutoModelForCausalLM, model_type)
+    model = split_experts(make(transformers.AutoModelForCausalLM, model_type))
     mapped = describe(model)
     share, kinds = CAUSAL[model_type]
     assert int(100 * mapped.share) / 100 >= share
