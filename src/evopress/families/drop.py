@@ -53,6 +53,14 @@ class Measured:
     tokens: Callable[[], int]
 
 
+@dataclass(frozen=True)
+class Served:
+    """What the target asks for: what its files cost, and whether the first attention cannot be dropped alone."""
+
+    files: Callable[[], FileCosts]
+    first_attention: bool
+
+
 _NO_SPANS = (BudgetError, ProfileError)
 """No whole blocks, or no run of blocks, meet the budget; or some are no units, because text does not run them."""
 
@@ -60,8 +68,7 @@ _NO_SPANS = (BudgetError, ProfileError)
 class Drop:
     """Implements `Family`.
 
-    `removal` says which blocks a checkpoint can lack; `files` what a target's files cost, None without a target;
-    `first` whether the first attention cannot be dropped alone.
+    `removal` says which blocks a checkpoint can lack; `served` is None without a target.
     """
 
     method = None
@@ -77,18 +84,10 @@ class Drop:
         sublayers: tuple[SubLayer, ...],
         removal: Removal,
         measured: Measured,
-        files: Callable[[], FileCosts] | None,
-        *,
-        first: bool,
+        served: Served | None,
     ) -> None:
         self._model, self._map, self._section, self._budget = model, model_map, section, budget
-        self.sublayers, self._removal, self._measured, self._files, self._first = (
-            sublayers,
-            removal,
-            measured,
-            files,
-            first,
-        )
+        self.sublayers, self._removal, self._measured, self._served = sublayers, removal, measured, served
         if section.granularity != "sublayer":
             _ = removal.possible  # refuses before anything is searched
 
@@ -107,8 +106,8 @@ class Drop:
 
     def _sized(self, size: int) -> SearchSpace:
         """Costs are bytes of the files, which some block has to stay in."""
-        assert self._files is not None  # a size is that of a target's files
-        files = self._files()
+        assert self._served is not None  # a size is that of a target's files
+        files = self._served.files()
         units = [
             replace(unit, levels=tuple(Level(level.name, files.levels[unit.name][level.name]) for level in unit.levels))
             for unit in depth_units(self.sublayers, self._section.granularity, protected=self._protected)
@@ -121,7 +120,8 @@ class Drop:
     @property
     def _protected(self) -> tuple[str, ...]:
         """What the user protects, what the target needs, and a first block that no checkpoint can lack."""
-        alone = self._section.granularity == "sublayer" and self._first
+        served = self._served
+        alone = self._section.granularity == "sublayer" and served is not None and served.first_attention
         first = [sublayer.name for sublayer in self.sublayers if sublayer.kind == "attn"][:1]
         return self._section.protected + (tuple(first) if alone else ()) + self._needed
 
@@ -202,9 +202,9 @@ class Drop:
 
     def stored(self) -> dict[str, dict[str, Stored]]:
         """What the target's files hold, or half precision where they keep what is dropped as zeros."""
-        if self._files is not None:
+        if self._served is not None:
             with suppress(ConfigError):
-                levels = self._files().levels
+                levels = self._served.files().levels
                 return {unit: {name: Stored(8 * n, 8 * n) for name, n in own.items()} for unit, own in levels.items()}
         bits = {unit.name: DENSE_BITS * unit.size for unit in self.space.units}
         return {name: {DROP: Stored(0, 0), KEEP: Stored(kept, kept)} for name, kept in bits.items()}

@@ -22,7 +22,7 @@ from evopress.database.build import stored_bits
 from evopress.database.methods import Method, corrects
 from evopress.database.polished import polished_levels
 from evopress.database.store import Database
-from evopress.families import Drop, Family, Measured, Quantize, QuantizeGgml, Sparsify, layer_errors
+from evopress.families import Drop, Family, Measured, Quantize, QuantizeGgml, Served, Sparsify, layer_errors
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import Measure
 from evopress.fitness.evaluator import AT_ONCE, Evaluator
@@ -43,7 +43,7 @@ from evopress.search.presets import depth_generations
 from evopress.settings.sections import DropSection, SparsifySection
 from evopress.steps.opened import LossFunction, Opened
 from evopress.text.loading import load_beyond, load_splits
-from evopress.text.tokens import SHORTEST_SEQUENCE, Splits, Tokens
+from evopress.text.tokens import SHORTEST_SEQUENCE, Amounts, Splits, Tokens
 
 INFLUENCE_TOKENS = 8192
 """Means over tokens of one number a token: a few thousand tell the order of blocks."""
@@ -65,10 +65,12 @@ class Workspace(Opened):
         found = load_splits(
             data.source,
             self.loaded.tokenizer,
+            Amounts(
+                calibration=data.calibration_tokens if self._needs_text else 0,
+                search=data.search_tokens,
+                heldout=data.heldout_tokens,
+            ),
             sequence_length=data.sequence_length,
-            calibration_tokens=data.calibration_tokens if self._needs_text else 0,
-            search_tokens=data.search_tokens,
-            heldout_tokens=data.heldout_tokens,
             seed=data.text_seed,
             bos=self.bos,
             field=data.text_field,
@@ -105,9 +107,8 @@ class Workspace(Opened):
         section, budget = config.compression, config.budget
         if isinstance(section, DropSection):
             measured = Measured(lambda: self.influence, lambda: self.influence_tokens)
-            first = config.target is not None and config.target.first_attention
-            files = None if config.target is None else lambda: self.files
-            return Drop(model, map, section, budget, self.sublayers, self.removal, measured, files, first=first)
+            served = None if config.target is None else Served(lambda: self.files, config.target.first_attention)
+            return Drop(model, map, section, budget, self.sublayers, self.removal, measured, served)
         if isinstance(section, SparsifySection):
             return Sparsify(model, map, section, budget, lambda: self.database, influence=lambda: self.influence)
         needs: dict[str, Any] = {"target": config.target, "files": lambda: self.files}
