@@ -83,7 +83,7 @@ OWN = {
         "baselines": "search.baselines.owl",
     },
     "depth": {
-        "models": "models.bypass models.sublayers models.dissect models.droppable models.influence models.shorten "
+        "models": "models.bypass models.sublayers models.dissect models.droppable models.influence models.removable "
         "models.removal models.depth",
         "family": "families.drop",
         "moves": "search.moves.depth search.baselines.spans",
@@ -93,12 +93,7 @@ OWN = {
     },
 }
 OWNER = {f"evopress.{name}": owner for owner, parts in OWN.items() for name in " ".join(parts.values()).split()}
-CHOOSE = {  # where a family is chosen by its name: tables with an entry for each
-    "evopress.formats.formats",
-    "evopress.formats.hf",
-    "evopress.search.presets",
-    "evopress.settings.sections",
-}
+CHOOSE = {"evopress.formats.formats"}  # the one table with parts that serve single families
 
 
 def imports(path: Path) -> Iterator[str]:

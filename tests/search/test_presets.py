@@ -10,6 +10,7 @@ from evopress.core.space import SearchSpace, make_space
 from evopress.errors import ConfigError
 from evopress.search import PRESETS, Evolution, Preset, Schedule, make_mutation, validate_schedule
 from evopress.search.moves.adaptive import AdaptiveMoves
+from evopress.search.moves.depth import depth_moves
 from evopress.search.presets import depth_generations
 
 
@@ -49,7 +50,7 @@ def test_presets_are_valid(preset: Preset, toy: Callable[..., SearchSpace]) -> N
 
 
 def test_adaptive_moves_of_depth_are_its_own() -> None:
-    moves = make_mutation("adaptive", application="depth")
+    moves = make_mutation("adaptive", moves=depth_moves())
     assert isinstance(moves, AdaptiveMoves)
     assert set(moves.shares()) == {"switch", "slide", "blocks"}
 

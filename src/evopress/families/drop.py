@@ -15,14 +15,13 @@ from typing import Any
 import torch
 
 from evopress.core.costs import FileCosts, require_size
-from evopress.core.profile import DENSE_BITS, Level, Profile, Unit
+from evopress.core.profile import DENSE_BITS, DROP, KEEP, Level, Profile, Unit
 from evopress.core.space import SearchSpace, exchange_groups
 from evopress.database.store import Database
 from evopress.errors import BudgetError, ConfigError, ProfileError
 from evopress.families.family import Stored
 from evopress.models import Influence, ModelMap, Removal, SubLayer, bypass_slots
 from evopress.models.assemble import Load, Slots, Tensors
-from evopress.models.bypass import DROP, KEEP
 from evopress.models.depth import (
     depth_units,
     dropped_sublayers,
@@ -41,6 +40,7 @@ from evopress.search import (
     Strategy,
     WeightSubcloning,
 )
+from evopress.search.moves.depth import depth_moves
 from evopress.search.starts.sensitivity import GAMMAS
 from evopress.settings.sections import BudgetSection, DropSection, SearchSection
 
@@ -73,6 +73,7 @@ class Drop:
 
     method = None
     gammas = GAMMAS
+    moves = depth_moves()
     resizes = True
 
     def __init__(
@@ -177,16 +178,20 @@ class Drop:
         _ = self._removal.possible  # found out while the model is whole
         return bypass_slots(self._model, self.sublayers, self._section.granularity, self._map.n_blocks)
 
+    def dropped(self, profile: Profile) -> tuple[SubLayer, ...]:
+        """Those of the units that are dropped."""
+        return tuple(dropped_sublayers(profile, self.sublayers, self._section.granularity))
+
     def left_out(self, profile: Profile) -> tuple[int, ...]:
         """The blocks that are dropped whole."""
-        return self._removal.blocks([sublayer.name for sublayer in self._dropped(profile)])
+        return self._removal.blocks([sublayer.name for sublayer in self.dropped(profile)])
 
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
         """Dropped sub-layers, parameters that still count, and bytes of a checkpoint's weights.
 
         A sub-layer that is dropped without the other one of its block is zeros in most of them, and as large as ever.
         """
-        gone = [] if profile is None else self._dropped(profile)
+        gone = () if profile is None else self.dropped(profile)
         blocks = () if profile is None else self.left_out(profile)
         whole = sum(parameter.numel() for parameter in self._model.parameters())
         prefixes = tuple(f"{self._map.blocks}.{block}." for block in blocks)
@@ -219,7 +224,7 @@ class Drop:
         def zeros(name: str, dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros_like(model.get_parameter(name), dtype=dtype)
 
-        silenced = [sublayer for sublayer in self._dropped(profile) if sublayer.block not in blocks]
+        silenced = [sublayer for sublayer in self.dropped(profile) if sublayer.block not in blocks]
         healed = {} if database is None else database.manifest.units
         return {
             **{name: partial(zeros, name) for sublayer in silenced for name in sublayer.silencers},
@@ -228,7 +233,7 @@ class Drop:
 
     def learns(self, profile: Profile) -> dict[str, str]:
         """All that stay."""
-        gone = self._dropped(profile)
+        gone = self.dropped(profile)
         modules = [module for sublayer in gone for module in (sublayer.writer, *sublayer.servants)]
         return {
             linear.name: KEEP
@@ -245,9 +250,6 @@ class Drop:
         """The inverse of `to_text`."""
         found = parse_drop_config(text, self.sublayers)
         return Profile.of(unit_levels(found, self.sublayers, self._section.granularity))
-
-    def _dropped(self, profile: Profile) -> list[SubLayer]:
-        return dropped_sublayers(profile, self.sublayers, self._section.granularity)
 
 
 def count_space(units: Sequence[Unit], fraction: str, *, by_role: bool) -> SearchSpace:

@@ -15,6 +15,7 @@ from evopress.database.methods import Quantization
 from evopress.database.store import Database
 from evopress.errors import BudgetError, ConfigError
 from evopress.families.weights import WeightFamily, dense_level
+from evopress.levels.grid import Grid, named_grids
 from evopress.levels.quantized import storage_bits
 from evopress.models import ModelMap
 from evopress.settings.sections import BudgetSection, QuantizeSection
@@ -53,7 +54,7 @@ class Quantize(WeightFamily):
         propagate = self._nearest() if section.propagate == "auto" else section.propagate
         return Quantization(
             name="rtn" if section.method == "rtn" else "gptq",
-            grids=section.grids(),
+            grids=self._grids,
             damping=section.damping,
             act_order=section.act_order,
             search=section.scales == "searched",
@@ -62,9 +63,13 @@ class Quantize(WeightFamily):
             propagate=propagate,
         )
 
+    @property
+    def _grids(self) -> dict[str, Grid]:
+        return named_grids(self._section.widths, self._section.group_size, self._section.symmetric)
+
     def _nearest(self) -> str:
         """The level that costs, given to all units, what comes nearest to the budget: what later blocks will see."""
-        budget, grids = self._budget, self._section.grids()
+        budget, grids = self._budget, self._grids
         shapes = [linear.view.shape for linear in self._map.linears]
         if budget.counts == "size":
             files = self._files()

@@ -20,11 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
+from evopress.core.profile import DROP, KEEP
 from evopress.errors import ProfileError
 from evopress.models.sublayers import Granularity, SubLayer, group_sublayers
-
-DROP, KEEP = "drop", "keep"
-"""The two levels of depth pruning."""
 
 
 class Bypass(nn.Module):

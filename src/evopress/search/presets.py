@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from evopress.core.space import Exchange, SearchSpace
 from evopress.errors import ConfigError
 from evopress.search.moves.adaptive import AdaptiveMoves, default_moves
-from evopress.search.moves.depth import blocks, slide
 from evopress.search.moves.mutation import Mutation, bands, equal_switches, free_switches, mixed, roles
 
 ApplicationName = Literal["bits", "sparsity", "depth"]
@@ -55,14 +55,11 @@ def depth_generations(space: SearchSpace) -> int:
     return max(1, round(kept * (len(group) - kept) / 1.5))
 
 
-def make_mutation(name: str, band_share: float = 0.5, application: ApplicationName = "bits") -> Mutation:
-    """The mutation of that name; ConfigError lists the names. `adaptive` has other moves for depth."""
+def make_mutation(name: str, band_share: float = 0.5, moves: Mapping[str, Mutation] | None = None) -> Mutation:
+    """The mutation of that name; ConfigError lists the names. `adaptive` chooses among `moves`, or default ones."""
     fixed = {"equal": equal_switches, "free": free_switches, "bands": bands, "roles": roles, "mixed": mixed(band_share)}
     if name == "adaptive":
-        moves = (
-            default_moves() if application != "depth" else {"switch": free_switches, "slide": slide, "blocks": blocks}
-        )
-        return AdaptiveMoves(moves)  # a new one for each search, as it learns
+        return AdaptiveMoves(default_moves() if moves is None else moves)  # a new one for each search, as it learns
     if name not in fixed:
         raise ConfigError(f"unknown mutation {name!r}; use one of {', '.join(fixed)}, adaptive")
     return fixed[name]

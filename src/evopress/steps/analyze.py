@@ -144,7 +144,7 @@ def _noise(workspace: Workspace, evaluator: Evaluator, profile: Profile, sizes: 
     children = _offspring(
         space,
         profile,
-        make_mutation(section.mutation, section.band_share, workspace.config.compression.application),
+        make_mutation(section.mutation, section.band_share, workspace.family.moves),
         sizes.profiles,
         rng,
     )

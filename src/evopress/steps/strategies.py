@@ -43,7 +43,7 @@ def make_strategy(workspace: Workspace, warmup: Warmup, seed: int) -> Strategy:
             stages=validate_schedule(section.offspring, section.survivors, section.tokens_per_stage),
             start_tokens=section.start_tokens,
         ),
-        mutate=make_mutation(section.mutation, section.band_share, workspace.config.compression.application),
+        mutate=make_mutation(section.mutation, section.band_share, workspace.family.moves),
         coarse_generations=section.coarse_generations,
         start=_given(workspace, rng) + _starts(workspace, warmup, rng),
         preselect=_preselect(space, warmup, section.preselect),

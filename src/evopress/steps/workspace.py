@@ -30,7 +30,7 @@ from evopress.formats.format import Content, Format, Source
 from evopress.formats.formats import find_format
 from evopress.formats.gguf import gguf_names
 from evopress.formats.verification import Searched, logits
-from evopress.models import Influence, fingerprint, measure_influence
+from evopress.models import Influence, fingerprint, group_sublayers, measure_influence
 from evopress.models.assemble import Assembly, Load, no_levels
 from evopress.models.bos import bos_text
 from evopress.models.checks import require_known_tokens
@@ -120,9 +120,10 @@ class Workspace(Opened):
     @cached_property
     def source(self) -> Source:
         """What formats store."""
-        if self.config.compression.application != "depth":
+        if not isinstance(self.config.compression, DropSection):
             return self.plain_source
-        return replace(self.plain_source, sublayers=self.sublayers, left_out=self.removal.blocks)
+        parts = group_sublayers(self.sublayers, self.config.compression.granularity)
+        return replace(self.plain_source, parts=parts, left_out=self.removal.blocks)
 
     @cached_property
     def files(self) -> FileCosts:
@@ -139,6 +140,7 @@ class Workspace(Opened):
         return Content(
             profile=profile,
             tensors=self.family.tensors(profile, database),
+            dropped=self.family.dropped(profile),
             left_out=self.family.left_out(profile),
             database=database,
         )
