@@ -18,7 +18,7 @@ import torch
 from bench_sweep import BLOCK, DAMPING, InputGroup, best_seconds, make_block
 from torch import Tensor
 
-from evopress.levels import Compressed, Sparse, prune_sparsegpt, sparsity_levels
+from evopress.levels import Compressed, Inputs, Sparse, prune_sparsegpt, sparsity_levels
 from evopress.levels.levels import spread
 
 SPARSITY, STEP, REACH = 0.6, 0.05, 4
@@ -86,7 +86,7 @@ def textbook_layer(weight: Tensor, factor: Tensor, zeros: int, threshold: Thresh
 def stacked(group: InputGroup) -> list[list[Compressed[Sparse]]]:
     """The library's answer for a group; kept weights are stored as the loop leaves them, in fp32."""
     return prune_sparsegpt(
-        group.weights, group.hessian, zeros_of(group), damping=DAMPING, block=BLOCK, dtype=torch.float32
+        group.weights, Inputs(group.hessian), zeros_of(group), damping=DAMPING, block=BLOCK, dtype=torch.float32
     )
 
 

@@ -20,7 +20,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from evopress.levels import Compressed, Grid, Hessian, Quantized, quantize_gptq
+from evopress.levels import Compressed, Grid, Hessian, Inputs, Quantized, quantize_gptq
 from evopress.levels.hessian import output_energy, relative_error
 
 WIDTH, HIDDEN, KEYS = 576, 1536, 192
@@ -101,7 +101,7 @@ def textbook_layer(weight: Tensor, factor: Tensor, grid: Grid) -> Quantized:
 
 def stacked(group: InputGroup) -> list[list[Compressed[Quantized]]]:
     """The library's answer for a group."""
-    return quantize_gptq(group.weights, group.hessian, GRIDS, damping=DAMPING, block=BLOCK)
+    return quantize_gptq(group.weights, Inputs(group.hessian), GRIDS, damping=DAMPING, block=BLOCK)
 
 
 def share_of_ties(group: InputGroup) -> float:

@@ -24,7 +24,7 @@ from random import Random
 
 from evopress.core.profile import Level, Profile, Unit
 from evopress.core.space import make_space
-from evopress.search import Evolution, Stage
+from evopress.search import Evolution, Schedule, Stage
 from evopress.search.starts.drawn import random_start
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,7 +64,7 @@ def generations_to_optimum(n: int, k: int, offspring: int, seed: int) -> int:
     lightest = sorted(weight, key=weight.__getitem__)[:k]
     optimum = Profile.of({name: "compressed" if name in lightest else "kept" for name in space.names})
     start = [space.decode(random_start(space, rng))]
-    search = Evolution(space, rng, generations=10**9, offspring=offspring, stages=[Stage(1, 1)], start=start)
+    search = Evolution(space, rng, Schedule(generations=10**9, offspring=offspring, stages=[Stage(1, 1)]), start=start)
     generation = 0
     while search.best != optimum:
         batch = search.ask()

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from evopress.core.profile import Level, Profile, Unit
 from evopress.core.space import SearchSpace, make_space
-from evopress.search import Evolution, Limits, Race, Stage, Stopper, equal_switches, run_search
+from evopress.search import Evolution, Limits, Race, Schedule, Stage, Stopper, equal_switches, run_search
 from evopress.search.moves.adaptive import AdaptiveMoves, default_moves
 from evopress.search.preselect import Preselect
 from evopress.search.surrogate import Surrogate
@@ -270,12 +270,9 @@ def search_of(toy: Toy, method: Method, predicted: Array, seed: int) -> Evolutio
     return Evolution(
         toy.space,
         Random(seed),
-        generations=10_000,
-        offspring=OFFSPRING,
-        stages=STAGES,
+        Schedule(generations=10_000, offspring=OFFSPRING, stages=STAGES, start_tokens=STAGES[1].tokens),
         mutate=AdaptiveMoves(moves) if method.moves else equal_switches,
         start=start,
-        start_tokens=STAGES[1].tokens,
         preselect=preselect,
         race=method.race,
     )

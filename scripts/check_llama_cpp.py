@@ -31,6 +31,7 @@ import torch
 from libllama import FILE_TYPES, Library, Llama
 
 from evopress.core.ggml_types import GGML_TYPES, fitting_type
+from evopress.core.profile import DROP, KEEP
 from evopress.errors import UnsupportedModel
 from evopress.formats.gguf import GgufPlan, export_gguf, gguf_names, plan_gguf
 from evopress.formats.gguf_depth import drop_sublayers
@@ -38,7 +39,7 @@ from evopress.levels.ggml import Ggml, pack_ggml
 from evopress.levels.mixes import mix_types
 from evopress.levels.tensor_types import write_tensor_types
 from evopress.models import LoadedModel, describe, find_sublayers
-from evopress.models.bypass import DROP, KEEP, bypass_slots
+from evopress.models.bypass import bypass_slots
 from evopress.testing import gguf_config, merging_tokenizer, random_model
 
 VOCABULARY = 320

@@ -18,7 +18,7 @@ from evopress.core.space import SearchSpace, make_space
 from evopress.search.driver import run_search
 from evopress.search.evolution import Evolution
 from evopress.search.moves.mutation import free_switches
-from evopress.search.stages import validate_schedule
+from evopress.search.stages import Schedule, validate_schedule
 from evopress.search.types import BatchResult
 
 FIGURES = Path(__file__).resolve().parents[1] / "docs" / "figures"
@@ -67,9 +67,7 @@ def generation() -> list[BatchResult]:
     search = Evolution(
         space(),
         Random(2),
-        generations=1,
-        offspring=OFFSPRING,
-        stages=validate_schedule(OFFSPRING, SURVIVORS, TOKENS),
+        Schedule(generations=1, offspring=OFFSPRING, stages=validate_schedule(OFFSPRING, SURVIVORS, TOKENS)),
         mutate=free_switches,
     )
     run_search(search, evaluate, None, batches.append)  # type: ignore[arg-type]

@@ -6,10 +6,12 @@ import ast
 import doctest
 import graphlib
 import importlib
+import io
 import os
 import re
 import subprocess
 import sys
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,13 @@ MODULES = {
     for path in sorted(SOURCE.rglob("*.py"))
 }
 LONGEST_FILE = 300  # lines
+LONGEST_FUNCTION = 40  # lines of code: docstrings, comments and blank lines do not count
+LONG_FUNCTION = 20  # nine of ten have no more
+MOST_PARAMETERS = 8
+PUBLIC = {  # what users call with many settings: a parameter is a flag
+    "evopress.cli.app",
+    "evopress.settings.resolve",
+}
 
 # Rooms and the few modules beside them, the innermost first: each may import the parts named beside it and itself,
 # nothing else. A new part needs a line here.
@@ -74,7 +83,7 @@ OWN = {
         "baselines": "search.baselines.owl",
     },
     "depth": {
-        "models": "models.bypass models.sublayers models.dissect models.droppable models.influence models.shorten "
+        "models": "models.bypass models.sublayers models.dissect models.droppable models.influence models.removable "
         "models.removal models.depth",
         "family": "families.drop",
         "moves": "search.moves.depth search.baselines.spans",
@@ -84,12 +93,7 @@ OWN = {
     },
 }
 OWNER = {f"evopress.{name}": owner for owner, parts in OWN.items() for name in " ".join(parts.values()).split()}
-CHOOSE = {  # where a family is chosen by its name: tables with an entry for each
-    "evopress.formats.formats",
-    "evopress.formats.hf",
-    "evopress.search.presets",
-    "evopress.settings.sections",
-}
+CHOOSE = {"evopress.formats.formats"}  # the one table with parts that serve single families
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -191,6 +195,36 @@ def test_every_module_is_short_and_says_why_it_exists(module: str):
     text = MODULES[module].read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text))
     assert len(text.splitlines()) <= LONGEST_FILE
+
+
+def functions(module: str) -> Iterator[tuple[str, int, int]]:
+    """Name, lines of code and number of parameters of each function and method, those inside others too."""
+    text = MODULES[module].read_text(encoding="utf-8")
+    nodes = list(ast.walk(ast.parse(text)))
+    code = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in (tokenize.NAME, tokenize.NUMBER, tokenize.OP, tokenize.STRING):
+            code |= set(range(token.start[0], token.end[0] + 1))
+    for node in nodes:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            code -= lines(node)
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            own = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            yield node.name, len(code & lines(node)), sum(one.arg not in ("self", "cls") for one in own)
+
+
+def lines(node: ast.stmt) -> set[int]:
+    """The numbers of the lines that a statement stands on."""
+    return set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+
+
+def test_functions_are_short_and_take_few_things():
+    found = [(module, *function) for module in MODULES for function in functions(module)]
+    lengths = sorted(length for _, _, length, _ in found)
+    assert [one for one in found if one[2] > LONGEST_FUNCTION] == []
+    assert lengths[9 * len(lengths) // 10] <= LONG_FUNCTION
+    assert [one for one in found if one[3] > MOST_PARAMETERS and one[0] not in PUBLIC] == []
 
 
 @pytest.mark.parametrize("module", [name for name, path in MODULES.items() if ">>> " in path.read_text("utf-8")])

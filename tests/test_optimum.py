@@ -15,7 +15,7 @@ from evopress.fitness.divergence import KL
 from evopress.pipeline import build, resolve
 from evopress.run.directory import start_run
 from evopress.run.observer import Observer
-from evopress.search import BruteForce, Evolution, Stage, free_switches, run_search
+from evopress.search import BruteForce, Evolution, Schedule, Stage, free_switches, run_search
 from evopress.steps.workspace import Workspace
 from evopress.testing import write_pico_checkpoint
 
@@ -53,9 +53,7 @@ def test_the_search_finds_the_optimum(enumerated: tuple[SearchSpace, Table], see
     search = Evolution(
         space,
         random.Random(seed),
-        generations=100,
-        offspring=16,
-        stages=[Stage(tokens=96, survivors=4), Stage(tokens=96, survivors=1)],
+        Schedule(generations=100, offspring=16, stages=[Stage(tokens=96, survivors=4), Stage(tokens=96, survivors=1)]),
         mutate=free_switches,
         start=[space.uniform()],
     )

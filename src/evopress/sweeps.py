@@ -135,7 +135,7 @@ def _database(config: Config) -> str:
         return "database"
     if config.budget.counts != "bits":
         return f"database-{target}"
-    return f"database-{nearest_level({level: int(level) for level in compression.grids()}, Fraction(target))}"
+    return f"database-{nearest_level({level: int(level) for level in compression.widths}, Fraction(target))}"
 
 
 def _record(configs: Sequence[Config]) -> str:

@@ -185,7 +185,9 @@ def test_bits_as_stored_that_no_levels_have_are_refused_before_the_build(
 ) -> None:
     given = ["quantize", str(checkpoint), "--data", str(text), "-o", str(tmp_path / "run"), *sizes]
     result = call(*given, "--levels", "2,3,4", "--group-size", "16", "--bpw", "3")
-    check(result, errors.BudgetError, "--bpw 3 cannot be met; scales and zeros counted the levels have 3.125 to 5.25")
+    check(
+        result, errors.BudgetError, "--bpw 3, scales and zeros counted, cannot be met; the levels allow 3.125 to 5.25"
+    )
     assert not (tmp_path / "run" / "database").exists()
 
 

@@ -17,7 +17,7 @@ from evopress.database.store import Database
 from evopress.errors import BadWeights, ChecksumError, DatabaseError, ResourceError, SchemaError
 from evopress.levels.gptq import quantize_gptq
 from evopress.levels.grid import Grid
-from evopress.levels.hessian import Hessian
+from evopress.levels.hessian import Hessian, Inputs
 from evopress.models import Runner, describe, weight
 from evopress.models.ends import with_ends
 from evopress.testing import ARCHITECTURES, pico_model
@@ -113,7 +113,7 @@ def test_first_block_equals_a_direct_call(tmp_path: Path) -> None:
             hessian.add(norm(state).reshape(-1, state.shape[-1]))
     assert len(contexts) == 12
     weights = [weight(ours.model, linear.view) for linear in group]
-    expected = quantize_gptq(weights, hessian.matrix, list(GRIDS.values()))
+    expected = quantize_gptq(weights, hessian.inputs, list(GRIDS.values()))
     for linear, levels in zip(group, expected, strict=True):
         for name, level in zip(GRIDS, levels, strict=True):
             stored = database.load(linear.name, name).dequantize()
@@ -139,7 +139,8 @@ def test_later_blocks_see_what_propagate_says(tmp_path: Path, propagate: str, mi
             seen.add(*(ours.model.model.layers[1].input_layernorm(one).reshape(-1, 48) for one in both))
     query = next(linear for linear in ours.map.linears if linear.block == 1)
     wanted = mismatch * seen.mismatch if mismatch and propagate != "dense" else None
-    expected = quantize_gptq([weight(ours.model, query.view)], seen.matrix, list(GRIDS.values()), mismatch=wanted)[0]
+    inputs = Inputs(seen.matrix, wanted)
+    [expected] = quantize_gptq([weight(ours.model, query.view)], inputs, list(GRIDS.values()))
     for name, level in zip(GRIDS, expected, strict=True):
         assert database.manifest.units[query.name].level(name).error == pytest.approx(level.error, rel=2e-2)
         found = database.load(query.name, name).dequantize()

@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from evopress.core.profile import DROP, KEEP
 from evopress.errors import UnsupportedModel
 from evopress.formats.gguf import GgufPlan, export_gguf, plan_gguf, predicted_bytes
 from evopress.formats.gguf_depth import STUB, drop_sublayers
 from evopress.formats.gguf_metadata import KeyValue
 from evopress.levels.ggml import pack_ggml
 from evopress.models import LoadedModel, describe, find_sublayers
-from evopress.models.bypass import DROP, KEEP, bypass_slots
+from evopress.models.bypass import bypass_slots
 from evopress.models.load import silence
 from evopress.testing import pico_model, pico_tokenizer, random_model
 

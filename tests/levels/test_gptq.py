@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from evopress.errors import BadWeights, ConfigError, DataError
-from evopress.levels import Compressed, Grid, Quantized, quantize_gptq, quantize_rtn
+from evopress.levels import Compressed, Grid, Inputs, Quantized, quantize_gptq, quantize_rtn
 from evopress.levels.stacking import MAX_STACK
 
 COLUMNS = 49
@@ -78,7 +78,7 @@ def output_error(weight: Tensor, values: Tensor, hessian: Tensor) -> float:
 def test_equals_the_slow_reference(act_order: bool, dead: tuple[int, ...]) -> None:
     weights, hessian = problem(dead=dead)
     answers = {
-        block: quantize_gptq(weights, hessian, GRIDS, damping=0.02, block=block, act_order=act_order)
+        block: quantize_gptq(weights, Inputs(hessian), GRIDS, damping=0.02, block=block, act_order=act_order)
         for block in (1, 20, 128)
     }
     for w, weight in enumerate(weights):
@@ -95,7 +95,7 @@ def test_equals_the_slow_reference(act_order: bool, dead: tuple[int, ...]) -> No
 
 def test_fp32_differs_from_the_reference_by_rare_ties_only() -> None:
     weights, hessian = problem(torch.float32)
-    results = quantize_gptq(weights, hessian, GRIDS)
+    results = quantize_gptq(weights, Inputs(hessian), GRIDS)
     for weight, levels in zip(weights, results, strict=True):
         for grid, level in zip(GRIDS, levels, strict=True):
             values, codes = reference(weight, hessian, grid, 0.01, act_order=False)
@@ -116,16 +116,16 @@ def same(left: list[list[Compressed[Quantized]]], right: list[list[Compressed[Qu
 def test_the_same_input_gives_the_same_bytes_and_is_left_alone() -> None:
     weights, hessian = problem(torch.float32, dead=(5,))
     before = [tensor.clone() for tensor in (*weights, hessian)]
-    first = quantize_gptq(weights, hessian, GRIDS)
-    assert same(first, quantize_gptq(weights, hessian, GRIDS))
+    first = quantize_gptq(weights, Inputs(hessian), GRIDS)
+    assert same(first, quantize_gptq(weights, Inputs(hessian), GRIDS))
     assert all(torch.equal(a, b) for a, b in zip(before, (*weights, hessian), strict=True))
 
 
 def test_slices_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     weights, hessian = problem()
-    whole = quantize_gptq(weights, hessian, GRIDS)
+    whole = quantize_gptq(weights, Inputs(hessian), GRIDS)
     monkeypatch.setitem(MAX_STACK, "cpu", COLUMNS * len(GRIDS) * 4)
-    sliced = quantize_gptq(weights, hessian, GRIDS)
+    sliced = quantize_gptq(weights, Inputs(hessian), GRIDS)
     for a, b in zip(whole, sliced, strict=True):
         for c, d in zip(a, b, strict=True):
             assert torch.equal(c.tensor.codes, d.tensor.codes)
@@ -136,7 +136,7 @@ def test_slices_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_better_than_rounding_on_correlated_inputs(act_order: bool) -> None:
     weights, hessian = problem(torch.float32)
     grids = [Grid(2, 16), Grid(3, 16), Grid(4)]
-    ours = quantize_gptq(weights, hessian, grids, act_order=act_order)
+    ours = quantize_gptq(weights, Inputs(hessian), grids, act_order=act_order)
     nearest = quantize_rtn(weights, grids, hessian=hessian)
     for a, b in zip(ours, nearest, strict=True):
         for gptq, rtn in zip(a, b, strict=True):
@@ -145,7 +145,7 @@ def test_better_than_rounding_on_correlated_inputs(act_order: bool) -> None:
 
 def test_uncorrelated_inputs_make_it_round_to_nearest() -> None:
     weights, _ = problem(torch.float32)
-    ours = quantize_gptq(weights, 3 * torch.eye(COLUMNS), GRIDS)
+    ours = quantize_gptq(weights, Inputs(3 * torch.eye(COLUMNS)), GRIDS)
     nearest = quantize_rtn(weights, GRIDS)
     for a, b in zip(ours, nearest, strict=True):
         for gptq, rtn in zip(a, b, strict=True):
@@ -156,14 +156,14 @@ def test_uncorrelated_inputs_make_it_round_to_nearest() -> None:
 @pytest.mark.parametrize("act_order", [False, True])
 def test_weights_of_dead_columns_become_zero(act_order: bool) -> None:
     weights, hessian = problem(torch.float32, dead=(3, 48))
-    for levels in quantize_gptq(weights, hessian, GRIDS, act_order=act_order):
+    for levels in quantize_gptq(weights, Inputs(hessian), GRIDS, act_order=act_order):
         for level in levels:
             assert not level.tensor.dequantize()[:, [3, 48]].any()
 
 
 def test_an_input_that_is_always_zero_costs_nothing() -> None:
     weights, hessian = problem(torch.float32)
-    for levels in quantize_gptq(weights, torch.zeros_like(hessian), GRIDS):
+    for levels in quantize_gptq(weights, Inputs(torch.zeros_like(hessian)), GRIDS):
         for level in levels:
             assert not level.tensor.dequantize().any()
             assert level.error == 0
@@ -172,13 +172,13 @@ def test_an_input_that_is_always_zero_costs_nothing() -> None:
 def test_damping_that_had_to_grow_is_reported() -> None:
     weights, hessian = problem(torch.float32)
     indefinite = hessian - 0.05 * hessian.diagonal().mean() * torch.eye(COLUMNS)
-    [[level], _, _] = quantize_gptq(weights, indefinite, [Grid(3)])
+    [[level], _, _] = quantize_gptq(weights, Inputs(indefinite), [Grid(3)])
     assert level.damping == pytest.approx(0.1)
 
 
 def test_whole_row_scales_are_those_of_the_original_rows() -> None:
     weights, hessian = problem(torch.float32)
-    [[level], _, _] = quantize_gptq(weights, hessian, [Grid(3)])
+    [[level], _, _] = quantize_gptq(weights, Inputs(hessian), [Grid(3)])
     spread = weights[0].amax(1).clamp(min=0) - weights[0].amin(1).clamp(max=0)
     torch.testing.assert_close(level.tensor.scale[:, 0], (spread / 7).half(), rtol=1e-3, atol=0)
 
@@ -186,13 +186,13 @@ def test_whole_row_scales_are_those_of_the_original_rows() -> None:
 def test_mistakes_are_named() -> None:
     weights, hessian = problem(torch.float32)
     with pytest.raises(ConfigError, match="block is 0"):
-        quantize_gptq(weights, hessian, GRIDS, block=0)
+        quantize_gptq(weights, Inputs(hessian), GRIDS, block=0)
     with pytest.raises(ConfigError, match="group size is 50"):
-        quantize_gptq(weights, hessian, [Grid(3, 50)])
+        quantize_gptq(weights, Inputs(hessian), [Grid(3, 50)])
     with pytest.raises(ConfigError, match="Hessian has shape"):
-        quantize_gptq(weights, hessian[1:], GRIDS)
+        quantize_gptq(weights, Inputs(hessian[1:]), GRIDS)
     with pytest.raises(DataError, match="holds NaN or infinity"):
-        quantize_gptq(weights, hessian * torch.inf, GRIDS)
+        quantize_gptq(weights, Inputs(hessian * torch.inf), GRIDS)
     weights[1][0, 0] = torch.nan
     with pytest.raises(BadWeights, match="weight 1 of 3"):
-        quantize_gptq(weights, hessian, GRIDS)
+        quantize_gptq(weights, Inputs(hessian), GRIDS)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from evopress.levels import Grid, quantize_gptq
+from evopress.levels import Grid, Inputs, quantize_gptq
 from evopress.levels.gptq import GridRounder
 from evopress.levels.grid import storable
 from evopress.levels.hessian import make_feedback
@@ -97,8 +97,8 @@ def test_more_rounds_never_lose(seed: int, rounds: int, dead: tuple[int, ...]) -
 def test_a_level_says_the_error_of_what_it_holds() -> None:
     weight, hessian = problem(rows=9)
     weight = weight.float()
-    [levels] = quantize_gptq([weight], hessian.float(), GRIDS, act_order=True, search=True, rounds=2)
-    [plain] = quantize_gptq([weight], hessian.float(), GRIDS, act_order=True, search=True)
+    [levels] = quantize_gptq([weight], Inputs(hessian.float()), GRIDS, act_order=True, search=True, rounds=2)
+    [plain] = quantize_gptq([weight], Inputs(hessian.float()), GRIDS, act_order=True, search=True)
     for level, before in zip(levels, plain, strict=True):
         moved = weight.double() - level.tensor.dequantize(torch.float64)
         whole = torch.trace(weight.double() @ hessian @ weight.double().T)
@@ -114,7 +114,7 @@ def test_dead_columns_and_tiny_weights() -> None:
             some = (weight[:, :columns] * factor).float()
             own = hessian[:columns, :columns].float()
             grids = [Grid(3), Grid(2, 1, symmetric=True)]
-            [levels] = quantize_gptq([some], own, grids, act_order=True, search=True, rounds=2)
+            [levels] = quantize_gptq([some], Inputs(own), grids, act_order=True, search=True, rounds=2)
             for level in levels:
                 values = level.tensor.dequantize()
                 assert bool(values.isfinite().all())

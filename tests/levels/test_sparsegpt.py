@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evopress.errors import BadWeights, ConfigError, DataError
-from evopress.levels import Compressed, Pattern, Sparse, Sparsity, prune_magnitude, prune_sparsegpt, prune_wanda
+from evopress.levels import Compressed, Inputs, Pattern, Sparse, Sparsity, prune_magnitude, prune_sparsegpt, prune_wanda
 from evopress.levels import sparsegpt as sparsegpt_module
 from evopress.levels.stacking import MAX_STACK
 
@@ -82,7 +82,7 @@ def output_error(weight: Tensor, values: Tensor, hessian: Tensor) -> float:
 def test_equals_the_slow_reference(dead: tuple[int, ...], dtype: torch.dtype, block: int) -> None:
     weights, hessian = problem(dead=dead)
     levels = all_levels()
-    answer = prune_sparsegpt(weights, hessian, levels, damping=0.02, block=block, dtype=dtype)
+    answer = prune_sparsegpt(weights, Inputs(hessian), levels, damping=0.02, block=block, dtype=dtype)
     for weight, own, results in zip(weights, levels, answer, strict=True):
         for sparsity, level in zip(own, results, strict=True):
             values, dropped = reference(weight, hessian, sparsity, 0.02, block, dtype)
@@ -97,7 +97,7 @@ def test_equals_the_slow_reference(dead: tuple[int, ...], dtype: torch.dtype, bl
 def test_fp32_differs_from_the_reference_by_rare_ties_only() -> None:
     weights, hessian = problem(torch.float32)
     levels = all_levels()
-    answer = prune_sparsegpt(weights, hessian, levels, block=16)
+    answer = prune_sparsegpt(weights, Inputs(hessian), levels, block=16)
     for weight, own, results in zip(weights, levels, answer, strict=True):
         for sparsity, level in zip(own, results, strict=True):
             values, dropped = reference(weight, hessian, sparsity, 0.01, 16, torch.bfloat16)
@@ -115,8 +115,8 @@ def same(left: Compressed[Sparse], right: Compressed[Sparse]) -> bool:
 def test_the_same_input_gives_the_same_bytes_and_is_left_alone() -> None:
     weights, hessian = problem(torch.float32, dead=(5,))
     before = [tensor.clone() for tensor in (*weights, hessian)]
-    first = prune_sparsegpt(weights, hessian, all_levels())
-    again = prune_sparsegpt(weights, hessian, all_levels())
+    first = prune_sparsegpt(weights, Inputs(hessian), all_levels())
+    again = prune_sparsegpt(weights, Inputs(hessian), all_levels())
     assert all(same(a, b) for one, two in zip(first, again, strict=True) for a, b in zip(one, two, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(before, (*weights, hessian), strict=True))
 
@@ -131,10 +131,10 @@ def assert_close(left: Compressed[Sparse], right: Compressed[Sparse]) -> None:
 def test_stacked_equals_one_at_a_time() -> None:
     weights, hessian = problem()
     levels = all_levels()
-    stacked = prune_sparsegpt(weights, hessian, levels, block=20, dtype=torch.float32)
+    stacked = prune_sparsegpt(weights, Inputs(hessian), levels, block=20, dtype=torch.float32)
     for weight, own, results in zip(weights, levels, stacked, strict=True):
         for sparsity, level in zip(own, results, strict=True):
-            [[alone]] = prune_sparsegpt([weight], hessian, [[sparsity]], block=20, dtype=torch.float32)
+            [[alone]] = prune_sparsegpt([weight], Inputs(hessian), [[sparsity]], block=20, dtype=torch.float32)
             assert_close(level, alone)
 
 
@@ -143,7 +143,7 @@ def test_slices_keep_the_stack_small_and_change_nothing(
     stack: int, sweeps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights, hessian = problem()
-    whole = prune_sparsegpt(weights, hessian, all_levels(), dtype=torch.float32)
+    whole = prune_sparsegpt(weights, Inputs(hessian), all_levels(), dtype=torch.float32)
     sizes: list[int] = []
 
     def sweep(stacked: Tensor, *rest: Any, **options: Any) -> Tensor:
@@ -153,7 +153,7 @@ def test_slices_keep_the_stack_small_and_change_nothing(
     one_sweep = sparsegpt_module.sweep
     monkeypatch.setattr(sparsegpt_module, "sweep", sweep)
     monkeypatch.setitem(MAX_STACK, "cpu", stack)
-    sliced = prune_sparsegpt(weights, hessian, all_levels(), dtype=torch.float32)
+    sliced = prune_sparsegpt(weights, Inputs(hessian), all_levels(), dtype=torch.float32)
     assert len(sizes) == sweeps
     assert max(sizes) <= max(stack, COLUMNS * max(ROWS))
     for one, two in zip(whole, sliced, strict=True):
@@ -176,7 +176,7 @@ def test_zeros_are_exactly_as_many_as_asked(
     hessian = torch.eye(columns)
     hessian[0, 0] = 0 if dead else 1
     zeros = data.draw(st.lists(st.integers(0, rows * columns), min_size=1, max_size=4))
-    [answer] = prune_sparsegpt([weight], hessian, [[*zeros, 0, rows * columns]], block=block)
+    [answer] = prune_sparsegpt([weight], Inputs(hessian), [[*zeros, 0, rows * columns]], block=block)
     for count, level in zip([*zeros, 0, rows * columns], answer, strict=True):
         assert level.tensor.zeros == int((level.tensor.unpacked_mask() == 0).sum()) == count
         assert not level.tensor.dequantize()[level.tensor.unpacked_mask() == 0].any()
@@ -186,21 +186,21 @@ def test_zeros_are_exactly_as_many_as_asked(
 def test_patterns_keep_exactly_n_of_each_m(rows: int, groups: int, group: int, data: st.DataObject) -> None:
     kept = data.draw(st.integers(0, group))
     weight = (torch.arange(rows * groups * group) % 3).float().view(rows, -1)
-    [[level]] = prune_sparsegpt([weight], torch.eye(groups * group), [[Pattern(kept, group)]], block=5)
+    [[level]] = prune_sparsegpt([weight], Inputs(torch.eye(groups * group)), [[Pattern(kept, group)]], block=5)
     assert (level.tensor.unpacked_mask().view(rows, groups, group).sum(2) == kept).all()
     assert level.tensor.zeros == Pattern(kept, group).zeros((rows, groups * group))
 
 
 def test_zeros_are_spread_over_the_blocks_by_their_width() -> None:
     weights, hessian = problem()
-    [[level], *_] = prune_sparsegpt(weights, hessian, [[100], [], []], block=20)
+    [[level], *_] = prune_sparsegpt(weights, Inputs(hessian), [[100], [], []], block=20)
     counts = [int((part == 0).sum()) for part in level.tensor.unpacked_mask().split(20, dim=1)]
     assert counts == [41, 42, 17]
 
 
 def test_no_zeros_leave_the_weights_and_all_zeros_leave_nothing() -> None:
     weights, hessian = problem(torch.bfloat16, dead=(3,))
-    answer = prune_sparsegpt(weights, hessian.float(), [[0, weight.numel()] for weight in weights])
+    answer = prune_sparsegpt(weights, Inputs(hessian.float()), [[0, weight.numel()] for weight in weights])
     for weight, (full, empty) in zip(weights, answer, strict=True):
         assert torch.equal(full.tensor.dequantize(torch.bfloat16), weight)
         assert full.error == 0
@@ -210,7 +210,9 @@ def test_no_zeros_leave_the_weights_and_all_zeros_leave_nothing() -> None:
 
 def test_weights_of_dead_columns_go_first_and_stay_as_they_are() -> None:
     weights, hessian = problem(torch.float32, dead=(3, 47))
-    first = prune_sparsegpt(weights, hessian, [[2 * len(weight), len(weight), Pattern(2, 4)] for weight in weights])
+    first = prune_sparsegpt(
+        weights, Inputs(hessian), [[2 * len(weight), len(weight), Pattern(2, 4)] for weight in weights]
+    )
     for weight, (both, one, pattern) in zip(weights, first, strict=True):
         assert not both.tensor.unpacked_mask()[:, [3, 47]].any()
         # Nothing else is dropped, so what is lost is the rounding to 16 bits.
@@ -224,7 +226,8 @@ def test_weights_of_dead_columns_go_first_and_stay_as_they_are() -> None:
 
 def test_an_input_that_is_always_zero_costs_nothing() -> None:
     weights, hessian = problem(torch.float32)
-    for weight, [level] in zip(weights, prune_sparsegpt(weights, torch.zeros_like(hessian), [[40]] * 3), strict=True):
+    made = prune_sparsegpt(weights, Inputs(torch.zeros_like(hessian)), [[40]] * 3)
+    for weight, [level] in zip(weights, made, strict=True):
         assert level.error == 0
         assert level.tensor.zeros == 40
         kept = level.tensor.unpacked_mask() == 1
@@ -234,7 +237,7 @@ def test_an_input_that_is_always_zero_costs_nothing() -> None:
 def test_uncorrelated_inputs_make_it_drop_the_smallest() -> None:
     weights, _ = problem(torch.float32)
     levels = [[weight.numel() // 2, Pattern(2, 4)] for weight in weights]
-    ours = prune_sparsegpt(weights, 3 * torch.eye(COLUMNS), levels)
+    ours = prune_sparsegpt(weights, Inputs(3 * torch.eye(COLUMNS)), levels)
     for own, others in zip(ours, prune_magnitude(weights, levels), strict=True):
         for a, b in zip(own, others, strict=True):
             assert torch.equal(a.tensor.dequantize(), b.tensor.dequantize())
@@ -248,7 +251,7 @@ def test_better_than_pruning_without_repair_on_correlated_inputs() -> None:
     x += 0.3 * torch.randn(400, COLUMNS, generator=generator)
     hessian = x.T @ x / len(x)
     levels = [[weight.numel() // 2, 3 * weight.numel() // 4, Pattern(2, 4)] for weight in weights]
-    ours = prune_sparsegpt(weights, hessian, levels, block=8)
+    ours = prune_sparsegpt(weights, Inputs(hessian), levels, block=8)
     for others in (prune_wanda(weights, hessian, levels), prune_magnitude(weights, levels, hessian=hessian)):
         for own, theirs in zip(ours, others, strict=True):
             assert all(a.error < 0.7 * b.error for a, b in zip(own, theirs, strict=True))
@@ -257,7 +260,7 @@ def test_better_than_pruning_without_repair_on_correlated_inputs() -> None:
 def test_damping_that_had_to_grow_is_reported() -> None:
     weights, hessian = problem(torch.float32)
     indefinite = hessian - 0.05 * hessian.diagonal().mean() * torch.eye(COLUMNS)
-    [[level], *_] = prune_sparsegpt(weights, indefinite, [[10], [10], [10]])
+    [[level], *_] = prune_sparsegpt(weights, Inputs(indefinite), [[10], [10], [10]])
     assert level.damping == pytest.approx(0.1)
 
 
@@ -265,21 +268,21 @@ def test_mistakes_are_named() -> None:
     weights, hessian = problem(torch.float32)
     levels = [[1], [1], [1]]
     with pytest.raises(ConfigError, match="block is 0"):
-        prune_sparsegpt(weights, hessian, levels, block=0)
+        prune_sparsegpt(weights, Inputs(hessian), levels, block=0)
     with pytest.raises(ConfigError, match="levels are given for 2 weights, must be for all 3"):
-        prune_sparsegpt(weights, hessian, levels[1:])
+        prune_sparsegpt(weights, Inputs(hessian), levels[1:])
     with pytest.raises(ConfigError, match=r"97 zeros do not fit a weight of shape \(2, 48\), must be 0 to 96"):
-        prune_sparsegpt(weights, hessian, [[1], [97], [1]])
+        prune_sparsegpt(weights, Inputs(hessian), [[1], [97], [1]])
     with pytest.raises(ConfigError, match="pattern 2:5 does not fit 48 columns, 5 must divide them"):
-        prune_sparsegpt(weights, hessian, [[1], [1], [Pattern(2, 5)]])
+        prune_sparsegpt(weights, Inputs(hessian), [[1], [1], [Pattern(2, 5)]])
     with pytest.raises(ConfigError, match="Hessian has shape"):
-        prune_sparsegpt(weights, hessian[1:], levels)
+        prune_sparsegpt(weights, Inputs(hessian[1:]), levels)
     with pytest.raises(ConfigError, match=r"cannot be stored as torch\.int8"):
-        prune_sparsegpt(weights, hessian, levels, dtype=torch.int8)
+        prune_sparsegpt(weights, Inputs(hessian), levels, dtype=torch.int8)
     with pytest.raises(ConfigError, match=r"weights left the range of torch\.float16, must stay below 65504"):
-        prune_sparsegpt([1e5 * weight for weight in weights], hessian, levels, dtype=torch.float16)
+        prune_sparsegpt([1e5 * weight for weight in weights], Inputs(hessian), levels, dtype=torch.float16)
     with pytest.raises(DataError, match="holds NaN or infinity"):
-        prune_sparsegpt(weights, hessian * torch.inf, levels)
+        prune_sparsegpt(weights, Inputs(hessian * torch.inf), levels)
     weights[1][0, 0] = torch.nan
     with pytest.raises(BadWeights, match="weight 1 of 3"):
-        prune_sparsegpt(weights, hessian, levels)
+        prune_sparsegpt(weights, Inputs(hessian), levels)

@@ -8,7 +8,8 @@ from evopress.errors import UnsupportedModel
 from evopress.models import Runner, bypass_slots, describe, find_blocks, find_sublayers
 from evopress.models.coverage import coverage, narrow
 from evopress.models.experts import split_experts
-from evopress.models.shorten import shortened_config, why_not_shorten
+from evopress.models.removable import why_not_shorten
+from evopress.models.shorten import shortened_config
 from evopress.testing import randomize
 from evopress.testing.tiny import tiny_config
 

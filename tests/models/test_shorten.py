@@ -8,7 +8,8 @@ import transformers
 
 from evopress.errors import UnsupportedModel
 from evopress.models import describe, dropped, find_sublayers
-from evopress.models.shorten import cut_along, new_names, shortened, shortened_config, whole_blocks, why_not_shorten
+from evopress.models.removable import whole_blocks, why_not_shorten
+from evopress.models.shorten import cut_along, new_names, shortened, shortened_config
 from evopress.testing import ARCHITECTURES, WINDOW, pico_model, random_model
 from evopress.testing.tiny import tiny_config
 

@@ -17,7 +17,7 @@ from evopress.core.profile import Level, Profile, Unit
 from evopress.core.space import make_space
 from evopress.report import RunData, read_data
 from evopress.report.history import generations
-from evopress.search import Evolution, Stage, run_search
+from evopress.search import Evolution, Schedule, Stage, run_search
 from evopress.search.racing import STANDARD
 from evopress.search.types import BatchResult
 
@@ -54,7 +54,7 @@ def raced(units: int, seed: int) -> list[BatchResult]:
     space = make_space([Unit(f"u{i}", i, "a", 1, levels) for i in range(units)], average="3", exchange="any")
     seen = list[BatchResult]()
     stages = (Stage(64, 3), Stage(1024, 1))
-    ours = Evolution(space, Random(seed), generations=30, offspring=6, stages=stages, race=STANDARD)
+    ours = Evolution(space, Random(seed), Schedule(generations=30, offspring=6, stages=stages), race=STANDARD)
     run_search(ours, Text(), on_batch=seen.append)
     return seen
 

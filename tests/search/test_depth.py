@@ -15,6 +15,7 @@ from evopress.search import (
     Evaluate,
     Evolution,
     Mutation,
+    Schedule,
     Stage,
     bands,
     equal_switches,
@@ -52,7 +53,9 @@ def test_a_search_drops_exactly_k_of_each_kind(
     drops: Drops, fitness: Fitness, options: dict[str, object], mutate: Mutation
 ) -> None:
     space = drops(blocks=8, k=3, **options)
-    search = Evolution(space, Random(0), generations=6, offspring=6, stages=[Stage(1, 2), Stage(2, 1)], mutate=mutate)
+    search = Evolution(
+        space, Random(0), Schedule(generations=6, offspring=6, stages=[Stage(1, 2), Stage(2, 1)]), mutate=mutate
+    )
     counts: list[Counter[str]] = []
     run_search(
         search,

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from evopress.core.space import SearchSpace
-from evopress.search import PRESETS, BatchResult, Evaluate, Evolution, Stage, Uniform, run_search
+from evopress.search import PRESETS, BatchResult, Evaluate, Evolution, Schedule, Stage, Uniform, run_search
 
 Toy = Callable[..., SearchSpace]
 Fitness = Callable[..., Evaluate]
@@ -26,7 +26,10 @@ sizes = {"q": 9, "k": 3, "up": 24, "down": 24}
 units = [Unit(f"{b}.{r}", b, r, s, tuple(Level(str(n), n * s) for n in (2, 3, 4, 5)))
          for b in range(6) for r, s in sizes.items()]
 space = make_space(units, average="2.7", exchange="any")
-search = PRESETS["bits"]["quick"].strategy(space, Random(5))
+quick = PRESETS["bits"]["quick"]
+stages = validate_schedule(quick.offspring, quick.survivors, quick.tokens)
+schedule = Schedule(generations=quick.generations, offspring=quick.offspring, stages=stages)
+search = Evolution(space, Random(5), schedule, mutate=make_mutation("adaptive"))
 with Journal(sys.argv[1], seed=5, fingerprint={"a": 1}) as journal:
     run_search(search, lambda ps, t: [sum(3.0 ** -int(n) for n in p.levels[::2]) for p in ps], journal)
 """
@@ -59,7 +62,7 @@ def test_search_loads_no_torch() -> None:
 def test_observers_see_every_batch(toy: Toy, fitness: Fitness) -> None:
     space = toy()
     seen: list[BatchResult] = []
-    search = Evolution(space, Random(0), generations=2, offspring=3, stages=(Stage(1, 2), Stage(4, 1)))
+    search = Evolution(space, Random(0), Schedule(generations=2, offspring=3, stages=(Stage(1, 2), Stage(4, 1))))
     best = run_search(search, fitness(space), on_batch=seen.append)
     assert [(s.batch.generation, s.batch.stage, s.batch.tokens) for s in seen] == [
         (1, 0, 1),

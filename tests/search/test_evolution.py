@@ -18,12 +18,14 @@ from evopress.search import (
     Evaluate,
     Evolution,
     Mutation,
+    Schedule,
     Stage,
     bands,
     free_switches,
     run_search,
 )
 from evopress.search.moves.mutation import equal_switches, mixed
+from evopress.search.starts.drawn import default_starts
 
 Toy = Callable[..., SearchSpace]
 Fitness = Callable[..., Evaluate]
@@ -31,8 +33,9 @@ ONE = (Stage(1, 1),)
 
 
 def evolve(space: SearchSpace, seed: int = 0, **options: object) -> Evolution:
-    settings = {"generations": 5, "offspring": 4, "stages": ONE, **options}
-    return Evolution(space, Random(seed), **settings)  # type: ignore[arg-type]
+    names = ("generations", "offspring", "stages", "start_tokens")
+    asked = {"generations": 5, "offspring": 4, "stages": ONE} | {n: options.pop(n) for n in names if n in options}
+    return Evolution(space, Random(seed), Schedule(**asked), **options)  # type: ignore[arg-type]
 
 
 def batches(search: Evolution, evaluate: Evaluate) -> list[BatchResult]:
@@ -174,7 +177,7 @@ def test_finds_the_optimum_that_brute_force_proves(toy: Toy, fitness: Fitness, s
 
 def test_random_starts_are_scored_as_generation_0(toy: Toy, fitness: Fitness) -> None:
     space = toy(average="2.5")
-    search = evolve(space, start_candidates=7, start_tokens=99, generations=0)
+    search = evolve(space, start=default_starts(space, Random(0), 7), start_tokens=99, generations=0)
     (seen,) = batches(search, fitness(space))
     assert (seen.batch.generation, seen.batch.tokens, len(seen.batch.profiles), seen.accepted) == (0, 99, 7, True)
     assert search.score == min(seen.scores)

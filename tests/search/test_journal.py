@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from evopress.core.profile import Profile
 from evopress.core.space import SearchSpace
 from evopress.errors import JournalError, RunError, RunMismatch, SchemaError
-from evopress.search import Batch, Evaluate, Evolution, Journal, Stage, free_switches, run_search
+from evopress.search import Batch, Evaluate, Evolution, Journal, Schedule, Stage, free_switches, run_search
+from evopress.search.starts.drawn import default_starts
 
 Toy = Callable[..., SearchSpace]
 Fitness = Callable[..., Evaluate]
@@ -23,14 +24,13 @@ PRINT = {"model": "toy", "tokens": [1, 2]}
 
 def run(space: SearchSpace, evaluate: Evaluate, path: Path, generations: int = 4, seed: int = 3) -> tuple[Profile, int]:
     """The best profile and the number of batches that were not replayed."""
+    rng = Random(seed)
     search = Evolution(
         space,
-        Random(seed),
-        generations=generations,
-        offspring=4,
-        stages=(Stage(1, 2), Stage(2, 1)),
+        rng,
+        Schedule(generations=generations, offspring=4, stages=(Stage(1, 2), Stage(2, 1))),
         mutate=free_switches,
-        start_candidates=4,
+        start=default_starts(space, rng, 4),
     )
     scored = []
     with Journal(path, seed=seed, fingerprint=PRINT) as journal:

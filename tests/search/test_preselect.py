@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -14,19 +13,43 @@ from hypothesis import strategies as st
 
 from evopress.core.space import SearchSpace
 from evopress.errors import ConfigError
-from evopress.search import PRESETS, BatchResult, Evaluate, Evolution, Journal, Stage, free_switches, run_search
+from evopress.search import (
+    PRESETS,
+    BatchResult,
+    Evaluate,
+    Evolution,
+    Journal,
+    Schedule,
+    Stage,
+    free_switches,
+    make_mutation,
+    run_search,
+)
 from evopress.search.moves.adaptive import AdaptiveMoves, default_moves
 from evopress.search.preselect import Preselect
+from evopress.search.starts.drawn import default_starts
 from evopress.search.surrogate import Surrogate
 
 Toy = Callable[..., SearchSpace]
 Fitness = Callable[..., Evaluate]
 
 
-def make(space: SearchSpace, seed: int = 3, generations: int = 5, **options: object) -> tuple[Evolution, Preselect]:
-    preselect = Preselect(Surrogate(space), pool=3)
-    given = {"generations": generations, "offspring": 4, "stages": (Stage(1, 2), Stage(2, 1)), **options}
-    search = Evolution(space, Random(seed), mutate=AdaptiveMoves(default_moves()), preselect=preselect, **given)  # type: ignore[arg-type]
+SCHEDULE = {"generations": 5, "offspring": 4, "stages": (Stage(1, 2), Stage(2, 1))}
+
+
+def make(
+    space: SearchSpace, seed: int = 3, start_candidates: int = 32, coarse_generations: int = 0, **schedule: object
+) -> tuple[Evolution, Preselect]:
+    preselect, rng = Preselect(Surrogate(space), pool=3), Random(seed)
+    search = Evolution(
+        space,
+        rng,
+        Schedule(**SCHEDULE | schedule),  # type: ignore[arg-type]
+        mutate=AdaptiveMoves(default_moves()),
+        coarse_generations=coarse_generations,
+        start=default_starts(space, rng, start_candidates),
+        preselect=preselect,
+    )
     return search, preselect
 
 
@@ -35,13 +58,14 @@ def test_paper_mode_is_untouched(toy: Toy, fitness: Fitness) -> None:
     for exchange, digest in (("size", "e732577e453deb00"), ("any", "8d29d3fbd89e221e")):
         space = toy(sizes=(1, 2, 1, 2, 1, 2, 3, 3), average="3", exchange=exchange)
         paper = PRESETS["bits"]["paper"]
-        preset = replace(paper, generations=6, offspring=12, survivors=(4, 2, 1), tokens=(1, 2, 4))
+        schedule = Schedule(generations=6, offspring=12, stages=(Stage(1, 4), Stage(2, 2), Stage(4, 1)))
         seen = hashlib.sha256()
 
         def watch(result: BatchResult, seen: "hashlib._Hash" = seen) -> None:
             seen.update(repr([result.batch.tokens, [p.levels for p in result.batch.profiles]]).encode())
 
-        run_search(preset.strategy(space, Random(5)), fitness(space), on_batch=watch)
+        search = Evolution(space, Random(5), schedule, mutate=make_mutation(paper.mutation))
+        run_search(search, fitness(space), on_batch=watch)
         assert seen.hexdigest()[:16] == digest
 
 
@@ -128,9 +152,7 @@ def test_a_right_surrogate_needs_fewer_generations(toy: Toy, fitness: Fitness) -
             search = Evolution(
                 space,
                 Random(seed),
-                generations=15,
-                offspring=8,
-                stages=(Stage(4, 1),),
+                Schedule(generations=15, offspring=8, stages=(Stage(4, 1),)),
                 mutate=free_switches,
                 preselect=preselect,
             )

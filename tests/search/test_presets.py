@@ -1,16 +1,16 @@
 """The presets are the paper's numbers, and valid."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 
 import pytest
 
 from evopress.core.profile import Level, Unit
 from evopress.core.space import SearchSpace, make_space
-from evopress.errors import ConfigError, ScheduleError
-from evopress.search import PRESETS, Preset, make_mutation
+from evopress.errors import ConfigError
+from evopress.search import PRESETS, Evolution, Preset, Schedule, make_mutation, validate_schedule
 from evopress.search.moves.adaptive import AdaptiveMoves
+from evopress.search.moves.depth import depth_moves
 from evopress.search.presets import depth_generations
 
 
@@ -42,21 +42,17 @@ ALL = {f"{kind}-{name}": preset for kind, presets in PRESETS.items() for name, p
 
 @pytest.mark.parametrize("preset", ALL.values(), ids=ALL)
 def test_presets_are_valid(preset: Preset, toy: Callable[..., SearchSpace]) -> None:
-    search = preset.strategy(toy(exchange=preset.exchange), Random(0), available_tokens=preset.tokens[-1])
-    assert search.ask() is not None
-    with pytest.raises(ScheduleError, match="that exist"):
-        preset.strategy(toy(), Random(0), available_tokens=preset.tokens[-1] - 1)
+    space = toy(exchange=preset.exchange)
+    stages = validate_schedule(preset.offspring, preset.survivors, preset.tokens, preset.tokens[-1])
+    generations = depth_generations(space) if preset.generations is None else preset.generations
+    schedule = Schedule(generations=generations, offspring=preset.offspring, stages=stages)
+    assert Evolution(space, Random(0), schedule).ask() is not None
 
 
-def test_a_search_has_the_parts_that_its_preset_asks_for(toy: Callable[..., SearchSpace]) -> None:
-    plain = PRESETS["bits"]["super-fast"].strategy(toy(), Random(0))
-    assert (plain._race, plain._preselect) == (None, None)
-    asked = replace(PRESETS["bits"]["quick"], race=True, preselect=4).strategy(toy(), Random(0), application="depth")
-    assert asked._race is not None
-    assert asked._preselect is not None
-    assert asked._preselect.pool == 4
-    assert isinstance(asked._mutate, AdaptiveMoves)
-    assert set(asked._mutate.shares()) == {"switch", "slide", "blocks"}
+def test_adaptive_moves_of_depth_are_its_own() -> None:
+    moves = make_mutation("adaptive", moves=depth_moves())
+    assert isinstance(moves, AdaptiveMoves)
+    assert set(moves.shares()) == {"switch", "slide", "blocks"}
 
 
 def test_unknown_mutations_list_the_known() -> None:

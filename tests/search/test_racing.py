@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from evopress.core.profile import Profile
 from evopress.core.space import SearchSpace
 from evopress.errors import ConfigError
-from evopress.search import Evaluate, Evolution, Journal, Race, Stage, Stopper, run_search
+from evopress.search import Evaluate, Evolution, Journal, Race, Schedule, Stage, Stopper, run_search
 from evopress.search.racing import Track
 from evopress.search.stopping import Limits
 from evopress.search.types import BatchResult
@@ -91,7 +91,7 @@ def noisy(evaluate: Evaluate, seed: int, spread: float = 30.0) -> Evaluate:
 
 def search(space: SearchSpace, race: Race | None, seed: int = 0, generations: int = 30) -> Evolution:
     stages = (Stage(64, 2), Stage(1024, 1))
-    return Evolution(space, Random(seed), generations=generations, offspring=6, stages=stages, race=race)
+    return Evolution(space, Random(seed), Schedule(generations=generations, offspring=6, stages=stages), race=race)
 
 
 def test_a_race_never_takes_more_than_its_stage(toy: Toy, fitness: Fitness) -> None:
@@ -246,7 +246,7 @@ def test_a_resumed_race_reuses_the_same_scores(toy: Toy, fitness: Fitness, tmp_p
 
 def test_a_limit_does_not_end_a_search_in_the_middle_of_a_race(toy: Toy, fitness: Fitness) -> None:
     space = toy(sizes=(1,) * 12)
-    ours = Evolution(space, Random(0), generations=9, offspring=3, stages=(Stage(64, 1),), race=Race())
+    ours = Evolution(space, Random(0), Schedule(generations=9, offspring=3, stages=(Stage(64, 1),)), race=Race())
     seen: list[BatchResult] = []
     run_search(ours, noisy(fitness(space), 0), on_batch=seen.append, stopper=Stopper(Limits(tokens=300)))
     assert seen[-1].accepted is not None
@@ -263,6 +263,8 @@ def test_rules_that_make_no_sense(rules: dict[str, int], said: str) -> None:
 def test_a_search_ends_where_nothing_is_left_to_score(toy: Toy, fitness: Fitness) -> None:
     """A stage, a race, and a space so small that all neighbours of the parent are known soon."""
     space = toy(sizes=(1, 1))
-    small = Evolution(space, Random(0), generations=10**6, offspring=2, stages=(Stage(64, 1),), race=Race(reuse=True))
+    small = Evolution(
+        space, Random(0), Schedule(generations=10**6, offspring=2, stages=(Stage(64, 1),)), race=Race(reuse=True)
+    )
     run_search(small, Text(fitness(space)))
     assert "known to be no better" in small.stopped

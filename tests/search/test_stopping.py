@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evopress.core.space import SearchSpace
-from evopress.search import Evaluate, Evolution, Journal, Stage, run_search
+from evopress.search import Evaluate, Evolution, Journal, Schedule, Stage, run_search
 from evopress.search.stopping import Limits, Stopper
 
 Toy = Callable[..., SearchSpace]
@@ -21,7 +21,7 @@ GENERATION = 4 * 10 + 3 * 50
 
 def search(space: SearchSpace, generations: int = 50) -> Evolution:
     stages = (Stage(10, 2), Stage(50, 1))
-    return Evolution(space, Random(0), generations=generations, offspring=4, stages=stages)
+    return Evolution(space, Random(0), Schedule(generations=generations, offspring=4, stages=stages))
 
 
 class Clock:

@@ -16,7 +16,7 @@ from evopress.errors import ConfigError, NotEnoughTokens
 from evopress.text import loading
 from evopress.text.documents import Text
 from evopress.text.loading import load_beyond, load_heldout, load_splits
-from evopress.text.tokens import Splits, Tokens
+from evopress.text.tokens import Amounts, Splits, Tokens
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,9 @@ BOS = 1
 
 
 def splits(source: str, tokenizer: PreTrainedTokenizerFast, seed: int = 0, **numbers: int | None) -> Splits:
-    parts = {"sequence_length": 8, "calibration_tokens": 40, "search_tokens": 60, "heldout_tokens": 20} | numbers
-    return load_splits(source, tokenizer, seed=seed, **parts)
+    parts = {"calibration_tokens": 40, "search_tokens": 60, "heldout_tokens": 20}
+    amounts = Amounts(**{name.removesuffix("_tokens"): numbers.pop(name, own) for name, own in parts.items()})
+    return load_splits(source, tokenizer, amounts, seed=seed, **{"sequence_length": 8} | numbers)
 
 
 @pytest.mark.parametrize("writer", ["one document", "many documents"])

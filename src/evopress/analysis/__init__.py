@@ -25,7 +25,15 @@ from evopress.analysis.noise import (
     stage_table,
 )
 from evopress.analysis.populations import random_profiles, worst
-from evopress.analysis.supersets import Pair, Supersets, find_supersets, profile_that_drops, rescore, superset_table
+from evopress.analysis.supersets import (
+    Pair,
+    Supersets,
+    Turns,
+    find_supersets,
+    profile_that_drops,
+    rescore,
+    superset_table,
+)
 from evopress.analysis.table import Table
 
 __all__ = [
@@ -40,6 +48,7 @@ __all__ = [
     "StageLoss",
     "Supersets",
     "Table",
+    "Turns",
     "agreement_table",
     "correlate_errors",
     "cuts",

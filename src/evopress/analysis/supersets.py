@@ -24,7 +24,7 @@ from evopress.errors import ConfigError, ProfileError, ScheduleError
 from evopress.search.driver import run_search
 from evopress.search.evolution import Evolution
 from evopress.search.moves.mutation import Indices
-from evopress.search.stages import Stage, validate_schedule
+from evopress.search.stages import Schedule, Stage, validate_schedule
 from evopress.search.starts.drawn import ATTEMPTS
 from evopress.search.types import Evaluate
 
@@ -69,42 +69,65 @@ class Supersets:
         return tuple(pair for pair in self.pairs if pair.gain > 0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """The searches from one profile: in each of `rounds` one for a superset, then one for a subset.
+
+    `change` is by how many units of each kind sets differ. A search mutates `offspring` profiles a generation and
+    selects in `stages`. ConfigError or ScheduleError when it does not fit together.
+    """
+
+    change: int
+    rounds: int
+    offspring: int
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        if self.change < 1 or self.rounds < 1:
+            raise ConfigError(f"change is {self.change} and rounds {self.rounds}; both must be 1 or more")
+        survivors, tokens = [stage.survivors for stage in self.stages], [stage.tokens for stage in self.stages]
+        validate_schedule(self.offspring, survivors, tokens)
+
+    def tokens(self, generations: int) -> int:
+        """What a search takes at most: its start candidates, and generations with the parent in the last stage."""
+        candidates = [self.offspring, *(stage.survivors for stage in self.stages[:-1])]
+        one = sum(count * stage.tokens for count, stage in zip(candidates, self.stages, strict=True))
+        return self.offspring * self.stages[0].tokens + generations * (one + self.stages[-1].tokens)
+
+    def generations(self, limit: int) -> int:
+        """How many generations the limit pays for."""
+        return (limit - self.tokens(0)) // (self.tokens(1) - self.tokens(0))
+
+
 def find_supersets(
     space: SearchSpace,
     evaluate: Evaluate,
     rng: Random,
     profiles: Sequence[Profile],
+    turns: Turns,
     *,
-    change: int,
-    rounds: int,
-    offspring: int,
-    stages: Sequence[Stage],
     token_limit: int,
     tokens: int,
 ) -> Supersets:
     """Search from each of `profiles` for supersets of its drops and for subsets of these, and score what was found.
 
-    `change` is by how many units of each kind the sets differ (of an exchange group and cost: attention and MLP); one
-    of each kind at least stays dropped and one kept. Each of `rounds` is a search for a superset, then one for a
-    subset. A search mutates `offspring` profiles a generation, selects in `stages`, and runs for its part of
-    `token_limit`; `tokens` is what each profile found is scored on at the end. ConfigError where units have more than
-    two levels or nothing can change, ScheduleError when the limit is too low.
+    Of each kind of units (of an exchange group and cost: attention and MLP) one at least stays dropped and one kept.
+    Each search runs for its part of `token_limit`; `tokens` is what each profile found is scored on at the end.
+    ConfigError where units have more than two levels or nothing can change, ScheduleError when the limit is too low.
     """
-    if change < 1 or rounds < 1:
-        raise ConfigError(f"change is {change} and rounds {rounds}; both must be 1 or more")
     if not profiles:
         raise ConfigError("there is no profile to start from; give one or more")
     bases = [space.encode(profile) for profile in dict.fromkeys(profiles)]
-    schedule = _Schedule(offspring, tuple(stages))
-    searches = 2 * rounds * len(bases)
+    searches = 2 * turns.rounds * len(bases)
     last = tokens * (len(bases) + searches)
-    generations = schedule.generations((token_limit - last) // searches)
+    generations = turns.generations((token_limit - last) // searches)
     if generations < 1:
-        needed = last + searches * schedule.tokens(1)
+        needed = last + searches * turns.tokens(1)
         raise ScheduleError(f"a limit of {token_limit} tokens is too low; {searches} searches need at least {needed}")
     meter = _Meter(evaluate)
-    search = _Search(space, meter, rng, schedule, generations)
-    found = [levels for base in bases for levels in search.chain(base, change, rounds)]
+    schedule = Schedule(generations=generations, offspring=turns.offspring, stages=turns.stages)
+    search = _Search(space, meter, rng, schedule)
+    found = [levels for base in bases for levels in search.chain(base, turns)]
     if not found:
         raise ConfigError(f"no drops of the {len(bases)} profiles can change; some kind needs two units to choose from")
     drop_sets = dict.fromkeys(_dropped(space, levels) for levels in (*bases, *found))
@@ -177,42 +200,19 @@ class _Task:
 
 
 @dataclass(frozen=True)
-class _Schedule:
-    """The schedule of each search; ScheduleError when it does not fit together."""
-
-    offspring: int
-    stages: tuple[Stage, ...]
-
-    def __post_init__(self) -> None:
-        survivors, tokens = [stage.survivors for stage in self.stages], [stage.tokens for stage in self.stages]
-        validate_schedule(self.offspring, survivors, tokens)
-
-    def tokens(self, generations: int) -> int:
-        """What a search takes at most: its start candidates, and generations with the parent in the last stage."""
-        candidates = [self.offspring, *(stage.survivors for stage in self.stages[:-1])]
-        one = sum(count * stage.tokens for count, stage in zip(candidates, self.stages, strict=True))
-        return self.offspring * self.stages[0].tokens + generations * (one + self.stages[-1].tokens)
-
-    def generations(self, limit: int) -> int:
-        """How many generations the limit pays for."""
-        return (limit - self.tokens(0)) // (self.tokens(1) - self.tokens(0))
-
-
-@dataclass(frozen=True)
 class _Search:
     """What all searches share."""
 
     space: SearchSpace
     evaluate: Evaluate
     rng: Random
-    schedule: _Schedule
-    generations: int
+    schedule: Schedule
 
-    def chain(self, base: Indices, change: int, rounds: int) -> list[Indices]:
+    def chain(self, base: Indices, turns: Turns) -> list[Indices]:
         """The best superset of the base's drops, the worst subset of that one's, and so on in turn."""
         kinds, before, found = _kinds(self.space), None, [base]
-        for number in range(2 * rounds):
-            task = _task(found[-1], kinds, DROPPED if number % 2 else KEPT, change)
+        for number in range(2 * turns.rounds):
+            task = _task(found[-1], kinds, DROPPED if number % 2 else KEPT, turns.change)
             if task is None:
                 break
             found, before = [*found, self.run(task, before)], found[-1]
@@ -227,9 +227,7 @@ class _Search:
         evolution = Evolution(
             task.space(self.space, next(iter(starts))),
             self.rng,
-            generations=self.generations,
-            offspring=self.schedule.offspring,
-            stages=self.schedule.stages,
+            self.schedule,
             start=[self.space.decode(start) for start in starts],
         )
         return self.space.encode(run_search(evolution, _negated(self.evaluate) if task.maximises else self.evaluate))

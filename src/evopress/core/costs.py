@@ -1,9 +1,14 @@
-"""What profiles cost in files, as data: formats say it, families and budgets add it up, and neither knows the other."""
+"""What profiles cost in files, as data: formats say it, families and budgets add it up, and neither knows the other.
+
+And what is said where no profile costs what was asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from evopress.core.profile import Profile
 from evopress.errors import BudgetError
@@ -39,3 +44,22 @@ def require_size(size: int, constant: int, costs: Iterable[Sequence[int]], *, st
         raise BudgetError(
             f"no profile takes {size} bytes; the levels allow {low + stays} to {high}, {constant} of them always"
         )
+
+
+def require_average(target: Fraction, whole: int, low: int, high: int, asked: str) -> None:
+    """BudgetError, with what the levels allow, where `target` times `whole` is not in `low` to `high`.
+
+    `asked` says what was asked for. Nothing can be wrong where `whole` is 0.
+
+    >>> require_average(Fraction(3), 100, 200, 400, "the average 3")
+    """
+    if whole > 0 and not low <= target * whole <= high:
+        raise BudgetError(
+            f"{asked} cannot be met; the levels allow "
+            f"{_decimal(Fraction(low, whole), math.ceil)} to {_decimal(Fraction(high, whole), math.floor)}"
+        )
+
+
+def _decimal(value: Fraction, rounding: Callable[[Fraction], int]) -> str:
+    """Four decimals, rounded inwards, so that the number in a message is itself a possible average."""
+    return f"{float(Fraction(rounding(value * 10_000), 10_000)):.10g}"

@@ -13,6 +13,9 @@ from itertools import pairwise
 
 from evopress.errors import ProfileError
 
+DROP, KEEP = "drop", "keep"
+"""The levels of what can be left out."""
+
 DENSE = "16"
 """The level of a weight that stays as it is, where a run has such a level: in half precision it has 16 bits."""
 

@@ -17,6 +17,7 @@ from itertools import pairwise
 from operator import getitem
 from typing import Literal
 
+from evopress.core.costs import require_average
 from evopress.core.profile import Profile, Unit
 from evopress.errors import BudgetError, ConfigError, ProfileError
 
@@ -274,11 +275,7 @@ def _budget(units: Sequence[Unit], average: Number | None, share: Number | None,
         target = Fraction(str(asked))
     except (ValueError, ZeroDivisionError):
         raise BudgetError(f"the {what} {asked!r} is not a number; give one such as 3 or 2.5 or '7/3'") from None
-    if whole > 0 and not low <= target * whole <= high:
-        raise BudgetError(
-            f"the {what} {asked}{where} cannot be met; the levels allow "
-            f"{_decimal(Fraction(low, whole), math.ceil)} to {_decimal(Fraction(high, whole), math.floor)}"
-        )
+    require_average(target, whole, low, high, f"the {what} {asked}{where}")
     return math.floor(target * whole)
 
 
@@ -293,8 +290,3 @@ def exchange_groups(units: Sequence[Unit], exchange: Exchange) -> tuple[tuple[in
     for i, unit in enumerate(units):
         groups.setdefault(keys[exchange](unit), []).append(i)
     return tuple(map(tuple, groups.values()))
-
-
-def _decimal(value: Fraction, rounding: Callable[[Fraction], int]) -> str:
-    """Four decimals, rounded inwards, so that the number in a message is itself a possible average."""
-    return f"{float(Fraction(rounding(value * 10_000), 10_000)):.10g}"

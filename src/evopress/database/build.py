@@ -28,7 +28,6 @@ from evopress.models.capture import Rows, collect_inputs
 from evopress.models.describe import Linear, ModelMap
 from evopress.models.ends import head_unit
 from evopress.models.runner import Contexts, Runner
-from evopress.models.weights import weight
 
 Progress = Callable[[int, int, str], None]
 
@@ -213,9 +212,9 @@ class _Builder:
 
     def _compress(self, linears: list[Linear], seen: Hessian | None) -> None:
         """Compress one input group as a whole, as the sweep's bits depend on what is stacked; write what is new."""
-        weights = [weight(self.runner.model, linear.view).float() for linear in linears]
-        matrices = (None, None) if seen is None else (seen.matrix, seen.mismatch)
-        results = self.method.compress([linear.name for linear in linears], weights, *matrices)
+        weights = [self.runner.weight(linear).float() for linear in linears]
+        inputs = None if seen is None else seen.inputs
+        results = self.method.compress([linear.name for linear in linears], weights, inputs)
         tokens = seen.tokens if seen is not None and linears[0].experts else None
         for linear, levels in zip(linears, results, strict=True):
             if linear.name not in self.manifest.units:

@@ -14,6 +14,7 @@ import torch
 
 from evopress.core.profile import DENSE
 from evopress.database.methods import Levels, Method, Pruning, Quantization
+from evopress.levels import Inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +51,13 @@ class Chosen:
         level = self.levels[name]
         return {} if level == DENSE else {level: self.method.level_bits(name, shape)[level]}
 
-    def compress(
-        self,
-        names: Sequence[str],
-        weights: Sequence[torch.Tensor],
-        hessian: torch.Tensor | None,
-        mismatch: torch.Tensor | None = None,
-    ) -> list[Levels]:
+    def compress(self, names: Sequence[str], weights: Sequence[torch.Tensor], inputs: Inputs | None) -> list[Levels]:
         """The units of each level together."""
         made: dict[str, Levels] = {name: {} for name in names}
         own = dict(zip(names, weights, strict=True))
         for level in dict.fromkeys(self.levels[name] for name in names if self.levels[name] != DENSE):
             members = [name for name in names if self.levels[name] == level]
-            found = _only(self.method, level, members).compress(
-                members, [own[name] for name in members], hessian, mismatch
-            )
+            found = _only(self.method, level, members).compress(members, [own[name] for name in members], inputs)
             made |= dict(zip(members, found, strict=True))
         return [made[name] for name in names]
 

@@ -18,6 +18,7 @@ from evopress.errors import ConfigError
 from evopress.levels import (
     Compressed,
     Grid,
+    Inputs,
     Sparsity,
     prune_magnitude,
     prune_sparsegpt,
@@ -56,16 +57,10 @@ class Method(Protocol):
     def mismatch(self) -> float:
         """How much of it the method corrects when inputs differ from the uncompressed model's: 0, nothing, to 1."""
 
-    def compress(
-        self,
-        names: Sequence[str],
-        weights: Sequence[torch.Tensor],
-        hessian: torch.Tensor | None,
-        mismatch: torch.Tensor | None = None,
-    ) -> list[Levels]:
-        """All levels of weights (rows, columns) that read the input of `hessian`; None where no text is needed.
+    def compress(self, names: Sequence[str], weights: Sequence[torch.Tensor], inputs: Inputs | None) -> list[Levels]:
+        """All levels of weights (rows, columns) that read the same `inputs`; None where no text is needed.
 
-        `mismatch` (columns, columns) is that of `Hessian`, given to methods that correct for it.
+        Their mismatch is given to methods that correct for it.
         """
 
 
@@ -116,23 +111,16 @@ class Quantization:
         """Codes, scales and zeros."""
         return {level: storage_bits(shape, grid) for level, grid in self.grids.items()}
 
-    def compress(
-        self,
-        names: Sequence[str],
-        weights: Sequence[torch.Tensor],
-        hessian: torch.Tensor | None,
-        mismatch: torch.Tensor | None = None,
-    ) -> list[Levels]:
+    def compress(self, names: Sequence[str], weights: Sequence[torch.Tensor], inputs: Inputs | None) -> list[Levels]:
         """One stacked sweep for all weights and grids."""
         grids = list(self.grids.values())
-        if hessian is None:
+        if inputs is None:
             results = quantize_rtn(weights, grids, search=self.search)
         else:
             results = quantize_gptq(
                 weights,
-                hessian,
+                inputs.correcting(self.mismatch),
                 grids,
-                mismatch=None if mismatch is None else self.mismatch * mismatch,
                 damping=self.damping,
                 act_order=self.act_order,
                 search=self.search,
@@ -171,23 +159,17 @@ class Pruning:
             for level, sparsity in self.levels[name].items()
         }
 
-    def compress(
-        self,
-        names: Sequence[str],
-        weights: Sequence[torch.Tensor],
-        hessian: torch.Tensor | None,
-        mismatch: torch.Tensor | None = None,
-    ) -> list[Levels]:
+    def compress(self, names: Sequence[str], weights: Sequence[torch.Tensor], inputs: Inputs | None) -> list[Levels]:
         """SparseGPT: one stacked sweep for all weights and levels."""
         own = [self.levels[name] for name in names]
         wanted = [list(levels.values()) for levels in own]
-        if hessian is None:
+        if inputs is None:
             results = prune_magnitude(weights, wanted, dtype=self.dtype)
         elif self.name == "wanda":
-            results = prune_wanda(weights, hessian, wanted, dtype=self.dtype)
+            results = prune_wanda(weights, inputs.hessian, wanted, dtype=self.dtype)
         else:
-            share = None if mismatch is None else self.mismatch * mismatch
-            results = prune_sparsegpt(weights, hessian, wanted, mismatch=share, damping=self.damping, dtype=self.dtype)
+            share = inputs.correcting(self.mismatch)
+            results = prune_sparsegpt(weights, share, wanted, damping=self.damping, dtype=self.dtype)
         return [dict(zip(levels, done, strict=True)) for levels, done in zip(own, results, strict=True)]
 
 
@@ -229,13 +211,7 @@ class GgmlQuantization:
         """Whole blocks, their scales inside."""
         return {level: ggml_storage_bits(shape, level) for level in fitting_types(self.types, shape[1])}
 
-    def compress(
-        self,
-        names: Sequence[str],
-        weights: Sequence[torch.Tensor],
-        hessian: torch.Tensor | None,
-        mismatch: torch.Tensor | None = None,
-    ) -> list[Levels]:
+    def compress(self, names: Sequence[str], weights: Sequence[torch.Tensor], inputs: Inputs | None) -> list[Levels]:
         """Each weight by itself: ggml knows no error feedback.
 
         Embeddings have no inputs to measure. As in llama-quantize their types do without importance; those that cannot
@@ -244,6 +220,7 @@ class GgmlQuantization:
         columns = weights[0].shape[1]
         levels = fitting_types(self.types, columns)
         results: list[dict[str, Compressed[Packed]]] = [{} for _ in weights]
+        hessian = None if inputs is None else inputs.hessian
         for level in levels:
             flat = hessian is None and ggml_type(level).needs_importance
             measure = torch.eye(columns) if flat else hessian

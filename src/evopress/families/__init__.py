@@ -4,7 +4,7 @@ Knows models, levels and databases, but no formats and no run: what files cost i
 protocol that all others know; one file each: quantize and ggml (bits), sparsify (zeros), drop (depth).
 """
 
-from evopress.families.drop import Drop, Measured
+from evopress.families.drop import Drop, Measured, Served
 from evopress.families.family import Family, Stored
 from evopress.families.ggml import QuantizeGgml
 from evopress.families.quantize import Quantize
@@ -17,6 +17,7 @@ __all__ = [
     "Measured",
     "Quantize",
     "QuantizeGgml",
+    "Served",
     "Sparsify",
     "Stored",
     "WeightFamily",

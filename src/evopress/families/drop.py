@@ -15,14 +15,13 @@ from typing import Any
 import torch
 
 from evopress.core.costs import FileCosts, require_size
-from evopress.core.profile import DENSE_BITS, Level, Profile, Unit
+from evopress.core.profile import DENSE_BITS, DROP, KEEP, Level, Profile, Unit
 from evopress.core.space import SearchSpace, exchange_groups
 from evopress.database.store import Database
 from evopress.errors import BudgetError, ConfigError, ProfileError
 from evopress.families.family import Stored
 from evopress.models import Influence, ModelMap, Removal, SubLayer, bypass_slots
 from evopress.models.assemble import Load, Slots, Tensors
-from evopress.models.bypass import DROP, KEEP
 from evopress.models.depth import (
     depth_units,
     dropped_sublayers,
@@ -41,6 +40,7 @@ from evopress.search import (
     Strategy,
     WeightSubcloning,
 )
+from evopress.search.moves.depth import depth_moves
 from evopress.search.starts.sensitivity import GAMMAS
 from evopress.settings.sections import BudgetSection, DropSection, SearchSection
 
@@ -53,6 +53,14 @@ class Measured:
     tokens: Callable[[], int]
 
 
+@dataclass(frozen=True)
+class Served:
+    """What the target asks for: what its files cost, and whether the first attention cannot be dropped alone."""
+
+    files: Callable[[], FileCosts]
+    first_attention: bool
+
+
 _NO_SPANS = (BudgetError, ProfileError)
 """No whole blocks, or no run of blocks, meet the budget; or some are no units, because text does not run them."""
 
@@ -60,12 +68,12 @@ _NO_SPANS = (BudgetError, ProfileError)
 class Drop:
     """Implements `Family`.
 
-    `removal` says which blocks a checkpoint can lack; `files` what a target's files cost, None without a target;
-    `first` whether the first attention cannot be dropped alone.
+    `removal` says which blocks a checkpoint can lack; `served` is None without a target.
     """
 
     method = None
     gammas = GAMMAS
+    moves = depth_moves()
     resizes = True
 
     def __init__(
@@ -77,18 +85,10 @@ class Drop:
         sublayers: tuple[SubLayer, ...],
         removal: Removal,
         measured: Measured,
-        files: Callable[[], FileCosts] | None,
-        *,
-        first: bool,
+        served: Served | None,
     ) -> None:
         self._model, self._map, self._section, self._budget = model, model_map, section, budget
-        self.sublayers, self._removal, self._measured, self._files, self._first = (
-            sublayers,
-            removal,
-            measured,
-            files,
-            first,
-        )
+        self.sublayers, self._removal, self._measured, self._served = sublayers, removal, measured, served
         if section.granularity != "sublayer":
             _ = removal.possible  # refuses before anything is searched
 
@@ -107,8 +107,8 @@ class Drop:
 
     def _sized(self, size: int) -> SearchSpace:
         """Costs are bytes of the files, which some block has to stay in."""
-        assert self._files is not None  # a size is that of a target's files
-        files = self._files()
+        assert self._served is not None  # a size is that of a target's files
+        files = self._served.files()
         units = [
             replace(unit, levels=tuple(Level(level.name, files.levels[unit.name][level.name]) for level in unit.levels))
             for unit in depth_units(self.sublayers, self._section.granularity, protected=self._protected)
@@ -121,7 +121,8 @@ class Drop:
     @property
     def _protected(self) -> tuple[str, ...]:
         """What the user protects, what the target needs, and a first block that no checkpoint can lack."""
-        alone = self._section.granularity == "sublayer" and self._first
+        served = self._served
+        alone = self._section.granularity == "sublayer" and served is not None and served.first_attention
         first = [sublayer.name for sublayer in self.sublayers if sublayer.kind == "attn"][:1]
         return self._section.protected + (tuple(first) if alone else ()) + self._needed
 
@@ -177,16 +178,20 @@ class Drop:
         _ = self._removal.possible  # found out while the model is whole
         return bypass_slots(self._model, self.sublayers, self._section.granularity, self._map.n_blocks)
 
+    def dropped(self, profile: Profile) -> tuple[SubLayer, ...]:
+        """Those of the units that are dropped."""
+        return tuple(dropped_sublayers(profile, self.sublayers, self._section.granularity))
+
     def left_out(self, profile: Profile) -> tuple[int, ...]:
         """The blocks that are dropped whole."""
-        return self._removal.blocks([sublayer.name for sublayer in self._dropped(profile)])
+        return self._removal.blocks([sublayer.name for sublayer in self.dropped(profile)])
 
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
         """Dropped sub-layers, parameters that still count, and bytes of a checkpoint's weights.
 
         A sub-layer that is dropped without the other one of its block is zeros in most of them, and as large as ever.
         """
-        gone = [] if profile is None else self._dropped(profile)
+        gone = () if profile is None else self.dropped(profile)
         blocks = () if profile is None else self.left_out(profile)
         whole = sum(parameter.numel() for parameter in self._model.parameters())
         prefixes = tuple(f"{self._map.blocks}.{block}." for block in blocks)
@@ -202,9 +207,9 @@ class Drop:
 
     def stored(self) -> dict[str, dict[str, Stored]]:
         """What the target's files hold, or half precision where they keep what is dropped as zeros."""
-        if self._files is not None:
+        if self._served is not None:
             with suppress(ConfigError):
-                levels = self._files().levels
+                levels = self._served.files().levels
                 return {unit: {name: Stored(8 * n, 8 * n) for name, n in own.items()} for unit, own in levels.items()}
         bits = {unit.name: DENSE_BITS * unit.size for unit in self.space.units}
         return {name: {DROP: Stored(0, 0), KEEP: Stored(kept, kept)} for name, kept in bits.items()}
@@ -219,7 +224,7 @@ class Drop:
         def zeros(name: str, dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros_like(model.get_parameter(name), dtype=dtype)
 
-        silenced = [sublayer for sublayer in self._dropped(profile) if sublayer.block not in blocks]
+        silenced = [sublayer for sublayer in self.dropped(profile) if sublayer.block not in blocks]
         healed = {} if database is None else database.manifest.units
         return {
             **{name: partial(zeros, name) for sublayer in silenced for name in sublayer.silencers},
@@ -228,7 +233,7 @@ class Drop:
 
     def learns(self, profile: Profile) -> dict[str, str]:
         """All that stay."""
-        gone = self._dropped(profile)
+        gone = self.dropped(profile)
         modules = [module for sublayer in gone for module in (sublayer.writer, *sublayer.servants)]
         return {
             linear.name: KEEP
@@ -245,9 +250,6 @@ class Drop:
         """The inverse of `to_text`."""
         found = parse_drop_config(text, self.sublayers)
         return Profile.of(unit_levels(found, self.sublayers, self._section.granularity))
-
-    def _dropped(self, profile: Profile) -> list[SubLayer]:
-        return dropped_sublayers(profile, self.sublayers, self._section.granularity)
 
 
 def count_space(units: Sequence[Unit], fraction: str, *, by_role: bool) -> SearchSpace:

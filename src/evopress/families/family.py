@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -11,7 +11,9 @@ from evopress.core.profile import Profile
 from evopress.core.space import SearchSpace
 from evopress.database.methods import Method
 from evopress.database.store import Database
+from evopress.models import SubLayer
 from evopress.models.assemble import Load, Slots, Tensors
+from evopress.search.moves.mutation import Mutation
 from evopress.search.types import Strategy
 from evopress.settings.sections import SearchSection
 
@@ -59,6 +61,10 @@ class Family(Protocol):
     def gammas(self) -> tuple[float, ...]:
         """How much starts from sensitivities distrust them, each a candidate; see `search.starts.sensitivity`."""
 
+    @property
+    def moves(self) -> Mapping[str, Mutation]:
+        """What adaptive mutations choose among, by name."""
+
     def baselines(self, rng: Random, search: SearchSection, brute: bool) -> dict[str, Callable[[], Strategy]]:
         """Every other method that applies, by name, as long as `search` is; `brute`: also all profiles, one by one."""
 
@@ -70,6 +76,9 @@ class Family(Protocol):
 
     def stored(self) -> dict[str, dict[str, Stored]]:
         """What each level of each unit, by their names, takes in the files."""
+
+    def dropped(self, profile: Profile) -> tuple[SubLayer, ...]:
+        """The sub-layers that text no longer runs."""
 
     def left_out(self, profile: Profile) -> tuple[int, ...]:
         """The blocks that a checkpoint lacks; those behind them move up."""

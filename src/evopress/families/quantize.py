@@ -7,14 +7,15 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from evopress.core.costs import FileCosts, require_size
+from evopress.core.costs import FileCosts, require_average, require_size
 from evopress.core.profile import DENSE, DENSE_BITS, Unit, nearest_level, tie
 from evopress.core.space import SearchSpace, exchange_groups, make_space
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Quantization
 from evopress.database.store import Database
-from evopress.errors import BudgetError, ConfigError
+from evopress.errors import ConfigError
 from evopress.families.weights import WeightFamily, dense_level
+from evopress.levels.grid import Grid, named_grids
 from evopress.levels.quantized import storage_bits
 from evopress.models import ModelMap
 from evopress.settings.sections import BudgetSection, QuantizeSection
@@ -53,7 +54,7 @@ class Quantize(WeightFamily):
         propagate = self._nearest() if section.propagate == "auto" else section.propagate
         return Quantization(
             name="rtn" if section.method == "rtn" else "gptq",
-            grids=section.grids(),
+            grids=self._grids,
             damping=section.damping,
             act_order=section.act_order,
             search=section.scales == "searched",
@@ -62,9 +63,13 @@ class Quantize(WeightFamily):
             propagate=propagate,
         )
 
+    @property
+    def _grids(self) -> dict[str, Grid]:
+        return named_grids(self._section.widths, self._section.group_size, self._section.symmetric)
+
     def _nearest(self) -> str:
         """The level that costs, given to all units, what comes nearest to the budget: what later blocks will see."""
-        budget, grids = self._budget, self._section.grids()
+        budget, grids = self._budget, self._grids
         shapes = [linear.view.shape for linear in self._map.linears]
         if budget.counts == "size":
             files = self._files()
@@ -103,12 +108,8 @@ class Quantize(WeightFamily):
                 [*self.method.level_bits(linear.name, linear.view.shape).values(), *(own * count for own in dense)]
                 for linear, count in zip(linears, weights, strict=True)
             ]
-            low, high = sum(map(min, bits)), sum(map(max, bits))
-            if not low <= Fraction(budget.target) * sum(weights) <= high:
-                allowed = f"{low / sum(weights):.5g} to {high / sum(weights):.5g}"
-                raise BudgetError(
-                    f"--bpw {budget.target} cannot be met; scales and zeros counted the levels have {allowed}"
-                )
+            asked = f"--bpw {budget.target}, scales and zeros counted,"
+            require_average(Fraction(budget.target), sum(weights), sum(map(min, bits)), sum(map(max, bits)), asked)
 
     def _tied(self, units: Sequence[Unit]) -> list[Unit]:
         """The units, those that the target fuses as one."""

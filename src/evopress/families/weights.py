@@ -18,9 +18,10 @@ from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Method
 from evopress.database.store import Database
 from evopress.families.family import Stored
-from evopress.models import ModelMap
+from evopress.models import ModelMap, SubLayer
 from evopress.models.assemble import Load, Slots, Tensors, weight_slots
 from evopress.search import BestOf, BruteForce, Knapsack, Strategy, Uniform, knapsack
+from evopress.search.moves.adaptive import default_moves
 from evopress.search.starts.sensitivity import GAMMAS
 from evopress.settings.sections import BudgetSection, SearchSection
 
@@ -43,6 +44,7 @@ class WeightFamily(ABC):
     """
 
     gammas = GAMMAS
+    moves = default_moves()
     resizes = True
 
     def __init__(
@@ -138,6 +140,10 @@ class WeightFamily(ABC):
             name: {own.name: Stored(own.storage_bits, own.code_bits, own.error) for own in self.levels(entry)}
             for name, entry in self._database().manifest.units.items()
         }
+
+    def dropped(self, profile: Profile) -> tuple[SubLayer, ...]:
+        """None."""
+        return ()
 
     def left_out(self, profile: Profile) -> tuple[int, ...]:
         """None: all blocks stay."""

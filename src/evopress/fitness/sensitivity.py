@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,6 +42,7 @@ from evopress.fitness.sensitivity_batch import Batch, Signal, begin
 from evopress.fitness.sensitivity_ends import Ends, moments, others
 from evopress.models.assemble import EMBEDDING, HEAD, Choice
 from evopress.models.describe import Linear
+from evopress.text.tokens import Piece
 
 Table = Mapping[str, Mapping[str, float]]
 """unit -> level -> number."""
@@ -107,13 +108,7 @@ def measure_sensitivity(
     passes = _PASSES + (_most(levels) if by == "weights" else _most_of_a_block(evaluator, levels))
     total = blocks * (passes - 1)  # in units of a block on the way there; the teacher is not shown
     evaluator.require_teacher(pieces)
-    evaluator.assembly.use(EMBEDDING, choices[EMBEDDING])
-    batches = begin(evaluator, pieces)
-    for block in range(blocks):
-        progress(block, total)
-        evaluator.assembly.use(block, choices[block])
-        for batch in batches:
-            batch.forward(evaluator, block)
+    batches = _forward(evaluator, pieces, choices, lambda block: progress(block, total))
     generator = torch.Generator().manual_seed(seed)
     sums = {unit: {level: torch.zeros(2, dtype=torch.float64) for level in levels[unit]} for unit in profile.names}
     ends = Ends(evaluator, profile, sums)
@@ -129,11 +124,29 @@ def measure_sensitivity(
     for batch in batches:
         ends.add_embedding(batch.ids, batch.kl, batch.nll)
     progress(total, total)
-    slope = {unit: {level: float(both[0]) / tokens for level, both in own.items()} for unit, own in sums.items()}
-    curvature = {
-        unit: {level: float(both[1]) / (2 * tokens) for level, both in own.items()} for unit, own in sums.items()
-    }
-    return Sensitivity(profile, tokens, passes, slope, curvature)
+    return Sensitivity(profile, tokens, passes, _means(sums, 0, tokens), _means(sums, 1, 2 * tokens))
+
+
+def _forward(
+    evaluator: Evaluator,
+    pieces: Sequence[Piece],
+    choices: Sequence[Choice],
+    progress: Callable[[int], None],
+) -> list[Batch]:
+    """The pieces in batches behind the last block, with what each block saw."""
+    evaluator.assembly.use(EMBEDDING, choices[EMBEDDING])
+    batches = begin(evaluator, pieces)
+    for block in range(evaluator.runner.map.n_blocks):
+        progress(block)
+        evaluator.assembly.use(block, choices[block])
+        for batch in batches:
+            batch.forward(evaluator, block)
+    return batches
+
+
+def _means(sums: Mapping[str, Mapping[str, Tensor]], which: int, count: int) -> Table:
+    """One of the two summed numbers of each level, divided by `count`."""
+    return {unit: {level: float(both[which]) / count for level, both in own.items()} for unit, own in sums.items()}
 
 
 def _most(levels: Mapping[str, Sequence[str]]) -> int:

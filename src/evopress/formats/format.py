@@ -6,7 +6,7 @@ makes of it. Both can be made for any model without a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -32,25 +32,27 @@ def nothing_left_out(dropped: Collection[str]) -> tuple[int, ...]:
 class Source:
     """What is compressed, and what it was asked for: `section` has the levels, `target` is the runtime, if it is known.
 
-    `sublayers` are those that can be dropped; `left_out` says which blocks files lack when some of them are, by name.
+    `parts` are the sub-layers of each unit that can be dropped; `left_out` says which blocks files lack when some of
+    them are, by name.
     """
 
     loaded: LoadedModel
     map: ModelMap
     section: Compression
     target: str | None = None
-    sublayers: tuple[SubLayer, ...] = ()
+    parts: Mapping[str, tuple[SubLayer, ...]] = field(default_factory=dict)
     left_out: Callable[[Collection[str]], tuple[int, ...]] = nothing_left_out
 
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """A profile as files hold it: the blocks that are `left_out`, the `tensors` that are others than the dense model's,
-    and the packed levels where there is a `database`.
+    """A profile as files hold it: the sub-layers that are `dropped`, the blocks that are `left_out` with all of theirs,
+    the `tensors` that are others than the dense model's, and the packed levels where there is a `database`.
     """
 
     profile: Profile
     tensors: Tensors = field(default_factory=dict)
+    dropped: tuple[SubLayer, ...] = ()
     left_out: tuple[int, ...] = ()
     database: Database | None = None
 

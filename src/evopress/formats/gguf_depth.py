@@ -20,12 +20,12 @@ import torch
 
 from evopress.core.costs import FileCosts
 from evopress.core.ggml_types import ALIGNMENT, GGML_TYPES, padded
+from evopress.core.profile import DROP, KEEP
 from evopress.errors import ConfigError, UnsupportedModel
 from evopress.formats.gguf import GgufPlan, StoredTensor, announcement_bytes, header_bytes
 from evopress.formats.gguf_metadata import KeyValue
 from evopress.levels.ggml import pack_ggml
 from evopress.models import SubLayer
-from evopress.models.bypass import DROP, KEEP
 
 STUB = 32  # the width of an MLP that does nothing: the least that ggml's blocks of 32 divide
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")

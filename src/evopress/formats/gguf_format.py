@@ -38,8 +38,6 @@ from evopress.formats.verification import (
 )
 from evopress.levels.tensor_types import read_tensor_types, write_tensor_types
 from evopress.models import load_model
-from evopress.models.depth import dropped_sublayers
-from evopress.models.sublayers import group_sublayers
 from evopress.search.presets import ApplicationName
 from evopress.settings.sections import DropSection, QuantizeSection, SparsifySection
 
@@ -67,9 +65,8 @@ class Gguf:
     def costs(self, source: Source) -> FileCosts:
         """Exact for types, on which the header does not depend, a little more for dropped parts. Needs no database."""
         section = source.section
-        if isinstance(section, DropSection):
-            units = group_sublayers(source.sublayers, section.granularity)
-            return depth_costs(plan_gguf(source.loaded, {}), units)
+        if source.parts:
+            return depth_costs(plan_gguf(source.loaded, {}), source.parts)
         if not isinstance(section, QuantizeSection) or section.method != "ggml":
             raise ConfigError("a size of a GGUF file needs levels that are ggml types; use --target llamacpp")
         levels, types = {}, {}
@@ -95,8 +92,7 @@ class Gguf:
         if isinstance(section, SparsifySection):
             notes.append(stored_zeros(content))
         if isinstance(section, DropSection):
-            gone = dropped_sublayers(content.profile, source.sublayers, section.granularity)
-            kinds = Counter(sublayer.kind for sublayer in gone)
+            kinds = Counter(sublayer.kind for sublayer in content.dropped)
             notes.append(
                 f"{kinds['attn']} attentions and {kinds['mlp']} MLPs are not in the file, or zeros "
                 "where llama.cpp has no layout without them."
@@ -177,6 +173,6 @@ def _plan(source: Source, content: Content) -> GgufPlan:
     if not isinstance(section, DropSection):
         return plan_gguf(loaded, level_types(content.profile, content.levels))
     gone: dict[str, set[int]] = {"attn": set(), "mlp": set()}
-    for sublayer in dropped_sublayers(content.profile, source.sublayers, section.granularity):
+    for sublayer in content.dropped:
         gone[sublayer.kind].add(sublayer.block)
     return drop_sublayers(plan_gguf(loaded, {}), attention=gone["attn"], mlp=gone["mlp"])

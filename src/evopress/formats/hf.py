@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from evopress.core.costs import FileCosts
+from evopress.core.profile import DROP, KEEP
 from evopress.errors import ConfigError
 from evopress.formats.about import TRANSFORMERS, VLLM, About
 from evopress.formats.carried import carry, copy_companions
@@ -37,12 +38,8 @@ from evopress.formats.shards import (
 from evopress.formats.staging import hidden
 from evopress.formats.verification import Searched, Verification, verify_checkpoint
 from evopress.models import LoadedModel
-from evopress.models.bypass import DROP, KEEP
-from evopress.models.depth import dropped_sublayers
 from evopress.models.shorten import cut_along, new_names, shortened_config, without_blocks
-from evopress.models.sublayers import group_sublayers
 from evopress.search.presets import ApplicationName
-from evopress.settings.sections import DropSection
 
 
 class HuggingFace:
@@ -60,15 +57,15 @@ class HuggingFace:
 
     def costs(self, source: Source) -> FileCosts:
         """Those of blocks that are dropped whole; ConfigError where nothing that is searched changes the size."""
-        section, map = source.section, source.map
-        if not isinstance(section, DropSection):
+        map = source.map
+        if not source.parts:
             raise ConfigError("a size needs a format that stores levels packed; choose one with --target")
         stored = [kept(name, tensor) for name, tensor in stored_tensors(source.loaded.model)]
         entries = carry(stored, source.loaded, map)
         names = [entry.name for entry in stored] + [""] * (len(entries) - len(stored))
         sizes = [(name, entry_bytes(entry)) for name, entry in zip(names, entries, strict=True)]
         levels = {}
-        for unit, parts in group_sublayers(source.sublayers, section.granularity).items():
+        for unit, parts in source.parts.items():
             gone = source.left_out([sublayer.name for sublayer in parts])
             prefixes = tuple(f"{map.blocks}.{block}." for block in gone)
             if not prefixes:
@@ -140,9 +137,7 @@ def stored_zeros(content: Content) -> str:
 
 
 def _shallow(source: Source, content: Content) -> str:
-    assert isinstance(source.section, DropSection)
-    gone = dropped_sublayers(content.profile, source.sublayers, source.section.granularity)
-    kinds, blocks = Counter(sublayer.kind for sublayer in gone), len(content.left_out)
+    kinds, blocks = Counter(sublayer.kind for sublayer in content.dropped), len(content.left_out)
     attention, mlp = kinds["attn"] - blocks, kinds["mlp"] - blocks
     text = f"{blocks} of the {source.map.n_blocks} blocks are left out whole."
     if attention or mlp:

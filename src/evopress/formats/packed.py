@@ -23,7 +23,7 @@ from evopress.formats.format import Content, Source
 from evopress.formats.hf import save_rest, stored_tensors
 from evopress.formats.shards import Entry, Progress, entry_bytes, frame_bytes, kept, predicted_bytes, write_shards
 from evopress.formats.verification import Searched, Verification
-from evopress.levels.grid import Grid
+from evopress.levels.grid import Grid, named_grids
 from evopress.levels.quantized import Quantized
 from evopress.models import Linear
 from evopress.search.presets import ApplicationName
@@ -66,7 +66,7 @@ class PackedFormat(ABC):
         assert isinstance(section, QuantizeSection)  # the only family it holds
         if not section.symmetric:
             raise ConfigError(f"format {self.name} holds symmetric grids only; make the run with --symmetric")
-        if illegal := [name for name, grid in section.grids().items() if grid.bits not in self.widths]:
+        if illegal := [name for name in section.widths if int(name) not in self.widths]:
             known = ", ".join([*map(str, self.widths), DENSE])
             raise ConfigError(f"format {self.name} does not hold level {illegal[0]}; its levels are {known}")
         if section.embeddings:
@@ -113,7 +113,7 @@ class PackedFormat(ABC):
                 continue
             made = {
                 level: self.weight(module, units[name].view.shape, grid, tensor.dtype, _unread)
-                for level, grid in section.grids().items()
+                for level, grid in named_grids(section.widths, section.group_size, section.symmetric).items()
             } | {DENSE: [kept(f"{module}.weight", tensor)]}
             levels[units[name].name] = {level: sum(map(entry_bytes, own)) for level, own in made.items()}
         largest = constant + sum(max(own.values()) for own in levels.values())

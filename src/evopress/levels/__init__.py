@@ -9,7 +9,7 @@ of ggml types. All answer with packed tensors and their layer-wise errors.
 from evopress.levels.ggml import Ggml, quantize_ggml
 from evopress.levels.gptq import quantize_gptq
 from evopress.levels.grid import Grid
-from evopress.levels.hessian import Hessian
+from evopress.levels.hessian import Hessian, Inputs
 from evopress.levels.levels import Pattern, Sparsity, automatic_step, base_zeros, sparsity_levels
 from evopress.levels.magnitude import prune_magnitude
 from evopress.levels.packed import Compressed, Packed
@@ -24,6 +24,7 @@ __all__ = [
     "Ggml",
     "Grid",
     "Hessian",
+    "Inputs",
     "Packed",
     "Pattern",
     "Quantized",

@@ -15,6 +15,7 @@ from evopress.errors import ConfigError
 from evopress.levels.grid import Grid, fit
 from evopress.levels.hessian import (
     Feedback,
+    Inputs,
     check_hessian,
     dead_columns,
     make_feedback,
@@ -33,38 +34,35 @@ from evopress.levels.tables import GridRows, Tables
 
 def quantize_gptq(
     weights: Sequence[Tensor],
-    hessian: Tensor,
+    inputs: Inputs,
     grids: Sequence[Grid],
     *,
-    mismatch: Tensor | None = None,
     damping: float = 0.01,
     block: int = 128,
     act_order: bool = False,
     search: bool = False,
     rounds: int = 0,
 ) -> list[list[Compressed[Quantized]]]:
-    """Quantize `weights` (rows, columns), which all read the input of `hessian`, to each of `grids`: [weight][grid].
+    """Quantize `weights` (rows, columns), which all read the same `inputs`, to each of `grids`: [weight][grid].
 
-    `hessian` (columns, columns) is the mean of x x^T over calibration tokens, or any multiple of it; `damping` is
-    relative to its mean diagonal over live columns and grows tenfold until the factorisation succeeds; `block` is how
-    many columns are finished before the rest of the matrix is corrected, which affects speed only. With `act_order`,
-    columns are rounded in order of decreasing input energy, on scales fitted to the original weights, and stored in
-    the original order. With `search`, scales are searched for (`scales.py`) instead of spanning each group's range;
-    after the sweep, codes and scales are improved in `rounds` rounds (`refine.py`). With a `mismatch` (see
-    `Hessian.mismatch`) what is kept is the layer's output on its uncompressed inputs. Weights of dead columns (no
-    input energy) become zero.
+    `damping` is relative to the Hessian's mean diagonal over live columns and grows tenfold until the factorisation
+    succeeds; `block` is how many columns are finished before the rest of the matrix is corrected, which affects speed
+    only. With `act_order`, columns are rounded in order of decreasing input energy, on scales fitted to the original
+    weights, and stored in the original order. With `search`, scales are searched for (`scales.py`) instead of spanning
+    each group's range; after the sweep, codes and scales are improved in `rounds` rounds (`refine.py`). Weights of
+    dead columns (no input energy) become zero.
 
     Raises ConfigError for options or shapes that do not fit, BadWeights for NaN or infinity in a weight, DataError
     when the Hessian is not finite or not positive definite even with the highest damping.
     """
-    stack = stack_weights(weights)
+    stack, hessian = stack_weights(weights), inputs.hessian
     check_hessian(hessian, stack.shape[1])
     if block < 1 or rounds < 0:
         raise ConfigError(f"block is {block} columns, must be at least 1, and rounds are {rounds}, must be at least 0")
     order = hessian.diagonal().argsort(descending=True, stable=True) if act_order else None
     feedback = make_feedback(hessian if order is None else hessian[order][:, order], damping=damping, dtype=stack.dtype)
-    if mismatch is not None:
-        stack = retarget(stack, mismatch, feedback, order)
+    if inputs.mismatch is not None:
+        stack = retarget(stack, inputs.mismatch, feedback, order)
     job = _Job(~dead_columns(hessian), hessian.to(stack), feedback, grids, order, block, search, rounds)
     slices = torch.split(stack, max(1, max_stack(stack.device) // (stack.shape[1] * max(1, len(grids)))))
     joined = [_concatenate(pieces) for pieces in zip(*(_quantize_rows(rows, job) for rows in slices), strict=True)]

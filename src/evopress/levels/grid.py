@@ -5,6 +5,7 @@ for ``(code - z) * s``. The scale is rounded to fp16 before any weight meets it,
 Fitting costs one minimum and one maximum over the group.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,15 @@ class Grid:
         """The columns of each group, in order."""
         width = self.width(columns)
         return [slice(start, min(start + width, columns)) for start in range(0, columns, width)]
+
+
+def named_grids(widths: Iterable[str], group_size: int | None, symmetric: bool) -> dict[str, Grid]:
+    """Level name -> grid: levels are called after their bits.
+
+    >>> named_grids(["3", "4"], 128, False)["3"]
+    Grid(bits=3, group_size=128, symmetric=False)
+    """
+    return {name: Grid(int(name), group_size, symmetric) for name in widths}
 
 
 def fit(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:

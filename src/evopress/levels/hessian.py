@@ -5,10 +5,12 @@ multiplications, as only the blocks on and above the diagonal are summed. The fa
 triangular inverse in fp32, columns^3 / 3 multiplications together, once per input group.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +23,22 @@ MIN_PIVOT = torch.finfo(torch.float32).eps  # a pivot this small beside its diag
 
 BAND = 256  # columns per step of a triangular inverse
 STRIP = 192  # rows of X^T X summed by one product: fewer skip more of the lower half, but make slower products
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is known of the inputs x that the weights of a group read.
+
+    `hessian` (columns, columns) is the mean of x x^T over calibration tokens, or any multiple of it. With a `mismatch`
+    (columns, columns; see `Hessian.mismatch`) what levels keep is the output on the uncompressed model's inputs.
+    """
+
+    hessian: Tensor
+    mismatch: Tensor | None = None
+
+    def correcting(self, share: float) -> Inputs:
+        """The same with this share of the mismatch alone."""
+        return self if self.mismatch is None else replace(self, mismatch=share * self.mismatch)
 
 
 class Hessian:
@@ -46,6 +64,11 @@ class Hessian:
     def mismatch(self) -> Tensor | None:
         """The mean (columns, columns) of (u - x) x^T, with u the uncompressed model's inputs; None where none came."""
         return None if self._cross is None else self._cross - self.matrix
+
+    @property
+    def inputs(self) -> Inputs:
+        """Both, as levels are made by them."""
+        return Inputs(self.matrix, self.mismatch)
 
     def add(self, x: Tensor, uncompressed: Tensor | None = None) -> None:
         """Take in the layer inputs `x` (tokens, columns), of any float dtype; DataError for another shape.

@@ -15,6 +15,7 @@ from torch import Tensor
 from evopress.errors import ConfigError
 from evopress.levels.hessian import (
     Feedback,
+    Inputs,
     check_hessian,
     dead_columns,
     make_feedback,
@@ -32,36 +33,33 @@ from evopress.levels.sweep import Ahead, sweep
 
 def prune_sparsegpt(
     weights: Sequence[Tensor],
-    hessian: Tensor,
+    inputs: Inputs,
     levels: Sequence[Sequence[Sparsity]],
     *,
-    mismatch: Tensor | None = None,
     damping: float = 0.01,
     block: int = 128,
     dtype: torch.dtype | None = None,
 ) -> list[list[Compressed[Sparse]]]:
-    """Prune `weights` (rows, columns), which all read the input of `hessian`, each to each of its `levels`.
+    """Prune `weights` (rows, columns), which all read the same `inputs`, each to each of its `levels`.
 
-    ``levels[weight]`` holds exact numbers of zeros or N:M patterns; the answer is indexed [weight][level]. `hessian`
-    (columns, columns) is the mean of x x^T over calibration tokens, or any multiple of it; `damping` is relative to
-    its mean diagonal over live columns and grows tenfold until the factorisation succeeds. The mask of a number of
-    zeros is chosen for `block` columns at a time, over all rows of the weight, by w^2 / d^2 with d the diagonal of the
-    inverse Hessian's factor; each block gets its share of the zeros by width. The mask of a pattern is chosen for each
-    of its groups, row by row, when the group starts. With a `mismatch` (see `Hessian.mismatch`) what is kept is the
-    layer's output on its uncompressed inputs. Kept weights are stored as `dtype` (see `stored_dtype`). Weights
-    of dead columns (no input energy) go first; those that are kept are left as they are.
+    ``levels[weight]`` holds exact numbers of zeros or N:M patterns; the answer is indexed [weight][level]. `damping`
+    is relative to the Hessian's mean diagonal over live columns and grows tenfold until the factorisation succeeds. The
+    mask of a number of zeros is chosen for `block` columns at a time, over all rows of the weight, by w^2 / d^2 with d
+    the diagonal of the inverse Hessian's factor; each block gets its share of the zeros by width. The mask of a pattern
+    is chosen for each of its groups, row by row, when the group starts. Kept weights are stored as `dtype` (see
+    `stored_dtype`). Weights of dead columns (no input energy) go first; those that are kept are left as they are.
 
     Raises ConfigError for options, levels or shapes that do not fit, BadWeights for NaN or infinity in a weight,
     DataError when the Hessian is not finite or not positive definite even with the highest damping.
     """
-    stack = stack_weights(weights)
+    stack, hessian = stack_weights(weights), inputs.hessian
     check_hessian(hessian, stack.shape[1])
     check_levels(levels, [(len(weight), stack.shape[1]) for weight in weights])
     if block < 1:
         raise ConfigError(f"block is {block}, must be at least 1 column")
     feedback = make_feedback(hessian, damping=damping, dtype=stack.dtype)
-    if mismatch is not None:
-        stack = retarget(stack, mismatch, feedback)
+    if inputs.mismatch is not None:
+        stack = retarget(stack, inputs.mismatch, feedback)
     group = _Group(
         weights=torch.split(stack, [len(weight) for weight in weights]),
         live=~dead_columns(hessian),

@@ -6,6 +6,7 @@ Importing this package imports torch and transformers (seconds). It knows neithe
 `describe`, then `runner`; `assemble` gives blocks their levels.
 """
 
+from evopress.models.blocks import Blocks, Resident
 from evopress.models.bypass import BypassSlot, Switch, bypass_slots, dropped
 from evopress.models.capture import collect_inputs
 from evopress.models.describe import Linear, ModelMap, WeightView, describe
@@ -20,6 +21,7 @@ from evopress.models.sublayers import Granularity, SubLayer, group_sublayers
 from evopress.models.weights import set_weight, weight
 
 __all__ = [
+    "Blocks",
     "BypassSlot",
     "Context",
     "Contexts",
@@ -29,6 +31,7 @@ __all__ = [
     "LoadedModel",
     "ModelMap",
     "Removal",
+    "Resident",
     "Runner",
     "SubLayer",
     "Switch",

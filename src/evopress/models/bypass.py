@@ -12,6 +12,7 @@ choice that it was filled with: do not continue with it after a switch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -20,22 +21,24 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
+from evopress.core.profile import DROP, KEEP
 from evopress.errors import ProfileError
 from evopress.models.sublayers import Granularity, SubLayer, group_sublayers
 
-DROP, KEEP = "drop", "keep"
-"""The two levels of depth pruning."""
 
+class _Instead(nn.Module, ABC):
+    """In the place of what writes to the residual stream: answers to the first tensor it is called with, (..., any).
 
-class Bypass(nn.Module):
-    """In the place of a sub-layer's writer: zeros (..., width) for the first tensor it is called with, (..., any).
-
-    The zeros are new each time, because some blocks add to a sub-layer's output in place.
+    The answer has the form that the own module's has, and a cache counts its tokens.
     """
 
     def __init__(self, sublayer: SubLayer) -> None:
         super().__init__()
-        self.width, self.outputs, self.cache_index = sublayer.width, sublayer.outputs, sublayer.cache_index
+        self.outputs, self.cache_index = sublayer.outputs, sublayer.cache_index
+
+    @abstractmethod
+    def answer(self, hidden: Tensor) -> Tensor:
+        """What goes on."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         values = (*args, *kwargs.values())
@@ -44,17 +47,30 @@ class Bypass(nn.Module):
             for cache in values:
                 if isinstance(cache, Cache):
                     _count_tokens(cache, hidden, self.cache_index)
-        zeros = hidden.new_zeros(*hidden.shape[:-1], self.width)
-        return zeros if self.outputs is None else (zeros, *[None] * (self.outputs - 1))
+        answer = self.answer(hidden)
+        return answer if self.outputs is None else (answer, *[None] * (self.outputs - 1))
 
 
-class SkippedBlock(nn.Module):
+class Bypass(_Instead):
+    """In the place of a sub-layer's writer: zeros (..., width).
+
+    They are new each time, because some blocks add to a sub-layer's output in place.
+    """
+
+    def __init__(self, sublayer: SubLayer) -> None:
+        super().__init__(sublayer)
+        self.width = sublayer.width
+
+    def answer(self, hidden: Tensor) -> Tensor:
+        return hidden.new_zeros(*hidden.shape[:-1], self.width)
+
+
+class SkippedBlock(_Instead):
     """In the place of a whole block: its input is its output. Models may ask it for plain attributes of the block."""
 
     def __init__(self, own: nn.Module, sublayer: SubLayer) -> None:
-        super().__init__()
+        super().__init__(sublayer)
         self._own = (own,)  # no child: its parameters are not the model's while it is skipped
-        self.outputs, self.cache_index = sublayer.outputs, sublayer.cache_index
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -65,14 +81,8 @@ class SkippedBlock(nn.Module):
                 raise
             return found
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        values = (*args, *kwargs.values())
-        hidden = next(value for value in values if isinstance(value, Tensor))
-        if self.cache_index is not None:
-            for cache in values:
-                if isinstance(cache, Cache):
-                    _count_tokens(cache, hidden, self.cache_index)
-        return hidden if self.outputs is None else (hidden, *[None] * (self.outputs - 1))
+    def answer(self, hidden: Tensor) -> Tensor:
+        return hidden
 
 
 class PassThrough(nn.Module):

@@ -9,9 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Literal, get_args
 
-from evopress.core.profile import Level, Profile, Unit
+from evopress.core.profile import DROP, KEEP, Level, Profile, Unit
 from evopress.errors import ConfigError, ProfileError
-from evopress.models.bypass import DROP, KEEP
 from evopress.models.sublayers import Granularity, SubLayer, group_sublayers
 
 Cost = Literal["count", "parameters", "bytes"]

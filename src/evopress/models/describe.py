@@ -20,6 +20,7 @@ from evopress.errors import UnsupportedModel
 from evopress.models.experts import Experts
 from evopress.models.other_experts import refuse_chosen, refuse_stacks
 from evopress.models.probe import probe_ids
+from evopress.models.towers import find_asleep, find_tower
 from evopress.models.trace import Trace, trace_forward
 
 
@@ -159,8 +160,8 @@ def describe(model: Any, probe: Tensor | None = None) -> ModelMap:
         head,
         tuple(found.again),
         found.left(),
-        _find_asleep(model, trace, blocks, head),
-        _find_tower(model, blocks),
+        find_asleep(model, trace, blocks, head),
+        find_tower(model, blocks),
         idle,
     )
 
@@ -255,29 +256,6 @@ class _Linears:
         left = tuple(left for key, left in self.others.items() if key not in self.units)
         refuse_chosen(self.model, [one.parameter for one in left if one.why == NOT_CALLED], self.trace.entered())
         return left
-
-
-def _find_asleep(model: nn.Module, trace: Trace, blocks: str, head: str) -> tuple[str, ...]:
-    """The outermost modules that hold parameters and of which nothing ran, blocks, head and embedding aside."""
-    ran = set(trace.entered())
-    awake = ran | {".".join(name.split(".")[:depth]) for name in ran for depth in range(1, name.count(".") + 1)}
-    found: list[str] = []
-    for name, module in model.named_modules():
-        inside = name == head or f"{name}.".startswith(f"{blocks}.") or any(name.startswith(f"{o}.") for o in found)
-        if name and name not in awake and not inside and next(module.parameters(), None) is not None:
-            found.append(name)
-    return tuple(found)
-
-
-def _find_tower(model: Any, blocks: str) -> str:
-    """The text model inside a model of several: the module around the blocks that holds the embedding too."""
-    if model.config.get_text_config() is model.config:
-        return ""
-    embedding = model.get_input_embeddings()
-    tower = blocks.rpartition(".")[0]
-    while tower and all(module is not embedding for module in model.get_submodule(tower).modules()):
-        tower = tower.rpartition(".")[0]
-    return tower
 
 
 def _routes(role: str, rows: int, layers: Mapping[str, Experts]) -> bool:

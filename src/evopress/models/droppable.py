@@ -13,8 +13,8 @@ from evopress.models.bypass import dropped
 from evopress.models.describe import ModelMap
 from evopress.models.dissect import WRONG_SHAPE, find_sublayers, inside
 from evopress.models.probe import answer, close, probe_ids
+from evopress.models.removable import why_not_shorten
 from evopress.models.runner import Runner
-from evopress.models.shorten import why_not_shorten
 from evopress.models.sublayers import Granularity, SubLayer
 from evopress.models.trace import trace_cached
 

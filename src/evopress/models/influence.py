@@ -19,7 +19,6 @@ from evopress.errors import BadWeights, NotEnoughTokens
 from evopress.models.batches import batches
 from evopress.models.capture import collect_inputs
 from evopress.models.runner import Runner
-from evopress.models.weights import weight
 
 MULTIPLES = (3, 5, 7, 10)
 """How many times the mean an outlier is: the grid of the OWL authors."""
@@ -144,7 +143,7 @@ def _outlier_shares(runner: Runner, block: int, energy: dict[str, Tensor], multi
 
     def scores() -> Iterator[Tensor]:
         for linear in linears:
-            matrix = weight(runner.model, linear.view).float()
+            matrix = runner.weight(linear).float()
             yield matrix.abs() * energy[linear.input_group].sqrt().to(matrix)
 
     count = sum(linear.view.size for linear in linears) or 1

@@ -76,23 +76,14 @@ def load_model(
     or if there is no tokenizer; MissingExtra if `demo` is asked for and not installed.
     """
     path = _demo_file() if source == DEMO else Path(source).expanduser()
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    gguf = path.suffix == ".gguf" and path.is_file()
     if path.is_dir() and (base := base_of(path)):
         whole_model = load_model(
             base, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code, packed=packed
         )
         return _with_adapter(whole_model, path)
-    if gguf:
-        parts(path)
-        place, options["gguf_file"] = str(path.parent), path.name
-    elif path.is_dir():
-        place = str(path)
-        _check_directory(path, trust_remote_code)
-    elif _HUB_ID.fullmatch(source) and path.suffix != ".gguf":
-        place, options["revision"] = source, revision
-    else:
-        raise _not_found(source)
+    place, more = _place(path, source, revision, trust_remote_code)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **more}
+    gguf = "gguf_file" in options
     with silence(), whole(path) if gguf else nullcontext():
         config, auto = _read_config(place, source, options)
         if not gguf and not packed:
@@ -115,6 +106,19 @@ def gguf_file(loaded: LoadedModel) -> Path | None:
     if not loaded.gguf:
         return None
     return _demo_file() if loaded.source == DEMO else Path(loaded.source).expanduser()
+
+
+def _place(path: Path, source: str, revision: str | None, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
+    """What the library is told to read, and with which options; ModelError where there is nothing to read."""
+    if path.suffix == ".gguf" and path.is_file():
+        parts(path)
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        _check_directory(path, trust_remote_code)
+        return str(path), {}
+    if _HUB_ID.fullmatch(source) and path.suffix != ".gguf":
+        return source, {"revision": revision}
+    raise _not_found(source)
 
 
 def _with_adapter(loaded: LoadedModel, path: Path) -> LoadedModel:

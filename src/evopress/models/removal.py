@@ -8,7 +8,7 @@ from typing import Any
 
 from evopress.errors import UnsupportedModel
 from evopress.models.describe import ModelMap
-from evopress.models.shorten import whole_blocks, why_not_shorten, why_not_without
+from evopress.models.removable import whole_blocks, why_not_shorten, why_not_without
 from evopress.models.sublayers import SubLayer
 
 

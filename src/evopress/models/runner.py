@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from evopress.errors import BadWeights, UnsupportedModel, first_line
-from evopress.models.describe import ModelMap
+from evopress.models.blocks import Blocks, Resident, asked_for, modules_of
+from evopress.models.describe import Linear, ModelMap
 from evopress.models.outside import Context, Contexts, Outside
 from evopress.models.probe import close, probe_ids, stock_logits
+from evopress.models.weights import weight
 
 __all__ = ["Context", "Contexts", "Runner"]
 
@@ -47,6 +49,7 @@ class Runner:
     with the model's own forward pass on eight tokens; UnsupportedModel if they differ, BadWeights if the model's
     answers are not finite. `block`, `finish` and `logits` record gradients exactly when the hidden state they are
     given requires grad, whatever the grad mode. `model`, `map`, `device` and the head's `vocabulary` can be read.
+    `blocks` are asked for each block before it is run; by default they are the model's own, all in memory.
 
     >>> from evopress.models import describe
     >>> from evopress.testing import pico_model
@@ -58,10 +61,10 @@ class Runner:
     True
     """
 
-    def __init__(self, model: Any, map: ModelMap) -> None:
+    def __init__(self, model: Any, map: ModelMap, blocks: Blocks | None = None) -> None:
         self.model, self.map = model, map
+        self.blocks: Blocks = Resident(model, map) if blocks is None else blocks
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
-        self._blocks: nn.ModuleList = model.get_submodule(map.blocks)  # looked up at each call: blocks are swapped
         self._tail: list[nn.Module] = [model.get_submodule(name) for name in map.tail]
         self._head: nn.Module = model.get_submodule(map.head)
         config = model.config.get_text_config()
@@ -92,7 +95,7 @@ class Runner:
         """
         if index not in contexts.blocks:
             return hidden
-        context, block, prefix = contexts.blocks[index], self._blocks[index], f"{self.map.blocks}.{index}."
+        context, block, prefix = contexts.blocks[index], self.blocks[index], f"{self.map.blocks}.{index}."
         own = {name.removeprefix(prefix): tensor for name, tensor in (weights or {}).items()}
         with torch.set_grad_enabled(hidden.requires_grad or any(tensor.requires_grad for tensor in own.values())):
             if own:
@@ -103,6 +106,12 @@ class Runner:
             if index in self._reenter and index < self._last:
                 result = self._outside.behind(index, result, contexts.ids)
         return result
+
+    def weight(self, linear: Linear) -> Tensor:
+        """The matrix (out, in) of a linear, with its block asked for; detached, and the model's own memory."""
+        if 0 <= linear.block < len(self.blocks):
+            _ = self.blocks[linear.block]
+        return weight(self.model, linear.view)
 
     def finish(self, hidden: Tensor, contexts: Contexts) -> Tensor:
         """The last block's output on `contexts.ids` -> the head's input, (batch, length, width of the head)."""
@@ -136,7 +145,7 @@ class Runner:
     def head_input(self, ids: Tensor) -> Tensor:
         """All steps before the head: token ids (batch, length) -> (batch, length, width of the head)."""
         hidden, contexts = self.begin(ids)
-        for index in range(len(self._blocks)):
+        for index in range(len(self.blocks)):
             hidden = self.block(index, hidden, contexts)
         return self.finish(hidden, contexts)
 
@@ -149,7 +158,7 @@ class Runner:
             raise BadWeights(
                 f"{kind} answers {ids.shape[1]} ordinary tokens with NaN or infinity; its weights are damaged"
             )
-        self._outside = Outside(self.model, self._blocks, self._head, outputs)
+        self._outside = Outside(self.model, modules_of(self.model, self.map), self._head, outputs)
         self._last = max(outputs)
         self._own_scale = not close(self.scaled(raw.clone()), stock, self.model.dtype)
         if self._misses(ids, stock) is None:
@@ -175,10 +184,12 @@ class Runner:
         def learn(index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             outputs[index] = None if isinstance(output, Tensor) else len(output)
 
-        hooks = [block.register_forward_hook(partial(learn, index)) for index, block in enumerate(self._blocks)]
+        modules = modules_of(self.model, self.map)
+        hooks = [block.register_forward_hook(partial(learn, index)) for index, block in enumerate(modules)]
         hooks.append(self._head.register_forward_hook(lambda module, args, output: raw.append(output.clone())))
         try:
-            return stock_logits(self.model, ids), outputs, raw[-1]
+            with asked_for(modules, self.blocks):
+                return stock_logits(self.model, ids), outputs, raw[-1]
         finally:
             for hook in hooks:
                 hook.remove()

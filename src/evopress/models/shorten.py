@@ -3,8 +3,7 @@
 What a configuration says of single blocks is found by structure: every list in it as long as there are blocks, and
 lists of blocks' numbers. So is what other tensors hold for each block (embeddings of a token for every block): that is
 cut. The new model is built by transformers from the new configuration and shares the weights of the old one, so the
-cost is that of building modules. Nothing is trusted: `why_not_shorten` compares the renumbered blocks with those that
-they were.
+cost is that of building modules. Whether the new model computes the same is for `removable` to find out.
 """
 
 from __future__ import annotations
@@ -15,15 +14,12 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor, nn
+from torch import Tensor
 
 from evopress.errors import UnsupportedModel, last_line
-from evopress.models.bypass import dropped
 from evopress.models.describe import ModelMap
 from evopress.models.experts import split_experts, whole_state
 from evopress.models.load import silence
-from evopress.models.probe import probe_ids, stock_logits
-from evopress.models.sublayers import SubLayer
 
 _NO_LAYERS = ("_id", "_ids", "architectures")
 """Ends of names of lists that are never about blocks, whatever their length."""
@@ -35,22 +31,6 @@ _CYCLES = "block_types"
 """A list that a class repeats until there is an entry for each block."""
 
 _ERRORS = (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError, StrictDataclassError)
-
-
-def whole_blocks(sublayers: Sequence[SubLayer], gone: Collection[str]) -> tuple[int, ...]:
-    """The blocks of which all sub-layers are in `gone`, by name. The first block is never among them if all are:
-    loaders want a model to have one.
-
-    >>> from evopress.models import describe, find_sublayers
-    >>> from evopress.testing import pico_model
-    >>> model = pico_model("llama")
-    >>> sublayers = find_sublayers(model, describe(model))
-    >>> whole_blocks(sublayers, ["model.layers.0.mlp", "model.layers.1.attn", "model.layers.1.mlp"])
-    (1,)
-    """
-    kept = {sublayer.block for sublayer in sublayers if sublayer.name not in gone}
-    blocks = sorted({sublayer.block for sublayer in sublayers})
-    return tuple(block for block in blocks if block not in kept and (kept or block != blocks[0]))
 
 
 def shortened(model: Any, model_map: ModelMap, blocks: Collection[int]) -> Any:
@@ -96,7 +76,7 @@ def shortened_config(config: Any, model_map: ModelMap, blocks: Collection[int]) 
     """
     found = copy.deepcopy(config)
     text = found.get_text_config()
-    count, kept = model_map.n_blocks, _kept(model_map, blocks)
+    count, kept = model_map.n_blocks, kept_blocks(model_map, blocks)
     names = [name for name in _COUNTS if vars(text).get(text.attribute_map.get(name, name)) == count]
     if not names:
         raise UnsupportedModel(f"the configuration of {config.model_type} does not say that there are {count} blocks")
@@ -192,7 +172,7 @@ def new_names(
     names: Collection[str] | Mapping[str, Any], model_map: ModelMap, blocks: Collection[int]
 ) -> dict[str, str]:
     """Name of a parameter or module -> its name once these blocks are left out; what lies in them has none."""
-    numbers = {str(old): str(new) for new, old in enumerate(_kept(model_map, blocks))}
+    numbers = {str(old): str(new) for new, old in enumerate(kept_blocks(model_map, blocks))}
     prefix, found = f"{model_map.blocks}.", {}
     for name in names:
         if not name.startswith(prefix):
@@ -204,63 +184,10 @@ def new_names(
     return found
 
 
-def why_not_without(model: Any, model_map: ModelMap, blocks: Collection[int]) -> str:
-    """Why there is no configuration, or where blocks share weights no model, without these; empty where there is.
-
-    >>> from evopress.models import describe
-    >>> from evopress.testing import pico_model
-    >>> model = pico_model("llama")
-    >>> why_not_without(model, describe(model), [1])
-    ''
-    """
-    try:
-        shortened_config(model.config, model_map, blocks)
-        if blocks and model_map.again:
-            shortened(model, model_map, blocks)
-    except UnsupportedModel as error:
-        return str(error)
-    return ""
-
-
-def why_not_shorten(model: Any, model_map: ModelMap, sublayers: Sequence[SubLayer], first: int = 0) -> str | None:
-    """What stands against leaving blocks out of this model; None when nothing does.
-
-    Leaves out block `first` and compares: every module of the others must be what it was but for its number, and the
-    logits must be bit for bit those of the model that bypasses the block.
-    """
-    if model_map.n_blocks < 2 + first:
-        return "it has one block" if model_map.n_blocks < 2 else "it has two blocks"
-    try:
-        short = shortened(model, model_map, [first])
-    except UnsupportedModel as error:
-        return str(error)
-    ids = probe_ids(model)
-    answer = stock_logits(short, ids)  # a first pass may settle how modules work, as it did in the other model
-    before, after = model.get_submodule(model_map.blocks), short.get_submodule(model_map.blocks)
-    for number, old in enumerate(_kept(model_map, [first])):
-        for name, module in after[number].named_modules():
-            odd = _different(before[old].get_submodule(name), old, module, number)
-            if odd:
-                return f"its blocks depend on their number: {odd} of {model_map.blocks}.{old}.{name} would change"
-    with dropped(model, [sublayer for sublayer in sublayers if sublayer.block == first]):
-        expected = stock_logits(model, ids)
-    return None if torch.equal(answer, expected) else "its blocks compute other numbers once renumbered"
-
-
-def _different(old: nn.Module, old_number: int, new: nn.Module, new_number: int) -> str | None:
-    """The first plain attribute of a module that is neither equal nor its block's number."""
-    for name, value in vars(old).items():
-        other = vars(new).get(name)
-        if isinstance(other, Tensor) or not isinstance(value, str | bool | int | float | None):  # a state, among others
-            continue
-        if value != other and (value, other) != (old_number, new_number):
-            return name
-    return None
-
-
-def _kept(model_map: ModelMap, blocks: Collection[int]) -> list[int]:
+def kept_blocks(model_map: ModelMap, blocks: Collection[int]) -> list[int]:
+    """The numbers of the blocks that stay."""
     return [block for block in range(model_map.n_blocks) if block not in blocks]
 
 
 def _left(model_map: ModelMap, blocks: Collection[int]) -> str:
-    return f"{len(_kept(model_map, blocks))} of its {model_map.n_blocks} blocks"
+    return f"{len(kept_blocks(model_map, blocks))} of its {model_map.n_blocks} blocks"

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import nn
 
 from evopress.levels import Packed, Sparse, stored_dtype
-from evopress.models.describe import WeightView
-from evopress.models.weights import weight
+from evopress.models import Linear, Runner
 
 
 class Levels(Protocol):
@@ -25,10 +23,10 @@ class Levels(Protocol):
 class Kept:
     """The weights of a model as they are, by the names of units, each a level that keeps everything."""
 
-    model: nn.Module
-    views: Mapping[str, WeightView]
+    runner: Runner
+    linears: Mapping[str, Linear]
 
     def load(self, unit: str, level: str) -> Packed:
         """The unit's weight, whatever the level is called."""
-        dense = weight(self.model, self.views[unit])
+        dense = self.runner.weight(self.linears[unit])
         return Sparse.from_dense(dense, torch.ones_like(dense, dtype=torch.uint8), stored_dtype([dense], dense.dtype))

@@ -30,7 +30,6 @@ from evopress.levels.packed import Packed
 from evopress.models import Linear
 from evopress.models.assemble import EMBEDDING, HEAD, Assembly
 from evopress.models.memory import polish_memory, require_memory
-from evopress.models.weights import weight
 from evopress.polish.blocks import Forms, Outcome, Rates, polish_block
 from evopress.polish.estimate import estimate
 from evopress.polish.kept import Kept, Levels
@@ -129,7 +128,7 @@ class _Polish:
         runner, calibration = self.workspace.runner, self.workspace.splits.calibration.total if self._sweeps else 0
         seconds = estimate(runner, self.section, calibration, *self._split)
         self.workspace.observer.note(f"polish: {self.section.polish}, about {max(1, round(seconds / 60))} min")
-        kept = Kept(self.workspace.loaded.model, {own.name: own.view for own in self.linears})
+        kept = Kept(runner, {own.name: own for own in self.linears})
         base: Levels = self.workspace.database if self._stored else kept
         watched = {"unpolished": self._divergence(base)}
         outcomes: tuple[tuple[float, float], ...] = ()
@@ -267,8 +266,8 @@ class _Polish:
         return lambda state, contexts: self.workspace.runner.block(block, state, contexts, weights)
 
     def _forms(self, linears: list[Linear], levels: dict[str, Packed]) -> Forms:
-        model = self.workspace.loaded.model
-        made = {own.view.parameter: learnable(levels[own.view.parameter], weight(model, own.view)) for own in linears}
+        runner = self.workspace.runner
+        made = {own.view.parameter: learnable(levels[own.view.parameter], runner.weight(own)) for own in linears}
         return Forms({name: form for name, form in made.items() if form is not None}, self.transposed)
 
     def _model(self, base: Levels, before: float) -> list[float]:

@@ -137,6 +137,8 @@ def read_journal(path: Path) -> tuple[Mapping[str, Any], tuple[Mapping[str, Any]
         try:
             body = json.loads(line)
             found.append({key: body[key] for key in (("fingerprint",) if number == 1 else BATCH)})
+            if number > 1:
+                found[-1]["scores"] = [float(score) for score in body["scores"]]  # what is not finite is text
             if "part" in body:
                 found[-1]["part"] = body["part"]
         except (ValueError, KeyError, TypeError):

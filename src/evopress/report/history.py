@@ -80,7 +80,7 @@ def _ended(run: RunData, last: Mapping[str, Any]) -> Ending:
     start = last["generation"] == 0
     if not start and last["stage"] < len(run.config.search.survivors) - 1:
         return None, None, ()
-    scores = _scores(last["scores"])
+    scores = last["scores"]
     best, *others = ranked(scores)
     rejected = () if start else tuple(scores[i] for i in sorted(others) if math.isfinite(scores[i]))
     return start or best != 0, scores[best], rejected
@@ -130,15 +130,11 @@ def _first(batches: Sequence[Mapping[str, Any]], stage: int, last: bool) -> floa
     agreed = []
     for before, batch in pairwise(batches):
         if batch["stage"] == stage and before["generation"] == batch["generation"]:
-            children = _scores(batch["scores"])[1 if last else 0 :]
+            children = batch["scores"][1 if last else 0 :]
             if len(children) > 1:
                 agreed.append(ranked(children)[0] == 0)
     return statistics.fmean(agreed) if agreed else None
 
 
 def _finite(batch: Mapping[str, Any]) -> list[float]:
-    return [score for score in _scores(batch["scores"]) if math.isfinite(score)]
-
-
-def _scores(scores: Sequence[float | str]) -> list[float]:
-    return [float(score) for score in scores]
+    return [score for score in batch["scores"] if math.isfinite(score)]

@@ -27,7 +27,7 @@ def rerun(batches: Sequence[Mapping[str, Any]], stage: int, children: int, paren
     """
     track, whole = Track(STANDARD, children), True
     for batch in batches:
-        part, scores = batch.get("part"), [float(score) for score in batch["scores"]]
+        part, scores = batch.get("part"), batch["scores"]
         if part in parent:
             scores = [parent[part], *scores]
         elif part is not None:

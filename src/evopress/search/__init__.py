@@ -10,7 +10,8 @@ in milliseconds on a toy function:
 >>> space = make_space(units, average=3, exchange="any")
 >>> def evaluate(profiles, tokens):  # the last unit matters most
 ...     return [-sum(i * level for i, level in enumerate(space.encode(p))) for p in profiles]
->>> search = Evolution(space, Random(0), generations=50, offspring=8, stages=[Stage(tokens=1, survivors=1)])
+>>> schedule = Schedule(generations=50, offspring=8, stages=[Stage(tokens=1, survivors=1)])
+>>> search = Evolution(space, Random(0), schedule)
 >>> run_search(search, evaluate).levels
 ('2', '2', '2', '4', '4', '4')
 """
@@ -32,7 +33,7 @@ from evopress.search.journal import Journal
 from evopress.search.moves.mutation import Mutation, bands, equal_switches, free_switches, mixed
 from evopress.search.presets import PRESETS, Preset, make_mutation
 from evopress.search.racing import Race
-from evopress.search.stages import Stage, validate_schedule
+from evopress.search.stages import Schedule, Stage, validate_schedule
 from evopress.search.stopping import Limits, Stopper
 from evopress.search.types import Batch, BatchResult, Evaluate, Strategy
 
@@ -53,6 +54,7 @@ __all__ = [
     "Owl",
     "Preset",
     "Race",
+    "Schedule",
     "ShortGPT",
     "ShortenedLlama",
     "SlidingWindow",

@@ -6,7 +6,7 @@ scoring, the parent's re-score in the last stage included; the search itself tak
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from random import Random
 
 from evopress.core.profile import Profile
@@ -17,11 +17,14 @@ from evopress.search.moves.mutation import Indices, Mutation, equal_switches, ro
 from evopress.search.planned import Plan, Planned, ranked
 from evopress.search.preselect import Preselect
 from evopress.search.racing import Memory, Race, Track
-from evopress.search.stages import Stage, validate_schedule
+from evopress.search.stages import Schedule
 from evopress.search.starts.drawn import default_starts
 from evopress.search.types import Batch
 
 Candidate = tuple[Indices, Profile]
+
+Generation = Generator[Batch, list[float], bool]
+"""A part of a plan that makes a generation, and answers whether there was anything to score."""
 
 ATTEMPTS = 500
 """How many mutations in a row may give nothing new before a generation makes do with the offspring it has."""
@@ -31,7 +34,7 @@ class Evolution(Planned):
     """The search. `best` is the current parent and `score` its score in the last stage that it took part in.
 
     `start` gives the candidates for the first parent; without it they are those of `default_starts`. One candidate
-    is taken as it is, several are scored as generation 0 on `start_tokens` tokens (default: the first stage's).
+    is taken as it is, several are scored as generation 0.
     The first `coarse_generations` move few genes, whatever `mutate` is: two of three move whole roles, the last third
     roles in a third of the depth.
     The parent joins the last stage of each generation, as the first of its batch, and stays when nothing beats it.
@@ -44,66 +47,59 @@ class Evolution(Planned):
         self,
         space: SearchSpace,
         rng: Random,
+        schedule: Schedule,
         *,
-        generations: int,
-        offspring: int,
-        stages: Sequence[Stage],
         mutate: Mutation = equal_switches,
         coarse_generations: int = 0,
         start: Sequence[Profile] | None = None,
-        start_candidates: int = 32,
-        start_tokens: int | None = None,
         preselect: Preselect | None = None,
         race: Race | None = None,
     ) -> None:
-        survivors, tokens = [stage.survivors for stage in stages], [stage.tokens for stage in stages]
-        self.stages = validate_schedule(offspring, survivors, tokens, generations=generations)
-        self.space, self.generations, self.offspring = space, generations, offspring
+        self.space, self.schedule = space, schedule
         self._rng, self._mutate, self._coarse_generations = rng, mutate, coarse_generations
         self._preselect, self._race, self._known = preselect, race, Memory()
         self._learners = [part for part in (mutate, preselect) if isinstance(part, Learner)]
-        self._start_tokens = start_tokens if start_tokens is not None else self.stages[0].tokens
-        self._starts = tuple(dict.fromkeys(default_starts(space, rng, start_candidates) if start is None else start))
+        self._starts = tuple(dict.fromkeys(default_starts(space, rng) if start is None else start))
         if not self._starts:
             raise ConfigError("the list of start profiles is empty; give at least one, or none at all for the default")
         for profile in self._starts:
             space.validate(profile)
-        self._unscored = 0  # generations in a row that had nothing to score
         super().__init__(self._starts[0])
 
     def plan(self) -> Plan:
         """Choose the start, then run generation after generation; the scheme of Algorithm 1."""
         if len(self._starts) > 1:
-            batch = Batch(generation=0, stage=0, tokens=self._start_tokens, profiles=self._starts)
+            batch = Batch(generation=0, stage=0, tokens=self.schedule.first_tokens, profiles=self._starts)
             scores = yield batch
             self.choose(self._starts, scores)
             if self._learners:
                 starts = [self.space.encode(start) for start in self._starts]
                 self._learn(batch, starts[0], starts, scores, [starts[i] for i in ranked(scores)[:1]], final=True)
-        for generation in range(1, self.generations + 1):
+        idle = 0  # generations in a row that had nothing to score
+        for generation in range(1, self.schedule.generations + 1):
             parent = self.space.encode(self.best)
             children = self._children(generation, parent)
             if not children:
                 self.stopped = f"generation {generation} found no profile besides its parent in {ATTEMPTS} mutations"
                 return
-            self._unscored += 1
-            yield from self._select(generation, parent, children)
-            if self._unscored == ATTEMPTS:
+            scored = yield from self._select(generation, parent, children)
+            idle = 0 if scored else idle + 1
+            if idle == ATTEMPTS:
                 self.stopped = f"all offspring of {ATTEMPTS} generations in a row are known to be no better"
                 return
 
-    def _select(self, generation: int, parent: Indices, children: list[Indices]) -> Plan:
+    def _select(self, generation: int, parent: Indices, children: list[Indices]) -> Generation:
         """Multi-step selection: the parent joins the last stage, by its position in the schedule."""
         candidates = [(child, self.space.decode(child)) for child in children]
-        last = len(self.stages) - 1
-        for number, stage in enumerate(self.stages):
+        last = len(self.schedule.stages) - 1
+        for number, stage in enumerate(self.schedule.stages):
             if number == last:
                 candidates = [(parent, self.best), *candidates]
                 if self._race:
-                    yield from self._run_race(Batch(generation, number, stage.tokens, ()), candidates, self._race)
-                    return
+                    last_stage = Batch(generation, number, stage.tokens, ())
+                    raced = yield from self._run_race(last_stage, candidates, self._race)
+                    return raced or number > 0
             batch = Batch(generation, number, stage.tokens, tuple(profile for _, profile in candidates))
-            self._unscored = 0
             scores = yield batch
             order = ranked(scores)[: stage.survivors]
             scored = [indices for indices, _ in candidates]
@@ -111,10 +107,12 @@ class Evolution(Planned):
             self._learn(batch, parent, scored, scores, [indices for indices, _ in candidates], final=number == last)
         self.accepted = candidates[0][1] != self.best
         self.best, self.score = candidates[0][1], scores[order[0]]
+        return True
 
-    def _run_race(self, stage: Batch, candidates: list[Candidate], race: Race) -> Plan:
+    def _run_race(self, stage: Batch, candidates: list[Candidate], race: Race) -> Generation:
         """The last stage as a race of the parent, candidate 0, and its children."""
-        track, tokens = Track(race, len(candidates) - 1), race.tokens(stage.tokens)
+        asked, tokens = False, race.tokens(stage.tokens)
+        track = Track(race, len(candidates) - 1)
         for step in range(race.parts):
             runners = [candidates[i] for i in track.running]
             known = self._known.on(step) if race.reuse else {}
@@ -122,7 +120,7 @@ class Evolution(Planned):
             part = self._known.first + step if race.reuse else None
             batch = Batch(stage.generation, stage.stage + step, tokens, unknown, part)
             if unknown:
-                self._unscored = 0
+                asked = True
                 known.update(zip(unknown, (yield batch), strict=True))
             scores = [known[profile] for _, profile in runners]
             track.add(scores)
@@ -135,16 +133,17 @@ class Evolution(Planned):
         if self.accepted:
             self._known.move_on(race.parts)
         self.best, self.score = candidates[track.winner][1], track.mean(track.winner)
+        return asked
 
     def _children(self, generation: int, parent: Indices) -> list[Indices]:
         """The offspring of a generation. Coarse moves may have nothing left to trade; then the usual moves go on."""
         children: list[Indices] = []
-        wanted = self.offspring * (self._preselect.pool if self._preselect else 1)
+        wanted = self.schedule.offspring * (self._preselect.pool if self._preselect else 1)
         if generation <= self._coarse_generations:
             coarse = roles if 3 * generation <= 2 * self._coarse_generations + 1 else thirds
             children = self._distinct_children(coarse, parent, wanted)
         children = children or self._distinct_children(self._mutate, parent, wanted)
-        return self._preselect.keep(parent, children, self.offspring) if self._preselect else children
+        return self._preselect.keep(parent, children, self.schedule.offspring) if self._preselect else children
 
     def _distinct_children(self, mutate: Mutation, parent: Indices, wanted: int) -> list[Indices]:
         """Offspring that differ from the parent and from each other; fewer than wanted when no more are found."""

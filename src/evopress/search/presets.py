@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from random import Random
 from typing import Literal
 
-from evopress.core.profile import Profile
 from evopress.core.space import Exchange, SearchSpace
 from evopress.errors import ConfigError
-from evopress.search.automatic import AUTO
-from evopress.search.evolution import Evolution
 from evopress.search.moves.adaptive import AdaptiveMoves, default_moves
-from evopress.search.moves.depth import blocks, slide
 from evopress.search.moves.mutation import Mutation, bands, equal_switches, free_switches, mixed, roles
-from evopress.search.preselect import Preselect
-from evopress.search.racing import Race
-from evopress.search.stages import validate_schedule
-from evopress.search.surrogate import Surrogate
 
 ApplicationName = Literal["bits", "sparsity", "depth"]
 """The paper's three applications."""
@@ -55,39 +46,6 @@ class Preset:
     start_candidates: int = 32
     start_tokens: int | None = None
 
-    def strategy(
-        self,
-        space: SearchSpace,
-        rng: Random,
-        *,
-        start: Sequence[Profile] | None = None,
-        available_tokens: int | None = None,
-        application: ApplicationName = "bits",
-    ) -> Evolution:
-        """The search with these settings; ScheduleError when they do not fit together or with the tokens there are.
-
-        `application` decides between the moves of levels and those of depth. Of what is `auto` only the moves are on,
-        the adaptive ones: the other parts need sensitivities, or an evaluator that reads parts of the text again. A
-        race that is asked for is one on fresh text.
-        """
-        stages = validate_schedule(
-            self.offspring, self.survivors, self.tokens, available_tokens, generations=self.generations or 0
-        )
-        return Evolution(
-            space,
-            rng,
-            generations=depth_generations(space) if self.generations is None else self.generations,
-            offspring=self.offspring,
-            stages=stages,
-            mutate=make_mutation("adaptive" if self.mutation == AUTO else self.mutation, self.band_share, application),
-            coarse_generations=self.coarse_generations,
-            start=start,
-            start_candidates=self.start_candidates,
-            start_tokens=self.start_tokens,
-            preselect=Preselect(Surrogate(space), pool=pool) if (pool := self.preselect or 1) > 1 else None,
-            race=Race() if self.race else None,
-        )
-
 
 def depth_generations(space: SearchSpace) -> int:
     """k (n - k) / 1.5 for k dropped of n units of a kind: the paper's number of generations for depth (Theorem 3.1)."""
@@ -97,14 +55,11 @@ def depth_generations(space: SearchSpace) -> int:
     return max(1, round(kept * (len(group) - kept) / 1.5))
 
 
-def make_mutation(name: str, band_share: float = 0.5, application: ApplicationName = "bits") -> Mutation:
-    """The mutation of that name; ConfigError lists the names. `adaptive` has other moves for depth."""
+def make_mutation(name: str, band_share: float = 0.5, moves: Mapping[str, Mutation] | None = None) -> Mutation:
+    """The mutation of that name; ConfigError lists the names. `adaptive` chooses among `moves`, or default ones."""
     fixed = {"equal": equal_switches, "free": free_switches, "bands": bands, "roles": roles, "mixed": mixed(band_share)}
     if name == "adaptive":
-        moves = (
-            default_moves() if application != "depth" else {"switch": free_switches, "slide": slide, "blocks": blocks}
-        )
-        return AdaptiveMoves(moves)  # a new one for each search, as it learns
+        return AdaptiveMoves(default_moves() if moves is None else moves)  # a new one for each search, as it learns
     if name not in fixed:
         raise ConfigError(f"unknown mutation {name!r}; use one of {', '.join(fixed)}, adaptive")
     return fixed[name]

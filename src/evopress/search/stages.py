@@ -17,6 +17,28 @@ class Stage:
     survivors: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How long a search is: `generations` of `offspring`, chosen in `stages`. ScheduleError where these do not fit.
+
+    The candidates for the first parent are scored on `start_tokens` tokens, on the first stage's without it.
+    """
+
+    generations: int
+    offspring: int
+    stages: Sequence[Stage]
+    start_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        survivors, tokens = [stage.survivors for stage in self.stages], [stage.tokens for stage in self.stages]
+        validate_schedule(self.offspring, survivors, tokens, generations=self.generations)
+
+    @property
+    def first_tokens(self) -> int:
+        """What the candidates for the first parent are scored on."""
+        return self.stages[0].tokens if self.start_tokens is None else self.start_tokens
+
+
 def validate_schedule(
     offspring: int,
     survivors: Sequence[int],

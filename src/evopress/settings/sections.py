@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -18,10 +18,6 @@ from evopress.core.space import Exchange
 from evopress.search.presets import ApplicationName, MutationName, StartName
 from evopress.search.racing import STANDARD
 from evopress.search.stopping import Limits
-
-if TYPE_CHECKING:
-    from evopress.levels.grid import Grid
-
 
 SENSITIVITY_TOKENS = (512, 4096, 4096)
 """16 sequences: with fewer the knapsack follows noise (docs/log.md)."""
@@ -110,18 +106,15 @@ class QuantizeSection(Section):
 
     @model_validator(mode="after")
     def _propagate(self) -> QuantizeSection:
-        known = ["auto", "dense", *self.grids()]
+        known = ["auto", "dense", *self.widths]
         if self.propagate not in known:
             raise ValueError(f"propagate is {self.propagate!r}; use one of {', '.join(known)}")
         return self
 
-    def grids(self) -> dict[str, Grid]:
-        """Level name -> grid; none for ggml types."""
-        if self.method == "ggml":
-            return {}
-        from evopress.levels.grid import Grid  # here, so that reading a configuration loads no torch
-
-        return {name: Grid(int(name), self.group_size, self.symmetric) for name in self.levels if name != DENSE}
+    @property
+    def widths(self) -> tuple[str, ...]:
+        """The levels that are bit-widths of grids; ggml types are none."""
+        return () if self.method == "ggml" else tuple(name for name in self.levels if name != DENSE)
 
 
 class SparsifySection(Section):

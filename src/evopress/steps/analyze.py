@@ -17,6 +17,7 @@ from typing import Any
 from evopress.analysis import (
     Supersets,
     Table,
+    Turns,
     agreement_table,
     correlate_errors,
     cuts,
@@ -116,10 +117,7 @@ def _monotonicity(workspace: Workspace, evaluator: Evaluator, profile: Profile, 
         evaluator,
         rng,
         (*bases, profile),
-        change=max(1, workspace.map.n_blocks // 15),
-        rounds=1,
-        offspring=8,
-        stages=stages,
+        Turns(change=max(1, workspace.map.n_blocks // 15), rounds=1, offspring=8, stages=stages),
         token_limit=60 * sizes.tokens,
         tokens=sizes.tokens,
     )
@@ -146,7 +144,7 @@ def _noise(workspace: Workspace, evaluator: Evaluator, profile: Profile, sizes: 
     children = _offspring(
         space,
         profile,
-        make_mutation(section.mutation, section.band_share, workspace.config.compression.application),
+        make_mutation(section.mutation, section.band_share, workspace.family.moves),
         sizes.profiles,
         rng,
     )

@@ -19,7 +19,7 @@ from evopress.search.planned import ranked
 from evopress.search.preselect import Preselect
 from evopress.search.presets import make_mutation
 from evopress.search.racing import STANDARD
-from evopress.search.stages import validate_schedule
+from evopress.search.stages import Schedule, validate_schedule
 from evopress.search.starts.drawn import default_starts, random_starts
 from evopress.search.starts.refit import refit
 from evopress.search.starts.sensitivity import expansion_point, sensitivity_starts
@@ -37,13 +37,15 @@ def make_strategy(workspace: Workspace, warmup: Warmup, seed: int) -> Strategy:
     return Evolution(
         space,
         rng,
-        generations=workspace.generations,
-        offspring=section.offspring,
-        stages=validate_schedule(section.offspring, section.survivors, section.tokens_per_stage),
-        mutate=make_mutation(section.mutation, section.band_share, workspace.config.compression.application),
+        Schedule(
+            generations=workspace.generations,
+            offspring=section.offspring,
+            stages=validate_schedule(section.offspring, section.survivors, section.tokens_per_stage),
+            start_tokens=section.start_tokens,
+        ),
+        mutate=make_mutation(section.mutation, section.band_share, workspace.family.moves),
         coarse_generations=section.coarse_generations,
         start=_given(workspace, rng) + _starts(workspace, warmup, rng),
-        start_tokens=section.start_tokens,
         preselect=_preselect(space, warmup, section.preselect),
         race=STANDARD if section.race else None,
     )

@@ -22,7 +22,7 @@ from evopress.database.build import stored_bits
 from evopress.database.methods import Method, corrects
 from evopress.database.polished import polished_levels
 from evopress.database.store import Database
-from evopress.families import Drop, Family, Measured, Quantize, QuantizeGgml, Sparsify, layer_errors
+from evopress.families import Drop, Family, Measured, Quantize, QuantizeGgml, Served, Sparsify, layer_errors
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import Measure
 from evopress.fitness.evaluator import AT_ONCE, Evaluator
@@ -30,7 +30,7 @@ from evopress.formats.format import Content, Format, Source
 from evopress.formats.formats import find_format
 from evopress.formats.gguf import gguf_names
 from evopress.formats.verification import Searched, logits
-from evopress.models import Influence, fingerprint, measure_influence
+from evopress.models import Influence, fingerprint, group_sublayers, measure_influence
 from evopress.models.assemble import Assembly, Load, no_levels
 from evopress.models.bos import bos_text
 from evopress.models.checks import require_known_tokens
@@ -43,7 +43,7 @@ from evopress.search.presets import depth_generations
 from evopress.settings.sections import DropSection, SparsifySection
 from evopress.steps.opened import LossFunction, Opened
 from evopress.text.loading import load_beyond, load_splits
-from evopress.text.tokens import SHORTEST_SEQUENCE, Splits, Tokens
+from evopress.text.tokens import SHORTEST_SEQUENCE, Amounts, Splits, Tokens
 
 INFLUENCE_TOKENS = 8192
 """Means over tokens of one number a token: a few thousand tell the order of blocks."""
@@ -65,10 +65,12 @@ class Workspace(Opened):
         found = load_splits(
             data.source,
             self.loaded.tokenizer,
+            Amounts(
+                calibration=data.calibration_tokens if self._needs_text else 0,
+                search=data.search_tokens,
+                heldout=data.heldout_tokens,
+            ),
             sequence_length=data.sequence_length,
-            calibration_tokens=data.calibration_tokens if self._needs_text else 0,
-            search_tokens=data.search_tokens,
-            heldout_tokens=data.heldout_tokens,
             seed=data.text_seed,
             bos=self.bos,
             field=data.text_field,
@@ -105,9 +107,8 @@ class Workspace(Opened):
         section, budget = config.compression, config.budget
         if isinstance(section, DropSection):
             measured = Measured(lambda: self.influence, lambda: self.influence_tokens)
-            first = config.target is not None and config.target.first_attention
-            files = None if config.target is None else lambda: self.files
-            return Drop(model, map, section, budget, self.sublayers, self.removal, measured, files, first=first)
+            served = None if config.target is None else Served(lambda: self.files, config.target.first_attention)
+            return Drop(model, map, section, budget, self.sublayers, self.removal, measured, served)
         if isinstance(section, SparsifySection):
             return Sparsify(model, map, section, budget, lambda: self.database, influence=lambda: self.influence)
         needs: dict[str, Any] = {"target": config.target, "files": lambda: self.files}
@@ -119,9 +120,10 @@ class Workspace(Opened):
     @cached_property
     def source(self) -> Source:
         """What formats store."""
-        if self.config.compression.application != "depth":
+        if not isinstance(self.config.compression, DropSection):
             return self.plain_source
-        return replace(self.plain_source, sublayers=self.sublayers, left_out=self.removal.blocks)
+        parts = group_sublayers(self.sublayers, self.config.compression.granularity)
+        return replace(self.plain_source, parts=parts, left_out=self.removal.blocks)
 
     @cached_property
     def files(self) -> FileCosts:
@@ -138,6 +140,7 @@ class Workspace(Opened):
         return Content(
             profile=profile,
             tensors=self.family.tensors(profile, database),
+            dropped=self.family.dropped(profile),
             left_out=self.family.left_out(profile),
             database=database,
         )

@@ -20,7 +20,7 @@ from evopress.errors import ConfigError, DataError, NotEnoughTokens, first_line
 from evopress.text.documents import passages
 from evopress.text.localfiles import FIELD
 from evopress.text.sources import open_heldout, open_text
-from evopress.text.tokens import SHORTEST_SEQUENCE, Splits, Tokens, cut
+from evopress.text.tokens import SHORTEST_SEQUENCE, Amounts, Splits, Tokens, cut
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,11 +33,9 @@ _SEPARATOR = "\n\n"  # between packed documents
 def load_splits(
     source: str,
     tokenizer: PreTrainedTokenizerBase,
+    amounts: Amounts,
     *,
     sequence_length: int,
-    calibration_tokens: int,
-    search_tokens: int,
-    heldout_tokens: int,
     seed: int,
     bos: int | None = None,
     field: str = FIELD,
@@ -49,7 +47,7 @@ def load_splits(
     `field`; chat messages become text through the tokenizer's template. The seed chooses the training documents; the
     held-out text does not depend on it. The document in which the calibration tokens end may give its later tokens to
     the search. A part of 0 tokens is empty. `bos` is the token that every sequence begins with; `sequence_length` and
-    the numbers of tokens have it in them.
+    `amounts` have it in them.
 
     Raises:
         DataError: the source is unknown, missing, empty or unreadable.
@@ -58,19 +56,19 @@ def load_splits(
         ConfigError: a number that cannot be met, such as sequences of one token.
     """
     _check_length(sequence_length)
-    for part in (calibration_tokens, search_tokens, heldout_tokens):
+    for part in (amounts.calibration, amounts.search, amounts.heldout):
         if part < 0 or part == 1:
             raise ConfigError(f"asked for {part} tokens; give 0 or at least {SHORTEST_SEQUENCE}")
     text = open_text(source, seed, _PASSAGE * sequence_length, field, partial(render_chat, tokenizer))
     training = _Reader(text.training, tokenizer, sequence_length, packed=text.packed, bos=bos)
-    calibration = training.take(calibration_tokens, f"{source} (calibration)")
-    search = training.take(search_tokens, f"{source} (search)")
-    found, asked = calibration.total + search.total, calibration_tokens + search_tokens
+    calibration = training.take(amounts.calibration, f"{source} (calibration)")
+    search = training.take(amounts.search, f"{source} (search)")
+    found, asked = calibration.total + search.total, amounts.calibration + amounts.search
     if found < asked:
-        parts = f"{calibration_tokens} calibration + {search_tokens} search"
+        parts = f"{amounts.calibration} calibration + {amounts.search} search"
         raise NotEnoughTokens(f"{source} has {found} training tokens; {asked} were asked for: {parts}")
     reader = _Reader(text.heldout, tokenizer, sequence_length, packed=text.packed, bos=bos)
-    return Splits(calibration, search, _heldout(reader, source, heldout_tokens))
+    return Splits(calibration, search, _heldout(reader, source, amounts.heldout))
 
 
 def load_beyond(

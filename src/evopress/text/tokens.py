@@ -82,6 +82,15 @@ class Tokens:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Amounts:
+    """How many tokens each of the three sets has; 0 leaves one out."""
+
+    calibration: int
+    search: int
+    heldout: int
+
+
 @dataclass(frozen=True)
 class Splits:
     """Three sets of tokens without a common token position; held-out text shares no document with the others."""

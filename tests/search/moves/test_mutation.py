@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from evopress.core.profile import Level, Unit
 from evopress.core.space import SearchSpace, make_space
-from evopress.search import Evolution, Stage
+from evopress.search import Evolution, Schedule, Stage
 from evopress.search.moves.draft import Draft
 from evopress.search.moves.mutation import (
     Mutation,
@@ -199,7 +199,9 @@ def test_thirds_move_roles_in_the_first_the_middle_or_the_last_blocks(toy: Toy) 
 
 def test_a_coarse_search_goes_from_roles_to_thirds(toy: Toy) -> None:
     space = toy(sizes=(1,) * 18)
-    search = Evolution(space, Random(0), generations=6, offspring=6, stages=[Stage(1, 1)], coarse_generations=6)
+    search = Evolution(
+        space, Random(0), Schedule(generations=6, offspring=6, stages=[Stage(1, 1)]), coarse_generations=6
+    )
     widest: dict[int, int] = {}
     while (batch := search.ask()) is not None:
         parent, *children = map(space.encode, batch.profiles)
@@ -213,13 +215,13 @@ def test_a_coarse_search_goes_from_roles_to_thirds(toy: Toy) -> None:
 def test_a_search_opens_with_whole_roles_and_goes_on_when_they_are_exhausted(toy: Toy) -> None:
     space = toy(sizes=(1,) * 12)
     stages = [Stage(1, 1)]
-    coarse = Evolution(space, Random(0), generations=1, offspring=4, stages=stages, coarse_generations=1)
+    coarse = Evolution(space, Random(0), Schedule(generations=1, offspring=4, stages=stages), coarse_generations=1)
     batch = coarse.ask()
     assert batch is not None
     assert {profile.levels for profile in batch.profiles[1:]} == {("4", "2") * 6, ("2", "4") * 6}
     levels = (Level("2", 2), Level("3", 3), Level("4", 4))
     one_role = make_space([Unit(f"u{i}", i, "a", 1, levels) for i in range(6)], average=3, exchange="any")
-    usual = Evolution(one_role, Random(0), generations=1, offspring=4, stages=stages, coarse_generations=1)
+    usual = Evolution(one_role, Random(0), Schedule(generations=1, offspring=4, stages=stages), coarse_generations=1)
     batch = usual.ask()
     assert batch is not None
     assert len(batch.profiles) == 5

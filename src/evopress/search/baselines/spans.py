@@ -11,14 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from evopress.core.profile import Profile
+from evopress.core.profile import DROP, Profile
 from evopress.core.space import SearchSpace
 from evopress.errors import BudgetError, ConfigError, ProfileError
 from evopress.search.moves.mutation import Indices
 from evopress.search.planned import ranked
-
-DROP = "drop"
-"""The level that leaves a unit out."""
 
 Table = Sequence[Sequence[float]]
 """`table[i][n]`: something measured between the input of block i and the output of block i + n."""

@@ -13,7 +13,12 @@ from random import Random
 
 from evopress.core.space import SearchSpace
 from evopress.search.moves.draft import Draft
-from evopress.search.moves.mutation import Indices
+from evopress.search.moves.mutation import Indices, Mutation, free_switches
+
+
+def depth_moves() -> dict[str, Mutation]:
+    """What adaptive moves choose among where units are dropped: both, and one switch."""
+    return {"switch": free_switches, "slide": slide, "blocks": blocks}
 
 
 def slide(space: SearchSpace, parent: Indices, rng: Random) -> Indices | None:
