@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from evopress.levels.hessian import Hessian, lean_on_each_other
 from evopress.models import Runner, describe, find_sublayers, load_model
 from evopress.models.capture import Rows, collect_inputs
 from evopress.models.experts import Experts, split_experts, whole_state
+from evopress.models.memory import measure_shapes, sensitivity_memory
 from evopress.run.directory import start_run
 from evopress.run.observer import Observer
 from evopress.settings.resolve import resolve
@@ -198,3 +200,15 @@ def test_formats_that_hold_no_experts_say_so(own: dict[str, Any], small_other: d
     source = saved("mixtral", tmp_path / "model")
     with pytest.raises(EvopressError, match=r"does not hold experts yet, such as model\.layers\.0\.mlp\.experts\.0\."):
         pipeline.quantize(out=tmp_path / "run", **small_other | own | {"model": source, "bpw": 6})
+
+
+def test_memory_counts_the_tokens_that_reach_an_expert() -> None:
+    model = split_experts(make("olmoe"))
+    shapes = measure_shapes(model, describe(model))
+    assert sorted(set(shapes.reach)) == [0.5, 1.0]  # two of four
+    assert len(shapes.groups) == 2 + 4 * 2
+    whole = replace(shapes, reach=())
+    inside = sum(rows for share, (_, rows) in zip(shapes.reach, shapes.groups, strict=True) if share < 1)
+    assert whole.seen(lambda columns, rows: rows) - shapes.seen(lambda columns, rows: rows) == inside // 2
+    needs, more = sensitivity_memory(shapes, 1000), sensitivity_memory(whole, 1000)
+    assert needs["gradients of one block"] < more["gradients of one block"]

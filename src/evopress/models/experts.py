@@ -45,6 +45,8 @@ class Experts(nn.ModuleDict):
     weights, (tokens, k) each.
     """
 
+    choices: int
+
     def __init__(self, layer: Any) -> None:
         self.up, self.down = "gate_up_proj" if layer.has_gate else "up_proj", "down_proj"
         count = getattr(layer, self.up).shape[0]
@@ -55,7 +57,7 @@ class Experts(nn.ModuleDict):
             for suffix, kind in (("", "weight"), ("_bias", "bias"))
             if f"{own}{suffix}" in layer._parameters
         }
-        self.transposed = bool(layer.is_transposed)
+        self.transposed, self.choices = bool(layer.is_transposed), count
         for name in self.stacks:
             del layer._parameters[name]
         for name, module in layer.named_children():
@@ -65,7 +67,7 @@ class Experts(nn.ModuleDict):
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """The weighted sum of each token's experts, (tokens, width)."""
-        choices = top_k_index.shape[-1]
+        self.choices = choices = top_k_index.shape[-1]
         order = top_k_index.reshape(-1).argsort(stable=True)
         sizes = top_k_index.reshape(-1).bincount(minlength=len(self.numbers)).tolist()
         parts = torch.split(hidden_states[order // choices], sizes)
@@ -77,6 +79,11 @@ class Experts(nn.ModuleDict):
         back[order] = torch.arange(len(order), device=order.device)
         weighted = found[back].view(*top_k_index.shape, -1) * top_k_weights[..., None]
         return weighted.sum(dim=1).to(hidden_states.dtype)
+
+    @property
+    def share(self) -> float:
+        """The part of all tokens that an expert sees in the mean, once the layer has run."""
+        return min(1.0, self.choices / len(self.numbers))
 
     @property
     def numbers(self) -> list[str]:

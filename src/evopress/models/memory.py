@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ class Shapes:
     """What the formulas need of a model. `groups` are the input groups of the block with most weights, whatever the
     others are: (columns, rows of its linears).
 
+    `reach` is the share of all tokens that each group sees, where that is not all: a router sends an expert some.
     `ends` are the weights of embedding and head, where they are compressed.
     """
 
@@ -34,6 +35,12 @@ class Shapes:
     vocabulary: int
     groups: tuple[tuple[int, int], ...]
     ends: int = 0
+    reach: tuple[float, ...] = ()
+
+    def seen(self, count: Callable[[int, int], int]) -> int:
+        """The sum of `count(columns, rows)` over all groups, each as often as a token reaches it."""
+        reach = self.reach or (1.0,) * len(self.groups)
+        return round(sum(share * count(*group) for share, group in zip(reach, self.groups, strict=True)))
 
     @property
     def compressed(self) -> int:
@@ -45,12 +52,14 @@ def measure_shapes(model: Any, map: ModelMap) -> Shapes:
     """The shapes of a loaded model."""
     ends = [linear for linear in map.linears if not 0 <= linear.block < map.n_blocks]
     groups: dict[str, tuple[int, int]] = {}
+    reach: dict[str, float] = {}
     sizes: Counter[int] = Counter()
     for linear in map.linears:
         sizes[linear.block] += linear.view.shape[0] * linear.view.shape[1] if linear not in ends else 0
     for linear in map.of_block(sizes.most_common(1)[0][0]):
         rows, columns = linear.view.shape
         groups[linear.input_group] = (columns, groups.get(linear.input_group, (0, 0))[1] + rows)
+        reach[linear.input_group] = model.get_submodule(linear.experts).share if linear.experts else 1.0
     return Shapes(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         bytes_per_weight=model.dtype.itemsize,
@@ -59,6 +68,7 @@ def measure_shapes(model: Any, map: ModelMap) -> Shapes:
         vocabulary=model.get_output_embeddings().weight.shape[0],
         groups=tuple(groups.values()),
         ends=sum(linear.view.size for linear in ends),
+        reach=tuple(reach.values()),
     )
 
 
@@ -93,7 +103,7 @@ def search_memory(shapes: Shapes, tokens: int, candidates: int, batch_tokens: in
 
 def sensitivity_memory(shapes: Shapes, tokens: int) -> dict[str, int]:
     """Bytes that measuring sensitivities on `tokens` tokens holds beside what a search holds, by what they hold."""
-    seen = sum(columns * shapes.bytes_per_weight + 2 * 4 * rows for columns, rows in shapes.groups)
+    seen = shapes.seen(lambda columns, rows: columns * shapes.bytes_per_weight + 2 * 4 * rows)
     return {
         "inputs of all blocks": tokens * shapes.blocks * shapes.width * shapes.bytes_per_weight,
         "gradients of one block": tokens * seen,
@@ -107,7 +117,7 @@ def polish_memory(shapes: Shapes, tokens: int, batch_tokens: int) -> dict[str, i
     becomes a weight.
     """
     state = shapes.width * shapes.bytes_per_weight
-    passed = sum(columns + rows for columns, rows in shapes.groups)
+    passed = shapes.seen(lambda columns, rows: columns + rows)
     return {
         "hidden states": 4 * tokens * state,
         "numbers of one block": 28 * shapes.compressed // shapes.blocks,
