@@ -212,3 +212,19 @@ def test_memory_counts_the_tokens_that_reach_an_expert() -> None:
     assert whole.seen(lambda columns, rows: rows) - shapes.seen(lambda columns, rows: rows) == inside // 2
     needs, more = sensitivity_memory(shapes, 1000), sensitivity_memory(whole, 1000)
     assert needs["gradients of one block"] < more["gradients of one block"]
+
+
+@pytest.mark.parametrize(("how", "count"), [("each", 12), ("matrix", 6), ("layer", 5)])
+def test_experts_share_levels(how: str, count: int, small: dict[str, Any], tmp_path: Path) -> None:
+    own = {"model": saved("mixtral", tmp_path / "model"), "group_size": 16, "experts": how}
+    run = pipeline.quantize(out=tmp_path / "run", **small | own)
+    space = Workspace(run.directory, Observer()).space
+    assert len(space.units) == 4 * count
+    for block in range(4):
+        path = f"model.layers.{block}.mlp.experts"
+        kinds = {kind: {run.profile[f"{path}.{n}.{kind}"] for n in range(4)} for kind in ("gate_up_proj", "down_proj")}
+        assert how == "each" or {len(found) for found in kinds.values()} == {1}
+        assert how != "layer" or kinds["gate_up_proj"] == kinds["down_proj"]
+    path = "mlp.experts" if how == "layer" else "mlp.experts.down_proj"
+    called = (f"model.layers.0.{path}", path)
+    assert how == "each" or called in [(unit.name, unit.role) for unit in space.units]

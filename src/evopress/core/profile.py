@@ -71,8 +71,10 @@ class Unit:
         raise ProfileError(f"unit {self.name}: unknown level {level!r}, it has {known_names}")
 
 
-def tie(units: Sequence[Unit]) -> Unit:
+def tie(units: Sequence[Unit], name: str = "", role: str = "") -> Unit:
     """One unit for several of a block, with the levels that all of them have; itself where there is only one.
+
+    By default its `name` and `role` list theirs.
 
     >>> q, k = (Unit(f"0.attn.{n}", 0, f"attn.{n}", 8, (Level("3", 24), Level("4", 32))) for n in "qk")
     >>> both = tie([q, k])
@@ -86,9 +88,9 @@ def tie(units: Sequence[Unit]) -> Unit:
     names = [level.name for level in first.levels if level.name in shared]
     costs = [sum(unit.levels[unit.index(name)].cost for unit in units) for name in names]
     return Unit(
-        name="+".join([first.name, *(unit.name.rpartition(".")[2] for unit in others)]),
+        name=name or "+".join([first.name, *(unit.name.rpartition(".")[2] for unit in others)]),
         block=first.block,
-        role="+".join([first.role, *(unit.role.rpartition(".")[2] for unit in others)]),
+        role=role or "+".join([first.role, *(unit.role.rpartition(".")[2] for unit in others)]),
         size=sum(unit.size for unit in units),
         levels=tuple(map(Level, names, costs)),
         members=tuple(part for unit in units for part in unit.parts),

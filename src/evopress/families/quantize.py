@@ -17,7 +17,7 @@ from evopress.errors import ConfigError
 from evopress.families.weights import WeightFamily, dense_level
 from evopress.levels.grid import Grid, named_grids
 from evopress.levels.quantized import storage_bits
-from evopress.models import ModelMap
+from evopress.models import Linear, ModelMap
 from evopress.settings.sections import BudgetSection, QuantizeSection
 from evopress.settings.targets import Target
 
@@ -112,11 +112,15 @@ class Quantize(WeightFamily):
             require_average(Fraction(budget.target), sum(weights), sum(map(min, bits)), sum(map(max, bits)), asked)
 
     def _tied(self, units: Sequence[Unit]) -> list[Unit]:
-        """The units, those that the target fuses as one."""
-        if self._target is None:
-            return list(units)
+        """The units, those that the target fuses as one, and the experts that share a level."""
         own = {unit.name: unit for unit in units}
-        return [tie([own[linear.name] for linear in tied]) for tied in self._target.ties(self._map.linears)]
+        groups = self._target.ties(self._map.linears) if self._target else [(one,) for one in self._map.linears]
+        tied: dict[tuple[str, str], list[Unit]] = {}
+        for first, *others in groups:
+            name = experts_that_share(first, self._section.experts) or first.name
+            role = name.removeprefix(first.name.removesuffix(first.role))
+            tied.setdefault((name, role), []).append(tie([own[linear.name] for linear in (first, *others)]))
+        return [tie(members, *called) for called, members in tied.items()]
 
     def levels(self, entry: UnitEntry) -> tuple[LevelEntry, ...]:
         """Those of the database, and the dense weight where the run has it as a level."""
@@ -130,6 +134,20 @@ class Quantize(WeightFamily):
             codes = sum(level.code_bits for level in levels)
             stored = sum(level.storage_bits for level in levels)
         return {"bits": codes / weights, "bpw": stored / weights}
+
+
+def experts_that_share(linear: Linear, how: str) -> str:
+    """What the experts' matrices that share a level with this one are called together; empty for all that do not.
+
+    >>> from evopress.models.describe import WeightView
+    >>> view = WeightView("b.0.experts.5.down.weight", None, False, (4, 8))
+    >>> own = Linear("b.0.experts.5.down", 0, "experts.5.down", view, "b.0.experts.5.down", "b.0.experts")
+    >>> [experts_that_share(own, how) for how in ("each", "matrix", "layer")]
+    ['', 'b.0.experts.down', 'b.0.experts']
+    """
+    if not linear.experts or how == "each":
+        return ""
+    return linear.experts if how == "layer" else f"{linear.experts}.{linear.name.rpartition('.')[2]}"
 
 
 def _require_group_size(model_map: ModelMap, size: int | None, *, whole: bool) -> None:
