@@ -77,7 +77,7 @@ def shortened_config(config: Any, model_map: ModelMap, blocks: Collection[int]) 
     found = copy.deepcopy(config)
     text = found.get_text_config()
     count, kept = model_map.n_blocks, kept_blocks(model_map, blocks)
-    names = [name for name in _COUNTS if vars(text).get(text.attribute_map.get(name, name)) == count]
+    names = [name for name in _COUNTS if getattr(text, name, None) == count]
     if not names:
         raise UnsupportedModel(f"the configuration of {config.model_type} does not say that there are {count} blocks")
     changed = {name: _of_blocks(name, value, count, kept) for name, value in vars(text).items()}
@@ -98,7 +98,7 @@ def shortened_config(config: Any, model_map: ModelMap, blocks: Collection[int]) 
         raise UnsupportedModel(
             f"a configuration of {config.model_type} cannot have blocks {kept} alone: {last_line(error)}"
         ) from error
-    for name, value in changed.items():
+    for name, value in (changed | {names[0]: len(kept)}).items():
         if _plain(made := getattr(again, name, value)) != _plain(value):
             raise UnsupportedModel(
                 f"a configuration of {config.model_type} cannot have blocks {kept} alone: it makes {made} of {value}, "
