@@ -35,6 +35,7 @@ WAYS = {
     "deepseek_v3": "a dense block before those with experts, experts that are shared",
     "qwen2_moe": "a gate for the shared expert",
     "granitemoehybrid": "beside a recurrence",
+    "llama4_text": "rows dealt out to all experts",
 }
 
 
@@ -77,7 +78,9 @@ def test_experts_that_compute_otherwise_are_refused(monkeypatch: pytest.MonkeyPa
     model = make("mixtral")
     layer = type(model.model.layers[0].mlp.experts)
     own = layer.forward
-    monkeypatch.setattr(layer, "forward", lambda self, hidden, *args: own(self, hidden, *args) + hidden)
+    monkeypatch.setattr(
+        layer, "forward", lambda self, hidden, index, weights: own(self, hidden, index, weights) + hidden
+    )
     with pytest.raises(UnsupportedModel, match=r"^model\.layers\.0\.mlp\.experts computes its experts in a way that"):
         split_experts(model)
 

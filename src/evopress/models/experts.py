@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -20,44 +21,81 @@ from evopress.errors import UnsupportedModel, first_line
 from evopress.models.probe import close
 
 PROBE_TOKENS = 8  # on which a layer that was split must answer as before
+DOWN = "down_proj"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a layer holds its experts: the parameter `up` with the rows of a gate in it, if they are `gated`.
+
+    Matrices are `transposed` where they are stored as (in, out). Rows come `dealt` out, as many for each expert, where
+    the layer is called without their numbers.
+    """
+
+    up: str
+    gated: bool
+    transposed: bool
+    dealt: bool
+
+
+def form_of(layer: Any) -> Form | None:
+    """The form of a layer of experts, None for any other module; whether it is right is seen by trying."""
+    up = next((name for name in ("gate_up_proj", "up_proj") if _is_stack(layer, name)), None)
+    if up is None or not _is_stack(layer, DOWN) or len(getattr(layer, up)) != len(getattr(layer, DOWN)):
+        return None
+    arguments = len(signature(type(layer).forward).parameters) - 1
+    if arguments not in (1, 3) or not (hasattr(layer, "act_fn") or hasattr(layer, "_apply_gate")):
+        return None
+    transposed = getattr(layer, "is_transposed", getattr(layer, up).shape[2] != getattr(layer, DOWN).shape[1])
+    return Form(up, up == "gate_up_proj", bool(transposed), arguments == 1)
+
+
+def _is_stack(layer: nn.Module, name: str) -> bool:
+    parameter = layer._parameters.get(name)
+    return parameter is not None and parameter.ndim == 3
 
 
 class Expert(nn.Module):
-    """One expert: `up` and `down` are the names of its linears in the layer that it came from."""
+    """One expert of a layer of this form."""
 
-    def __init__(self, layer: Any, number: int, up: str, down: str) -> None:
+    def __init__(self, layer: Any, form: Form, number: int) -> None:
         super().__init__()
-        for name in (up, down):
-            self.add_module(name, _linear(layer, name, number))
-        self.up, self.down = up, down
+        for name in (form.up, DOWN):
+            self.add_module(name, _linear(layer, name, number, form.transposed))
+        self.up, self.gated = form.up, form.gated
 
     def forward(self, layer: Any, rows: Tensor) -> Tensor:
         """(tokens, width) -> (tokens, width), before the router's weights."""
         inner = self.get_submodule(self.up)(rows)
-        inner = layer._apply_gate(inner) if layer.has_gate else layer.act_fn(inner)
-        return self.get_submodule(self.down)(inner)  # type: ignore[no-any-return]
+        if not self.gated:
+            inner = layer.act_fn(inner)
+        elif hasattr(layer, "_apply_gate"):
+            inner = layer._apply_gate(inner)
+        else:
+            gate, other = inner.chunk(2, dim=-1)
+            inner = other * layer.act_fn(gate)
+        return self.get_submodule(DOWN)(inner)  # type: ignore[no-any-return]
 
 
 class Experts(nn.ModuleDict):
     """The experts of a layer by their numbers, in place of `layer`, which keeps what is no matrix.
 
     It is called as `layer` was: hidden states (tokens, width), and for each token the numbers of its experts and their
-    weights, (tokens, k) each.
+    weights, (tokens, k) each; without these rows come dealt out.
     """
 
     choices: int
 
-    def __init__(self, layer: Any) -> None:
-        self.up, self.down = "gate_up_proj" if layer.has_gate else "up_proj", "down_proj"
-        count = getattr(layer, self.up).shape[0]
-        super().__init__({str(number): Expert(layer, number, self.up, self.down) for number in range(count)})
+    def __init__(self, layer: Any, form: Form) -> None:
+        count = len(getattr(layer, DOWN))
+        super().__init__({str(number): Expert(layer, form, number) for number in range(count)})
         self.stacks = {
             f"{own}{suffix}": f"{own}.{kind}"
-            for own in (self.up, self.down)
+            for own in (form.up, DOWN)
             for suffix, kind in (("", "weight"), ("_bias", "bias"))
             if f"{own}{suffix}" in layer._parameters
         }
-        self.transposed, self.choices = bool(layer.is_transposed), count
+        self.transposed, self.choices = form.transposed, count
         for name in self.stacks:
             del layer._parameters[name]
         for name, module in layer.named_children():
@@ -65,8 +103,13 @@ class Experts(nn.ModuleDict):
                 self.add_module(name, module)
         self.__dict__["layer"] = layer  # no child: its parameters are the experts'
 
-    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """The weighted sum of each token's experts, (tokens, width)."""
+    def forward(
+        self, hidden_states: Tensor, top_k_index: Tensor | None = None, top_k_weights: Tensor | None = None
+    ) -> Tensor:
+        """The weighted sum of each token's experts, (tokens, width); of rows that come dealt out, each one's answer."""
+        if top_k_index is None or top_k_weights is None:
+            parts = hidden_states.chunk(len(self.numbers))
+            return torch.cat([self[name](self.layer, part) for name, part in zip(self.numbers, parts, strict=True)])
         self.choices = choices = top_k_index.shape[-1]
         order = top_k_index.reshape(-1).argsort(stable=True)
         sizes = top_k_index.reshape(-1).bincount(minlength=len(self.numbers)).tolist()
@@ -141,15 +184,15 @@ def split_experts(model: nn.Module) -> nn.Module:
 
     UnsupportedModel where a layer would then answer differently, which is tried on random states.
     """
-    found = [(name, module) for name, module in model.named_modules() if _splits(module)]
+    found = [(name, module, form) for name, module in model.named_modules() if (form := form_of(module))]
     checked: set[type] = set()
-    for name, layer in found:
+    for name, layer, form in found:
         holder, _, own = name.rpartition(".")
-        probe, expected = _answer(layer) if type(layer) not in checked else (None, None)
-        experts = Experts(layer)
-        if probe is not None and expected is not None:
+        probe, expected = _answer(layer, form) if type(layer) not in checked else ((), None)
+        experts = Experts(layer, form)
+        if expected is not None:
             with torch.no_grad():
-                same = close(experts(*probe), expected, probe[0].dtype)
+                same = close(experts(*probe), expected, expected.dtype)
             if not same:
                 raise UnsupportedModel(f"{name} computes its experts in a way that is not known; they cannot be split")
         checked.add(type(layer))
@@ -157,42 +200,37 @@ def split_experts(model: nn.Module) -> nn.Module:
     return model
 
 
-def _splits(module: nn.Module) -> bool:
-    """Whether a module is a layer of experts as `transformers.integrations.moe` knows them."""
-    own: Any = module
-    if not all(hasattr(module, name) for name in ("is_transposed", "is_concatenated", "has_gate", "has_bias")):
-        return False
-    stack = module._parameters.get("gate_up_proj" if own.has_gate else "up_proj")
-    return stack is not None and stack.ndim == 3
-
-
-def _linear(layer: Any, name: str, number: int) -> nn.Linear:
+def _linear(layer: Any, name: str, number: int, transposed: bool) -> nn.Linear:
     """A linear that shares one expert's part of the parameter `name`."""
     matrix = getattr(layer, name).data[number]
     bias = layer._parameters.get(f"{name}_bias")
-    rows, columns = matrix.T.shape if layer.is_transposed else matrix.shape
+    rows, columns = matrix.T.shape if transposed else matrix.shape
     linear = nn.Linear(columns, rows, bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(matrix.T if layer.is_transposed else matrix)
+    linear.weight = nn.Parameter(matrix.T if transposed else matrix)
     if bias is not None:
         linear.bias = nn.Parameter(bias.data[number])
     return linear
 
 
 @torch.no_grad()
-def _answer(layer: Any) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+def _answer(layer: Any, form: Form) -> tuple[tuple[Tensor, ...], Tensor]:
     """Arguments for a layer of experts, and what it answers; every expert is chosen."""
-    stack = layer._parameters["gate_up_proj" if layer.has_gate else "up_proj"]
-    count, width = stack.shape[0], stack.shape[1 if layer.is_transposed else 2]
-    tokens = max(PROBE_TOKENS, count)
-    generator = torch.Generator().manual_seed(0)
+    stack = getattr(layer, form.up)
+    count, width = len(stack), stack.shape[1 if form.transposed else 2]
+    tokens = -(-PROBE_TOKENS // count) * count
+    generator, places = torch.Generator().manual_seed(0), torch.arange(tokens)
     hidden = torch.randn(tokens, width, generator=generator).to(stack)
-    chosen = torch.stack([torch.arange(tokens) % count, (torch.arange(tokens) + 1) % count], 1).to(stack.device)
-    weights = torch.rand(tokens, 2, generator=generator).to(stack)
-    known, layer.config._experts_implementation = layer.config._experts_implementation, "eager"
+    chosen = torch.stack([places % count, (places + 1) % count], 1).to(stack.device)
+    given = (hidden,) if form.dealt else (hidden, chosen, torch.rand(tokens, 2, generator=generator).to(stack))
+    config: Any = getattr(layer, "config", None)
+    known = getattr(config, "_experts_implementation", None)
     try:
-        return (hidden, chosen, weights), layer(hidden, chosen, weights)
+        if known is not None:
+            config._experts_implementation = "eager"
+        return given, layer(*given)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         kind = type(layer).__name__
         raise UnsupportedModel(f"{kind} does not run as other experts do: {first_line(error)}") from error
     finally:
-        layer.config._experts_implementation = known
+        if known is not None:
+            config._experts_implementation = known
