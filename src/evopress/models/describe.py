@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from evopress.errors import UnsupportedModel
+from evopress.models.around import find_asleep, find_head, find_tail, find_tower
 from evopress.models.experts import Experts
 from evopress.models.other_experts import refuse_chosen, refuse_stacks
 from evopress.models.probe import probe_ids
@@ -139,7 +140,7 @@ def describe(model: Any, probe: Tensor | None = None) -> ModelMap:
     >>> [linear.role for linear in mapped.linears if linear.input_group == "model.layers.1.mlp.gate_proj"]
     ['mlp.gate_proj', 'mlp.up_proj']
     """
-    head = _find_head(model)
+    head = find_head(model)
     trace = trace_forward(model, probe_ids(model) if probe is None else probe)
     blocks = _find_blocks(model, trace)
     modules = list(model.get_submodule(blocks))
@@ -151,7 +152,7 @@ def describe(model: Any, probe: Tensor | None = None) -> ModelMap:
     entered = set(trace.entered())
     idle = tuple(index for index in range(len(modules)) if f"{blocks}.{index}" not in entered)
     last = f"{blocks}.{max(set(range(len(modules))) - set(idle))}"
-    tail = _find_tail(trace, last, head)
+    tail = find_tail(trace, last, head)
     return ModelMap(
         blocks,
         len(modules),
@@ -164,17 +165,6 @@ def describe(model: Any, probe: Tensor | None = None) -> ModelMap:
         find_tower(model, blocks),
         idle,
     )
-
-
-def _find_head(model: Any) -> str:
-    kind = type(model).__name__
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise UnsupportedModel(f"{kind} is an encoder-decoder; evopress needs a decoder-only causal language model")
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    for name, module in model.named_modules():
-        if head is not None and module is head:
-            return str(name)
-    raise UnsupportedModel(f"no language-model head found in {kind}; load it as a causal language model")
 
 
 def _find_blocks(model: Any, trace: Trace) -> str:
@@ -270,16 +260,3 @@ def _routes(role: str, rows: int, layers: Mapping[str, Experts]) -> bool:
 
 NOT_CALLED, NO_LINEAR, ROUTER = "not called on text", "no linear layer", "chooses experts"
 """Why a parameter is no unit."""
-
-
-def _find_tail(trace: Trace, last_block: str, head: str) -> tuple[str, ...]:
-    """Outermost modules entered between the end of the last block and the head."""
-    after = trace.events[trace.events.index((last_block, False)) + 1 :]
-    tail: list[str] = []
-    for name, entered in after:
-        if name == head:
-            return tuple(tail)
-        if not entered or head.startswith(f"{name}.") or any(name.startswith(f"{outer}.") for outer in tail):
-            continue
-        tail.append(name)
-    raise UnsupportedModel(f"the head {head} is not called after the last block {last_block}")
