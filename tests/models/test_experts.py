@@ -74,15 +74,16 @@ def test_a_split_model_answers_as_before_from_the_same_memory(model_type: str) -
     assert not [linear for linear in mapped.linears if linear.role.endswith(("router", "mlp.gate"))]
 
 
-def test_experts_that_compute_otherwise_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experts_that_compute_otherwise_are_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make("mixtral")
     layer = type(model.model.layers[0].mlp.experts)
     own = layer.forward
     monkeypatch.setattr(
         layer, "forward", lambda self, hidden, index, weights: own(self, hidden, index, weights) + hidden
     )
-    with pytest.raises(UnsupportedModel, match=r"^model\.layers\.0\.mlp\.experts computes its experts in a way that"):
-        split_experts(model)
+    with pytest.raises(UnsupportedModel, match=r"experts\.gate_up_proj holds 4 experts; experts that are built so are"):
+        describe(split_experts(model))
+    assert "model.layers.0.mlp.experts.gate_up_proj" in model.state_dict()
 
 
 def test_each_expert_sees_the_tokens_that_its_router_sends(text_ids: Tensor) -> None:

@@ -21,7 +21,6 @@ from evopress.models.around import find_asleep, find_head, find_tail, find_tower
 from evopress.models.experts import Experts
 from evopress.models.other_experts import refuse_chosen, refuse_stacks
 from evopress.models.probe import probe_ids
-from evopress.models.towers import find_asleep, find_tower
 from evopress.models.trace import Trace, trace_forward
 
 

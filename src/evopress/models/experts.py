@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evopress.errors import UnsupportedModel, first_line
 from evopress.models.probe import close
 
 PROBE_TOKENS = 8  # on which a layer that was split must answer as before
@@ -96,12 +95,16 @@ class Experts(nn.ModuleDict):
             if f"{own}{suffix}" in layer._parameters
         }
         self.transposed, self.choices = form.transposed, count
+        self.__dict__["layer"] = layer  # no child: its parameters are the experts'
+
+    def take_over(self) -> None:
+        """Be the only one that has the numbers: the layer loses its stacks, and what else it has is a part of this."""
+        layer: Any = self.layer
         for name in self.stacks:
             del layer._parameters[name]
         for name, module in layer.named_children():
             if next(module.parameters(), None) is not None:
                 self.add_module(name, module)
-        self.__dict__["layer"] = layer  # no child: its parameters are the experts'
 
     def forward(
         self, hidden_states: Tensor, top_k_index: Tensor | None = None, top_k_weights: Tensor | None = None
@@ -180,24 +183,44 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def split_experts(model: nn.Module) -> nn.Module:
-    """Put `Experts` in place of every layer of experts that transformers' own implementations can run; returns `model`.
+    """Put `Experts` in place of every layer of experts that answers as before with them; returns `model`.
 
-    UnsupportedModel where a layer would then answer differently, which is tried on random states.
+    That is tried on random states for the first layer of each class. Layers that are built otherwise stay as they are.
     """
     found = [(name, module, form) for name, module in model.named_modules() if (form := form_of(module))]
-    checked: set[type] = set()
+    known: dict[type, bool] = {}
     for name, layer, form in found:
         holder, _, own = name.rpartition(".")
-        probe, expected = _answer(layer, form) if type(layer) not in checked else ((), None)
         experts = Experts(layer, form)
-        if expected is not None:
-            with torch.no_grad():
-                same = close(experts(*probe), expected, expected.dtype)
-            if not same:
-                raise UnsupportedModel(f"{name} computes its experts in a way that is not known; they cannot be split")
-        checked.add(type(layer))
-        setattr(model.get_submodule(holder), own, experts)
+        if type(layer) not in known:
+            known[type(layer)] = _same(layer, experts, form)
+        if known[type(layer)]:
+            experts.take_over()
+            setattr(model.get_submodule(holder), own, experts)
     return model
+
+
+@torch.no_grad()
+def _same(layer: Any, experts: Experts, form: Form) -> bool:
+    """Whether a layer of experts answers as its parts do; every expert is chosen."""
+    stack = getattr(layer, form.up)
+    count, width = len(stack), stack.shape[1 if form.transposed else 2]
+    tokens = -(-PROBE_TOKENS // count) * count
+    generator, places = torch.Generator().manual_seed(0), torch.arange(tokens)
+    hidden = torch.randn(tokens, width, generator=generator).to(stack)
+    chosen = torch.stack([places % count, (places + 1) % count], 1).to(stack.device)
+    given = (hidden,) if form.dealt else (hidden, chosen, torch.rand(tokens, 2, generator=generator).to(stack))
+    config: Any = getattr(layer, "config", None)
+    way = getattr(config, "_experts_implementation", None)
+    try:
+        if way is not None:
+            config._experts_implementation = "eager"
+        return close(experts(*given), layer(*given), stack.dtype)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return False
+    finally:
+        if way is not None:
+            config._experts_implementation = way
 
 
 def _linear(layer: Any, name: str, number: int, transposed: bool) -> nn.Linear:
@@ -210,27 +233,3 @@ def _linear(layer: Any, name: str, number: int, transposed: bool) -> nn.Linear:
     if bias is not None:
         linear.bias = nn.Parameter(bias.data[number])
     return linear
-
-
-@torch.no_grad()
-def _answer(layer: Any, form: Form) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Arguments for a layer of experts, and what it answers; every expert is chosen."""
-    stack = getattr(layer, form.up)
-    count, width = len(stack), stack.shape[1 if form.transposed else 2]
-    tokens = -(-PROBE_TOKENS // count) * count
-    generator, places = torch.Generator().manual_seed(0), torch.arange(tokens)
-    hidden = torch.randn(tokens, width, generator=generator).to(stack)
-    chosen = torch.stack([places % count, (places + 1) % count], 1).to(stack.device)
-    given = (hidden,) if form.dealt else (hidden, chosen, torch.rand(tokens, 2, generator=generator).to(stack))
-    config: Any = getattr(layer, "config", None)
-    known = getattr(config, "_experts_implementation", None)
-    try:
-        if known is not None:
-            config._experts_implementation = "eager"
-        return given, layer(*given)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        kind = type(layer).__name__
-        raise UnsupportedModel(f"{kind} does not run as other experts do: {first_line(error)}") from error
-    finally:
-        if known is not None:
-            config._experts_implementation = known
