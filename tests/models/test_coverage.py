@@ -41,6 +41,7 @@ CAUSAL = {
     "gpt_neo": (1.0, "attn mlp attn mlp"),
     "gptj": (1.0, "attn mlp attn mlp"),
     "helium": (1.0, "attn mlp attn mlp"),
+    "jamba": (0.96, "attn mlp attn mlp"),
     "lfm2": (0.99, "attn mlp attn mlp"),
     "mamba2": (0.97, "attn attn"),
     "minimax_m2": (0.99, "attn mlp attn mlp"),

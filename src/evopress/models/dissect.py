@@ -271,7 +271,14 @@ def _writers(last: Linear, own: Sequence[Linear]) -> list[str]:
 
 @torch.no_grad()
 def _check_cache(model: Any, sublayers: Sequence[SubLayer], ids: Tensor) -> None:
-    """The whole model without any sub-layer runs with a cache and counts the tokens in every layer of it."""
+    """The whole model without any sub-layer runs with a cache and counts the tokens in every layer of it.
+
+    Some models cannot run with a cache at all, such as hybrids whose configuration has no attention.
+    """
+    try:
+        answer(model, ids, use_cache=True)
+    except WRONG_SHAPE:
+        return
     with dropped(model, sublayers):
         try:
             found = answer(model, ids, use_cache=True)
