@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from evopress import pipeline
@@ -24,7 +25,8 @@ from evopress.settings.config import from_toml, to_toml
 from evopress.settings.resolve import resolve
 from evopress.steps.search import save
 from evopress.steps.workspace import Workspace
-from evopress.testing import merging_tokenizer, pico_model
+from evopress.testing import merging_tokenizer, pico_model, pico_tokenizer, randomize
+from evopress.testing.tiny import tiny_config
 from evopress.text.tokens import Tokens
 
 Fresh = Callable[[], RunDirectory]
@@ -345,3 +347,14 @@ def test_of_a_short_text_a_quarter_is_watched(fresh: Fresh) -> None:
     pipeline.polish(workspace, "blocks")
     total = workspace.text_to_learn(10**6).total
     assert any(f"has {total} tokens of the 448" in note and f"; {total // 4} of them are" in note for note in notes)
+
+
+def test_a_model_that_keeps_its_state_in_fp32(small_other: dict[str, Any], tmp_path: Path) -> None:
+    auto: Any = transformers.AutoModelForCausalLM
+    randomize(auto.from_config(tiny_config("mamba"), dtype=torch.bfloat16)).save_pretrained(tmp_path / "model")
+    pico_tokenizer().save_pretrained(tmp_path / "model")
+    options = POLISH | {"dtype": "bfloat16", "polish": "both", "polish_epochs": 1, "polish_model_epochs": 1}
+    own = {"model": str(tmp_path / "model"), "bits": 3, "group_size": 16, "levels": (2, 3, 4)}
+    run = pipeline.quantize(out=tmp_path / "run", **small_other | options | own)
+    rows = run.evaluation["profiles"]
+    assert rows.get("polished", rows["searched"])["kl"] <= rows["searched"]["kl"]

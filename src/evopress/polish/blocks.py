@@ -93,7 +93,7 @@ def polish_block(
         for part in parts:
             optimizer.zero_grad()
             hidden = pick(inputs, part)
-            output = text.runner.block(block, hidden, text.contexts(part), forms.weights(hidden.dtype))
+            output = text.runner.block(block, hidden, text.contexts(part), forms.weights(text.runner.model.dtype))
             torch.autograd.backward(relative_error(output, pick(targets, part)).mean(), inputs=numbers_of(optimizer))
             optimizer.step()
             schedule.step()
@@ -113,7 +113,7 @@ def block_error(text: Text, block: int, forms: Forms, inputs: Sequence[Tensor], 
     """The mean of `relative_error` over the whole text."""
     total = 0.0
     with torch.no_grad():
-        weights = forms.weights(inputs[0].dtype)
+        weights = forms.weights(text.runner.model.dtype)  # the state may be kept in fp32
         for part in text.parts():
             output = text.runner.block(block, pick(inputs, part), text.contexts(part), weights)
             total += float(relative_error(output, pick(targets, part)).sum(dtype=torch.float64))

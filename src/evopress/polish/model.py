@@ -96,7 +96,7 @@ class Student:
             hidden, contexts = self.runner.begin(text.tokens_of(part))
 
         def run(block: int, hidden: Tensor) -> Tensor:
-            return self.runner.block(block, hidden, contexts, self.forms(block).weights(hidden.dtype))
+            return self.runner.block(block, hidden, contexts, self.forms(block).weights(self.runner.model.dtype))
 
         for block in range(self.runner.map.n_blocks):
             again = torch.is_grad_enabled()
