@@ -16,8 +16,9 @@ from torch import Tensor
 from evopress import pipeline
 from evopress.database.store import Database
 from evopress.errors import EvopressError, UnsupportedModel
-from evopress.levels.hessian import Hessian, lean_on_each_other
+from evopress.levels.hessian import Hessian, Inputs, lean_on_each_other
 from evopress.models import Runner, describe, find_sublayers, load_model
+from evopress.models.batches import batches
 from evopress.models.capture import Rows, collect_inputs
 from evopress.models.experts import Experts, split_experts, whole_state
 from evopress.models.memory import measure_shapes, sensitivity_memory
@@ -232,3 +233,29 @@ def test_experts_share_levels(how: str, count: int, small: dict[str, Any], tmp_p
     path = "mlp.experts" if how == "layer" else "mlp.experts.down_proj"
     called = (f"model.layers.0.{path}", path)
     assert how == "each" or called in [(unit.name, unit.role) for unit in space.units]
+
+
+def test_the_build_makes_an_expert_of_few_tokens_for_those_of_its_layer(small: dict[str, Any], tmp_path: Path) -> None:
+    own = {"model": saved("mixtral", tmp_path / "model"), "group_size": 16, "calibration_tokens": 32}
+    workspace = Workspace(start_run(tmp_path / "run", resolve(**small | own | {"dtype": "float32"})), Observer())
+    pipeline.build(workspace)
+    runner, path = workspace.runner, "model.layers.0.mlp.experts"
+    names, hessians = [f"{path}.{number}.down_proj" for number in range(4)], []
+    for ids in batches(workspace.splits.calibration.sequences, workspace.batch_tokens):
+        hidden, contexts = runner.begin(ids)  # the first block sees the same in both models
+        with collect_inputs(runner.model, runner.map, 0, rows := Rows(names)):
+            runner.block(0, hidden, contexts)
+    for name in names:
+        hessians.append(Hessian(runner.map.of_block(0)[-1].view.shape[1]))
+        hessians[-1].add(rows.of(name))
+    assert min(own.tokens for own in hessians) < 32
+    lean_on_each_other(hessians)
+    method = workspace.family.method
+    assert method is not None
+    for linear in runner.map.of_block(0):
+        if linear.name in names:
+            inputs = Inputs(hessians[names.index(linear.name)].matrix)
+            [levels] = method.compress([linear.name], [runner.weight(linear)], inputs)
+            for name, level in levels.items():
+                stored = workspace.database.load(linear.name, name)
+                assert torch.equal(stored.dequantize(), level.tensor.dequantize()), (linear.name, name)
