@@ -43,7 +43,7 @@ def test_each_format_gives_its_documents(tmp_path: Path):
         ("a.txt", "one".encode("utf-16"), r"a.txt is not UTF-8 text \(byte 0\)"),
         ("a.txt", "one".encode("utf-16-le"), "a.txt holds NUL characters, as UTF-16 without a mark does"),
         ("a.txt.gz", "no gzip", "a.txt.gz cannot be read"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "one"}' * 99)[:30], "a.jsonl.gz is damaged"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "one"}' * 99, mtime=0)[:30], "a.jsonl.gz is damaged"),
         ("a.csv.gz", "x", "unknown suffix '.gz'"),
         ("a.json", '{"text": "x"}', "a.json holds dict in place of an array; give an array of objects"),
         ("a.json", '[{"text": "x"}', "a.json line 1 is no JSON"),
@@ -75,7 +75,7 @@ def test_null_texts_are_skipped_in_every_format(tmp_path: Path):
 def test_a_directory_is_all_its_files_by_name(tmp_path: Path):
     (tmp_path / "deep").mkdir()
     (tmp_path / ".cache").mkdir()
-    write(tmp_path / "deep/a.txt.gz", gzip.compress(b"third"))
+    write(tmp_path / "deep/a.txt.gz", gzip.compress(b"third", mtime=0))
     write(tmp_path / "b.json", '["second"]')
     write(tmp_path / "a.TXT", "first")
     write(tmp_path / "notes.md", "nothing to learn from")
