@@ -82,7 +82,7 @@ SCRIPTS = {
     "bench_score.py": Small("--vocabulary 512"),
     "big_model.py": Small(
         "--device cpu --width 128 --blocks 2 --build-blocks 2 --vocabulary 512 --sequence-length 64 "
-        "--calibration-tokens 512 --tokens-per-stage 64 256 512"
+        "--calibration-tokens 512 --polish-tokens 512 --tokens-per-stage 64 256 512"
     ),
     "coverage.py": Small("--only gpt2 --kind causal"),
     "efficiency.py": Small(

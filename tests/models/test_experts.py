@@ -221,20 +221,16 @@ def test_memory_counts_the_tokens_that_reach_an_expert() -> None:
     assert needs["gradients of one block"] < more["gradients of one block"]
 
 
-@pytest.mark.parametrize(("how", "count"), [("each", 12), ("matrix", 6), ("layer", 5)])
-def test_experts_share_levels(how: str, count: int, small: dict[str, Any], tmp_path: Path) -> None:
-    own = {"model": saved("mixtral", tmp_path / "model"), "group_size": 16, "experts": how}
-    run = pipeline.quantize(out=tmp_path / "run", **small | own)
-    space = Workspace(run.directory, Observer()).space
-    assert len(space.units) == 4 * count
-    for block in range(4):
-        path = f"model.layers.{block}.mlp.experts"
-        kinds = {kind: {run.profile[f"{path}.{n}.{kind}"] for n in range(4)} for kind in ("gate_up_proj", "down_proj")}
-        assert how == "each" or {len(found) for found in kinds.values()} == {1}
-        assert how != "layer" or kinds["gate_up_proj"] == kinds["down_proj"]
-    path = "mlp.experts" if how == "layer" else "mlp.experts.down_proj"
-    called = (f"model.layers.0.{path}", path)
-    assert how == "each" or called in [(unit.name, unit.role) for unit in space.units]
+def test_experts_share_levels(small: dict[str, Any], tmp_path: Path) -> None:
+    own = {"model": saved("mixtral", tmp_path / "model"), "group_size": 16, "database": str(tmp_path / "database")}
+    for how, count in (("each", 12), ("matrix", 6), ("layer", 5)):
+        config = resolve(**small | own | {"experts": how})
+        workspace = Workspace(start_run(tmp_path / how, config), Observer())
+        pipeline.build(workspace)
+        tied = {unit.name: (unit.role, len(unit.parts)) for unit in workspace.space.units}
+        assert len(tied) == 4 * count
+        path = {"each": "mlp.experts.0.down_proj", "matrix": "mlp.experts.down_proj", "layer": "mlp.experts"}[how]
+        assert tied[f"model.layers.0.{path}"] == (path, {"each": 1, "matrix": 4, "layer": 8}[how])
 
 
 def test_the_build_makes_an_expert_of_few_tokens_for_those_of_its_layer(small: dict[str, Any], tmp_path: Path) -> None:
