@@ -19,6 +19,7 @@ from typing import Any
 from evopress.core.profile import Profile
 from evopress.formats.formats import find_format
 from evopress.formats.staging import is_whole
+from evopress.polish.again import first_profile, second_round
 from evopress.polish.step import polish_levels
 from evopress.report import write_report
 from evopress.run.directory import RunDirectory, locked, require_run_or_empty, start_run
@@ -156,20 +157,22 @@ def run_all(
     return Run(directory)
 
 
-def polish(workspace: Workspace, what: str | None = None) -> None:
+def polish(workspace: Workspace, what: str | None = None, rounds: int | None = None) -> None:
     """Learn the levels of the searched profile: `what` as --polish takes it, by default what the run's settings say.
 
-    RunError without a searched profile; the errors of `polish_levels`.
+    With two `rounds` the search then goes on from what was learned. RunError without a searched profile; the errors of
+    `polish_levels`.
     """
-    own, run = workspace.config.polish.polish, workspace.run
-    profile = read_profile(run.profile)
-    section = resolve_polish(workspace.config, what or ("auto" if own == "none" else own)).polish
+    own, run, profile = workspace.config.polish.polish, workspace.run, first_profile(workspace.run)
+    section = resolve_polish(workspace.config, what or ("auto" if own == "none" else own), rounds).polish
     with timed(run.timing, "polish"):
         record = polish_levels(workspace, section, profile, run.polished)
         uniform = workspace.family.references.get("uniform")
         if section.polish_uniform and uniform is not None and uniform != profile:
             workspace.observer.note("polish: the uniform profile, too")
             polish_levels(workspace, section, uniform, run.polished_uniform)
+        if section.rounds > 1:
+            record = second_round(workspace, section, record)
     if record.result and workspace.run.evaluation.exists():
         workspace.observer.note("what was evaluated or exported before has the unpolished levels; do these steps again")
 

@@ -129,13 +129,16 @@ def polish(
     polish: Annotated[
         str | None, typer.Option("--polish", help="blocks, model, both or auto; default: that of the run, else auto")
     ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="2: search on from what was learned, and polish that; default: that of the run")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Learn the codes and scales of the profile that was found, in the same bytes, or go on learning."""
     from evopress import pipeline
 
-    _on_run(directory, as_json, lambda workspace: pipeline.polish(workspace, polish))
+    _on_run(directory, as_json, lambda workspace: pipeline.polish(workspace, polish, rounds))
 
 
 @app.command()

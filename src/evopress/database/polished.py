@@ -45,3 +45,14 @@ def polished_levels(base: Callable[[], Database] | None, directory: Path, profil
     over.require_complete()
     over.verify()
     return over if base is None else Polished(base(), over)
+
+
+def polished_again(base: Callable[[], Database], first: Path, second: Path, profile: Profile) -> Database | None:
+    """The levels of the second round's profile: those polished in `second` over those in `first`; None for others."""
+    record, known = read_record(second), read_record(first)
+    if record is None or known is None or not record.done or record.profile != dict(profile.items()):
+        return None
+    before = polished_levels(base, first, Profile.of(known.profile))
+    if before is None or record.result is None:
+        return before
+    return polished_levels(lambda: before, second, profile)

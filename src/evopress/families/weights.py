@@ -160,10 +160,9 @@ class WeightFamily(ABC):
         }
 
     def learns(self, profile: Profile) -> dict[str, str]:
-        """All that are not left dense, embedding and head left out: these do not learn."""
+        """All that are not left dense."""
         levels = dict(profile.items())
-        own = (linear for linear in self._map.linears if 0 <= linear.block < self._map.n_blocks)
-        return {linear.name: levels[linear.name] for linear in own if levels[linear.name] != DENSE}
+        return {own.name: levels[own.name] for own in self._map.linears if levels[own.name] != DENSE}
 
     def to_text(self, profile: Profile) -> str:
         """`name: level` lines."""

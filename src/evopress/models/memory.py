@@ -123,7 +123,7 @@ def polish_memory(shapes: Shapes, tokens: int, batch_tokens: int) -> dict[str, i
         "numbers of one block": 28 * shapes.compressed // shapes.blocks,
         "gradients of a batch": 4 * batch_tokens * passed * shapes.bytes_per_weight,
         "packed levels": shapes.compressed * shapes.bytes_per_weight,
-    }
+    } | ({"embedding and head": 28 * shapes.ends} if shapes.ends else {})
 
 
 def available_memory(device: str) -> int:

@@ -80,10 +80,13 @@ class Runner:
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
-    @torch.no_grad()
-    def begin(self, ids: Tensor) -> tuple[Tensor, Contexts]:
-        """Token ids (batch, length) -> the first block's input (batch, length, width) and each block's context."""
-        return self._outside.before(ids)
+    def begin(self, ids: Tensor, *, gradients: bool = False) -> tuple[Tensor, Contexts]:
+        """Token ids (batch, length) -> the first block's input (batch, length, width) and each block's context.
+
+        With `gradients` they are recorded for an embedding that requires grad.
+        """
+        with torch.set_grad_enabled(gradients):
+            return self._outside.before(ids)
 
     def block(
         self, index: int, hidden: Tensor, contexts: Contexts, weights: Mapping[str, Tensor] | None = None

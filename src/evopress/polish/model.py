@@ -9,18 +9,20 @@ one batch, and a few chunks x vocabulary of logits. An epoch costs four to five 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from evopress.fitness.divergence import KL
 from evopress.levels.packed import Packed
-from evopress.models.assemble import EMBEDDING, HEAD, Assembly, Choice
-from evopress.models.runner import Runner
+from evopress.models.assemble import EMBEDDING, HEAD
+from evopress.models.describe import Linear
+from evopress.models.runner import Contexts, Runner
+from evopress.models.weights import replaced
 from evopress.polish.blocks import Forms, linear_decay, make_optimizer
 from evopress.polish.learnable import learnable
 from evopress.polish.text import Part, Text, epochs, pick
@@ -39,30 +41,34 @@ class ModelRates:
 class Student:
     """A compressed model: `levels` by their parameters' names, and `floats`, what is learned of each of them.
 
-    Embedding and head have the levels of `ends` (place -> choice), which are not learned.
+    `ends` says which linear acts as the embedding (EMBEDDING) and as the head (HEAD), where these have levels, too: one
+    weight may be both. Their dense weights are made once for each step, and `gradients` collects those of both uses.
     """
 
     runner: Runner
     levels: Mapping[str, Packed]
     transposed: frozenset[str]
-    assembly: Assembly
-    ends: Mapping[int, Choice]
+    ends: Mapping[int, Linear]
     head_rows: int
 
     def __post_init__(self) -> None:
         prefix = f"{self.runner.map.blocks}."
         self.floats: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
+        self.outer = {linear.view.parameter: linear for linear in self.ends.values()}
+        self._dense: dict[str, Tensor] = {}
         self._names: list[list[str]] = [[] for _ in range(self.runner.map.n_blocks)]
         for name, packed in self.levels.items():
             form = learnable(packed)
             if form is not None:
                 self.floats[name] = form.floats
-                self._names[int(name.removeprefix(prefix).partition(".")[0])].append(name)
+                if name not in self.outer:
+                    self._names[int(name.removeprefix(prefix).partition(".")[0])].append(name)
 
-    def forms(self, block: int) -> Forms:
-        """The weights of a block, with the floats of now."""
+    def forms(self, names: Iterable[str]) -> Forms:
+        """Weights by their parameters' names, with the floats of now."""
         made = {}
-        for name in self._names[block]:
+        for name in names:
             form = learnable(self.levels[name])
             assert form is not None  # `floats` has only those
             form.floats = self.floats[name]
@@ -71,32 +77,61 @@ class Student:
 
     def packed(self) -> dict[str, Packed]:
         """All levels, as they are now."""
-        blocks = range(self.runner.map.n_blocks)
-        learned = {name: form.packed() for block in blocks for name, form in self.forms(block).learned.items()}
-        return {**self.levels, **learned}
+        return {**self.levels, **{name: self.forms([name]).learned[name].packed() for name in self.floats}}
 
     def confine(self) -> None:
-        """Bring all floats back into the range of their formats."""
-        for block in range(self.runner.map.n_blocks):
-            for form in self.forms(block).learned.values():
-                form.confine()
+        """Bring all floats back into the range of their formats, after they have moved."""
+        self._dense.clear()
+        for name in self.floats:
+            self.forms([name]).learned[name].confine()
 
     @contextmanager
-    def at(self, place: int) -> Iterator[None]:
-        """While active, the embedding or the head has its level; then the dense weight again."""
-        self.assembly.use(place, self.ends[place])
-        try:
-            yield
-        finally:
-            self.assembly.use(place)
+    def at(self, place: int, *, learning: bool = False) -> Iterator[nn.Parameter | None]:
+        """While active, the embedding or the head has its level; then the dense weight again.
 
-    def head_input(self, text: Text, part: Part) -> Tensor:
-        """(batch, length, width of the head), differentiable in the floats where grad mode is on."""
-        with self.at(EMBEDDING):
-            hidden, contexts = self.runner.begin(text.tokens_of(part))
+        Gives the parameter where its floats are to be learned; it records gradients only meanwhile.
+        """
+        linear = self.ends.get(place)
+        if linear is None:
+            yield None
+            return
+        name, model = linear.view.parameter, self.runner.model
+        if name not in self._dense:
+            level = self.forms([name]).learned[name] if name in self.floats else None
+            dtype = model.get_parameter(name).dtype
+            with torch.no_grad():
+                self._dense[name] = self.levels[name].dequantize(dtype) if level is None else level.weight(dtype)
+        parameter = model.get_parameter(name) if learning and name in self.floats else None
+        with replaced(model, {linear.view: self._dense[name]}):
+            if parameter is not None:
+                parameter.requires_grad_(True)
+            try:
+                yield parameter
+            finally:
+                if parameter is not None:
+                    parameter.requires_grad_(False)
+
+    def collect(self, place: int, gradient: Tensor) -> None:
+        """Add to the gradient of the weight at one of the `ends`."""
+        name = self.ends[place].view.parameter
+        if name in self.gradients:
+            self.gradients[name] += gradient
+        else:
+            self.gradients[name] = gradient.float()
+
+    def pass_on(self) -> None:
+        """Give the collected gradients to the floats that the weights are made of."""
+        for name, gradient in self.gradients.items():
+            weight = self.forms([name]).learned[name].weight(torch.float32)
+            torch.autograd.backward(weight, gradient, inputs=[self.floats[name]])
+        self.gradients.clear()
+
+    def through(self, hidden: Tensor, contexts: Contexts) -> Tensor:
+        """The first block's input -> (batch, length, width of the head), differentiable where grad mode is on."""
 
         def run(block: int, hidden: Tensor) -> Tensor:
-            return self.runner.block(block, hidden, contexts, self.forms(block).weights(self.runner.model.dtype))
+            weights = self.forms(self._names[block]).weights(self.runner.model.dtype)
+            return self.runner.block(block, hidden, contexts, weights)
 
         for block in range(self.runner.map.n_blocks):
             again = torch.is_grad_enabled()
@@ -114,24 +149,37 @@ def teacher_inputs(text: Text) -> list[Tensor]:
 
 def divergence(student: Student, text: Text, teacher: Sequence[Tensor]) -> float:
     """The mean KL of a token over the whole text; `teacher` is `teacher_inputs` of it."""
+    total = 0.0
     with torch.no_grad():
-        total = sum(_head(student, student.head_input(text, part), pick(teacher, part))[0] for part in text.parts())
+        for part in text.parts():
+            with student.at(EMBEDDING):
+                hidden, contexts = student.runner.begin(text.tokens_of(part))
+            total += _head(student, student.through(hidden, contexts), pick(teacher, part))[0]
     return total / text.tokens
 
 
 def gradient_step(student: Student, text: Text, part: Part, teacher: Sequence[Tensor]) -> float:
     """Add the gradient of the part's mean KL to the floats'; returns that mean."""
-    output = student.head_input(text, part)
+    with student.at(EMBEDDING, learning=True) as embedding:
+        hidden, contexts = student.runner.begin(text.tokens_of(part), gradients=embedding is not None)
+    entered = hidden.detach().requires_grad_(embedding is not None)
+    output = student.through(entered, contexts)
     tokens = output.shape[0] * output.shape[1]
     total, gradient = _head(student, output, pick(teacher, part), backward=True)
-    torch.autograd.backward(output, gradient / tokens, inputs=list(student.floats.values()))
+    inner = [floats for name, floats in student.floats.items() if name not in student.outer]
+    torch.autograd.backward(output, gradient / tokens, inputs=[*inner, *([] if embedding is None else [entered])])
+    with student.at(EMBEDDING, learning=True) as embedding:
+        if embedding is not None:
+            student.collect(EMBEDDING, torch.autograd.grad(hidden, embedding, entered.grad)[0])
+    student.pass_on()
     return total / tokens
 
 
 def _head(student: Student, output: Tensor, teacher: Tensor, backward: bool = False) -> tuple[float, Tensor]:
     """The summed KL of head inputs (batch, length, width), and its gradient with respect to them (zeros if not asked).
 
-    To logits the gradient is q - p, so no graph of a divergence is needed; tokens go in chunks.
+    To logits the gradient is q - p, so no graph of a divergence is needed; tokens go in chunks. The gradient of the
+    mean with respect to a head that learns is collected.
     """
     measure, flat = KL(), output.detach().flatten(0, 1)
     gradient, total = torch.zeros_like(flat), 0.0
@@ -140,11 +188,14 @@ def _head(student: Student, output: Tensor, teacher: Tensor, backward: bool = Fa
         chunk = flat[rows].requires_grad_(backward)
         with torch.no_grad():
             shared = measure.prepare(student.runner.logits(teacher.flatten(0, 1)[rows]), torch.empty(0))
-        with student.at(HEAD):
+        with student.at(HEAD, learning=backward) as head:
             logits = student.runner.logits(chunk)
             if backward:
                 toward = logits.detach().softmax(-1).sub_(shared[1])
-                gradient[rows] = torch.autograd.grad(logits, chunk, toward)[0]
+                learned = [chunk] if head is None else [chunk, head]
+                gradient[rows], *of_head = torch.autograd.grad(logits, learned, toward)
+                if of_head:
+                    student.collect(HEAD, of_head[0] / len(flat))
         total += float(measure.losses(shared, logits.detach().clone()).sum(dtype=torch.float64))
     return total, gradient.view_as(output)
 

@@ -13,14 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evopress.core.polish_record import PolishRecord, read_record
+from evopress.core.polish_record import PolishRecord
 from evopress.core.profile import Level, Unit
 from evopress.core.space import SearchSpace
 from evopress.errors import BudgetError, JournalError, RunMismatch
 from evopress.formats.staging import is_whole
 from evopress.run.directory import read_run
 from evopress.run.progress import read_progress
-from evopress.run.records import read_json
+from evopress.run.records import polish_record, read_json
 from evopress.settings.config import Config
 
 
@@ -111,7 +111,7 @@ def read_data(path: Path) -> RunData:
         evaluation=_optional(run.evaluation, "evaluate"),
         comparison=_optional(run.comparison, "compare"),
         tasks=_optional(run.tasks, "evaluate"),
-        polish=read_record(run.polished),
+        polish=polish_record(run),
         exported=is_whole(run.export),
     )
 

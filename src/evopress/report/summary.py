@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from evopress.core.polish_record import read_record
 from evopress.database.manifest import read_manifest
 from evopress.errors import DatabaseError
 from evopress.formats.staging import is_whole
 from evopress.run.directory import RunDirectory
-from evopress.run.records import read_json
+from evopress.run.records import polish_record, read_json
 
 
 def summarize(run: RunDirectory) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def _database(run: RunDirectory) -> dict[str, int] | None:
 
 
 def _polish(run: RunDirectory) -> dict[str, Any] | None:
-    record = read_record(run.polished)
+    record = polish_record(run)
     return None if record is None else {"done": record.done, "result": record.result, "watched": dict(record.watched)}
 
 

@@ -1,7 +1,7 @@
 """A run directory: the resolved configuration, a lock, and the names of everything else in it.
 
     config.toml  database/  sensitivity-*.json  space.json  journal.jsonl  progress.jsonl  profile.json  polished/
-    polished-uniform/  evaluation.json  report.html  export/
+    polished-uniform/  again/  evaluation.json  report.html  export/
 
 The lock belongs to the process, so a killed run leaves none behind. Model and text are loaded when first needed.
 """
@@ -31,6 +31,7 @@ class RunDirectory:
         self.profile = path / "profile.json"
         self.polished = path / "polished"
         self.polished_uniform = path / "polished-uniform"
+        self.again = path / "again"
         self.evaluation = path / "evaluation.json"
         self.timing = path / "timing.json"
         self.comparison = path / "comparison.json"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evopress.core.files import sha256, write_text
+from evopress.core.polish_record import PolishRecord, read_record
 from evopress.core.profile import Profile
 from evopress.core.space import SearchSpace
 from evopress.errors import ProfileError, RunError, SchemaError
@@ -140,6 +141,13 @@ def read_sensitivity(path: Path, fingerprint: Mapping[str, Any]) -> Sensitivity 
         return Sensitivity.from_json(data)
     except (KeyError, TypeError, AttributeError):
         raise RunError(f"{path} is damaged: it holds no sensitivities; delete it and run the search again") from None
+
+
+def polish_record(run: RunDirectory) -> PolishRecord | None:
+    """How the searched profile was polished, in the second round where that counts; before a search what has begun."""
+    first, second = read_record(run.polished), read_record(run.again / "polished")
+    taken = second is not None and run.profile.exists() and second.profile == dict(read_profile(run.profile).items())
+    return second if taken else first
 
 
 def write_evaluation(path: Path, result: Mapping[str, Any]) -> None:

@@ -88,12 +88,7 @@ class Config(Section):
         elif self.budget.counts != "size" and not 0 <= target < 1:
             name = "sparsity" if self.compression.application == "sparsity" else "fraction"
             raise BudgetError(f"the {name} is {self.budget.target}; give a number from 0 to below 1, such as 0.25")
-        if self.polish.polish not in ("none", "auto") and (why := nothing_to_learn(self.compression)):
-            raise ConfigError(f"--polish {self.polish.polish} cannot be done: {why}; leave it out")
-        if self.polish.polish == "sweep" and not sweeps(self.compression):
-            raise ConfigError(
-                f"--polish sweep cannot be done: {self.compression.method} has no sweep; use blocks or model"
-            )
+        _check_polish(self.polish, self.compression)
         search = self.search
         asked = {"start-tokens": search.start_tokens}
         if search.start == "sensitivity":
@@ -109,6 +104,19 @@ class Config(Section):
             generations=search.generations or 0,
         )
         return self
+
+
+def _check_polish(polish: PolishSection, section: Compression) -> None:
+    if polish.polish not in ("none", "auto") and (why := nothing_to_learn(section)):
+        raise ConfigError(f"--polish {polish.polish} cannot be done: {why}; leave it out")
+    if polish.polish == "sweep" and not sweeps(section):
+        raise ConfigError(f"--polish sweep cannot be done: {section.method} has no sweep; use blocks or model")
+    if polish.rounds > 1 and polish.polish == "none":
+        raise ConfigError(f"--rounds {polish.rounds} needs a polish to search on from; give --polish blocks, too")
+    if polish.rounds > 1 and section.application == "depth":
+        raise ConfigError(
+            f"--rounds {polish.rounds} cannot be done: what is healed after a drop fits no other drop; leave it out"
+        )
 
 
 def nothing_to_learn(section: Compression) -> str:

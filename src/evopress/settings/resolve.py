@@ -94,12 +94,16 @@ def resolve(model: str | Path, *, bits: float | str | None = None, bpw: float | 
     return resolve_polish(validated(sections))
 
 
-def resolve_polish(config: Config, asked: str | None = None) -> Config:
-    """The configuration with what `asked` (a value of --polish; None: its own) comes to; ConfigError if it cannot."""
+def resolve_polish(config: Config, asked: str | None = None, rounds: int | None = None) -> Config:
+    """The configuration with what `asked` (a value of --polish) and `rounds` come to; ConfigError if they cannot.
+
+    None is what the configuration says itself.
+    """
     found = config.polish.polish if asked is None else asked
     if found == "auto":
         found = "none" if nothing_to_learn(config.compression) else "blocks"
-    return validated(config.model_dump() | {"polish": config.polish.model_dump() | {"polish": found}})
+    own = {"polish": found} | ({} if rounds is None else {"rounds": rounds})
+    return validated(config.model_dump() | {"polish": config.polish.model_dump() | own})
 
 
 def _application(budget: str, asked: ApplicationName | None, target: str | None, counts: str) -> ApplicationName:

@@ -277,6 +277,9 @@ class PolishSection(Section):
         description="improve what was found in the same bytes: none, sweep (levels made again), blocks (then learned), "
         "model (learned end to end), both; auto, the quick preset's: blocks if they can learn",
     )
+    rounds: int = Field(
+        1, ge=1, le=2, description="2: search on from the polished model, polish what that finds, and keep the better"
+    )
     polish_uniform: bool = Field(False, description="polish the uniform profile, too, and show both")
     polish_tokens: int = Field(
         65536, ge=2, description="tokens to learn from: calibration and search text, then more of it as far as it goes"

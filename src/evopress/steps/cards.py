@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from evopress.core.files import size
-from evopress.core.polish_record import read_record
 from evopress.core.profile import Profile, Unit
 from evopress.database.methods import Method
 from evopress.formats.about import About
 from evopress.formats.card import Card, Grid, Table
 from evopress.report.commands import reproduce
-from evopress.run.records import read_json, versions
+from evopress.run.records import polish_record, read_json, versions
 from evopress.run.wording import COLUMNS, after_bos, budget_text, place
 from evopress.settings.config import Config
 from evopress.settings.sections import PolishSection, SparsifySection
@@ -125,15 +124,16 @@ def _calibration(config: Config, method: Method | None, bos: int | None) -> str:
 
 def _search(config: Config, data: Mapping[str, Any]) -> str:
     search, fitness = config.search, data["fitness"]
+    rounds = "" if data.get("rounds", 1) == 1 else ", the second round, on the polished model of a first one"
     return (
         f"{search.strategy}, preset {search.preset}, seed {search.seed}, {fitness['tokens']:,} tokens evaluated by "
-        f"{fitness['name']} on text from {Path(config.data.source).name}"
+        f"{fitness['name']} on text from {Path(config.data.source).name}{rounds}"
     )
 
 
 def _polish(workspace: Workspace, profile: Profile) -> str:
     """How the levels were learned, if they were."""
-    record = read_record(workspace.run.polished)
+    record = polish_record(workspace.run)
     if record is None or record.result is None or record.profile != dict(profile.items()):
         return "none"
     known = [key for key in PolishSection.model_fields if key in record.settings]

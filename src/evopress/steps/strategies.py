@@ -52,7 +52,11 @@ def make_strategy(workspace: Workspace, warmup: Warmup, seed: int) -> Strategy:
 
 
 def _given(workspace: Workspace, rng: random.Random) -> tuple[Profile, ...]:
-    """The start profile that the user has, if any: as it is where it fits, and made to spend the budget."""
+    """Where another search ended; or the start profile that the user has, as it is where it fits, and made to spend the
+    budget.
+    """
+    if workspace.goes_on_from is not None:
+        return (workspace.goes_on_from,)
     path = workspace.config.search.start_profile
     if path is None:
         return ()
@@ -112,8 +116,9 @@ def warm_up(workspace: Workspace, seed: int) -> Warmup:
     known = Warmup(tokens=workspace.family.start_tokens)
     if section.start != "sensitivity":
         return known
-    known = _proposed(workspace, known, seed)
-    parent = expansion_point(workspace.space)
+    known, parent = _proposed(workspace, known, seed), expansion_point(workspace.space)
+    if workspace.goes_on_from is not None:
+        parent = workspace.goes_on_from
     for number in range(len(section.sensitivity_tokens)):
         if number:
             candidates = _candidates(workspace, known)

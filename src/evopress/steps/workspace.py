@@ -20,7 +20,7 @@ from evopress.core.profile import Profile
 from evopress.core.space import SearchSpace
 from evopress.database.build import stored_bits
 from evopress.database.methods import Method, corrects
-from evopress.database.polished import polished_levels
+from evopress.database.polished import polished_again, polished_levels
 from evopress.database.store import Database
 from evopress.families import Drop, Family, Measured, Quantize, QuantizeGgml, Served, Sparsify, layer_errors
 from evopress.fitness.bank import Bank
@@ -51,6 +51,8 @@ INFLUENCE_TOKENS = 8192
 
 class Workspace(Opened):
     """A run directory with its model, text, family and database: what steps take what they need from."""
+
+    goes_on_from: Profile | None = None  # where another search ended: this one starts and measures there
 
     def __init__(self, run: RunDirectory, observer: Observer, fitness: LossFunction | None = None) -> None:
         super().__init__(run, observer, fitness)
@@ -188,6 +190,9 @@ class Workspace(Opened):
             if profile not in self._polished and directory.exists():
                 found = polished_levels(base, directory, profile)
                 self._polished |= {} if found is None else {profile: found}
+        if profile not in self._polished and base is not None and self.run.again.exists():
+            found = polished_again(base, self.run.polished, self.run.again / "polished", profile)
+            self._polished |= {} if found is None else {profile: found}
         return self._polished.get(profile)
 
     @property
@@ -203,7 +208,7 @@ class Workspace(Opened):
 
     @property
     def influence_tokens(self) -> int:
-        """The tokens that `influence` is measured on."""
+        """The tokens of `influence`."""
         return sum(map(len, self._influence_text))
 
     @property
@@ -239,9 +244,7 @@ class Workspace(Opened):
         """An evaluator on `text` that scores about `candidates` profiles in a call, a bounded number of them at once.
 
         Its bank has half the memory that is free beside `more` (what: bytes). With `polished` its levels are those of
-        that profile.
-
-        The model is dense again on exit.
+        that profile. The model is dense again on exit.
         """
         at_once = min(candidates, AT_ONCE)
         needs = search_memory(self.shapes, text.total, at_once, self.batch_tokens, self.head_bytes) | dict(more or {})
