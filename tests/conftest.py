@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for reason, pattern in NOT_ON_OLDEST.items():
             if item.path.parent.name in ("models", "formats") and re.search(pattern, item.name):
                 item.add_marker(pytest.mark.skip(reason=f"transformers {OLDEST}*: {reason}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """A power cut is all that syncing files helps against, and a third of what small runs wait for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 WORDS = (

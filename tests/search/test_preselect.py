@@ -1,7 +1,6 @@
 """Pre-selection and learning moves keep every promise of the search that they plug into."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -90,10 +89,7 @@ def test_no_duplicates_no_parents_within_the_budget(
             parent = result.best
 
 
-def test_resume_from_every_line_equals_the_uninterrupted_run(
-    toy: Toy, fitness: Fitness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "fsync", lambda file: None)
+def test_resume_from_every_line_equals_the_uninterrupted_run(toy: Toy, fitness: Fitness, tmp_path: Path) -> None:
     space = toy(sizes=(1, 2, 1, 3, 1, 2, 1, 2), average="2.75")
 
     def run(path: Path) -> tuple[object, ...]:
