@@ -241,7 +241,7 @@ class _OnGrid(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         signed, scale = ctx.saved_tensors
         gradient = gradient.float()
-        of_scale = (gradient * signed).sum(-1, keepdim=True) if ctx.needs_input_grad[1] else None
+        of_scale = signed.mul_(gradient).sum(-1, keepdim=True) if ctx.needs_input_grad[1] else None
         return gradient * scale if ctx.needs_input_grad[0] else None, of_scale, None, None, None
 
 
