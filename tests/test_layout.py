@@ -58,7 +58,7 @@ MAY_IMPORT = {
     "sweeps": "errors core settings run report pipeline",
     "cli": "errors core search settings run report analysis steps pipeline sweeps",
 }
-LOOSE = {"errors", "pipeline", "sweeps"}
+LOOSE = {"errors", "pipeline"}
 LONGEST_CHAIN = 10  # rooms
 # Packages that are not evopress: what a part may use beyond the standard library; parts not listed may use any.
 MAY_USE = {

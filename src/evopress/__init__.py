@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from evopress.pipeline import sparsify as sparsify
     from evopress.search import Evolution as Evolution
     from evopress.search import run_search as run_search
+    from evopress.sweeps import smallest as smallest
     from evopress.sweeps import sweep as sweep
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ __all__ = [
     "make_space",
     "quantize",
     "run_search",
+    "smallest",
     "sparsify",
     "sweep",
 ]
@@ -58,6 +60,7 @@ _HOMES = {
     "make_space": "evopress.core.space",
     "quantize": "evopress.pipeline",
     "run_search": "evopress.search",
+    "smallest": "evopress.sweeps",
     "sparsify": "evopress.pipeline",
     "sweep": "evopress.sweeps",
 }

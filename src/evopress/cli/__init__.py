@@ -1,5 +1,6 @@
 """The command line: parse, one pipeline call, print. `main` turns errors into one line and an exit code."""
 
+from evopress.cli import compress as compress
 from evopress.cli import results as results
 from evopress.cli.app import main
 

@@ -12,12 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from evopress.cli.options import Debug, Given, Json, Out, Track, names, parsed, refuse, trackers, with_settings
+from evopress.cli.options import Debug, Given, Json, Track, names, refuse, trackers
 from evopress.cli.show import Screen
 from evopress.errors import EvopressError, ResourceError
 from evopress.run.directory import locked, read_run
-from evopress.search.presets import ApplicationName
-from evopress.settings.resolve import resolve
 
 app = typer.Typer(
     name="evopress",
@@ -53,46 +51,8 @@ OUT_OF_MEMORY = (
     "a new run needs less with fewer --search-tokens or --calibration-tokens"
 )
 
-Model = Annotated[str, typer.Argument(help="directory, hub id, .gguf file, or demo")]
 Directory = Annotated[Path, typer.Argument(help="run directory")]
-Bits = Annotated[str | None, typer.Option(help="budget in code bits a weight, as the paper counts; llamacpp: stored")]
-Bpw = Annotated[str | None, typer.Option(help="budget in bits a weight with scales and zeros")]
-Size = Annotated[str | None, typer.Option(help="budget in bytes of the exported weights' files, such as 100MB")]
-DenseSize = Annotated[str | None, typer.Option("--size", help="refused: sparse models are stored dense")]
-Sparsity = Annotated[str | None, typer.Option(help="share of the weights that become zero, such as 0.5")]
-Fraction = Annotated[str | None, typer.Option(help="share of the depth to drop, such as 0.25")]
-Counts = Annotated[str, typer.Option(help="what the fraction is of: count (of units), parameters or bytes")]
 ProfileFile = Annotated[Path | None, typer.Option(help="another profile: profile.json, or 'name: level' lines")]
-
-
-def _quantize(model: Model, out: Out, bits: Bits = None, bpw: Bpw = None, size: Size = None, **rest: Any) -> None:
-    """Build the database, search, evaluate and write a checkpoint, or go on where the last such command stopped."""
-    _compress(model, out, "bits", bits=bits, bpw=bpw, size=size, **rest)
-
-
-def _sparsify(model: Model, out: Out, sparsity: Sparsity = None, size: DenseSize = None, **rest: Any) -> None:
-    """Search which layer loses how many of its weights, evaluate and write a checkpoint with these weights zero."""
-    _compress(model, out, "sparsity", sparsity=sparsity, size=size, **rest)
-
-
-def _drop(
-    model: Model, out: Out, fraction: Fraction = None, counts: Counts = "count", size: Size = None, **rest: Any
-) -> None:
-    """Search which sub-layers to drop, evaluate and write a checkpoint without them."""
-    _compress(model, out, "depth", fraction=fraction, counts=counts, size=size, **rest)
-
-
-def _compress(
-    model: str, out: Path, application: ApplicationName, as_json: bool, debug: bool, track: Given, **options: Any
-) -> None:
-    """All steps of a run, and its result on the screen."""
-    from evopress.pipeline import run_all
-
-    config = resolve(model, application=application, **parsed(options, application))
-    with Screen(as_json) as screen:
-        screen.title(config, out)
-        run = run_all(config, out, screen, track=trackers(track))
-        screen.result(run.directory, run.evaluation)
 
 
 def _on_run(directory: Path, as_json: bool, step: Callable[[Any], Any], track: Given = None) -> None:
@@ -243,19 +203,6 @@ def inspect(directory: Directory, as_json: Json = False, debug: Debug = False) -
 
     with Screen(as_json) as screen:
         screen.summary(read_run(directory), summarize(read_run(directory)))
-
-
-def _demo(bits: str | None = None, bpw: str | None = None, size: str | None = None, **arguments: Any) -> None:
-    """Quantize the embedded SmolLM2-135M on the embedded text, to 3 bits unless another budget is given."""
-    _quantize("demo", bits=bits or (None if bpw or size else "3"), bpw=bpw, size=size, **arguments)
-
-
-app.command("quantize")(with_settings(_quantize, "bits"))
-app.command("sparsify")(with_settings(_sparsify, "sparsity"))
-app.command("drop")(with_settings(_drop, "depth"))
-app.command("demo", help=_demo.__doc__)(
-    with_settings(_demo, "bits", like=_quantize, without=("model",), out=Path("runs/demo"))
-)
 
 
 def main(arguments: list[str] | None = None) -> None:

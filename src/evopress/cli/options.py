@@ -19,6 +19,8 @@ Data = Annotated[str | None, typer.Option(help="demo, a .txt/.jsonl/.parquet fil
 Track = Annotated[list[str] | None, typer.Option(help="log the search with tensorboard, wandb or trackio; repeatable")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as one JSON object on standard output")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
+Model = Annotated[str, typer.Argument(help="directory, hub id, .gguf file, or demo")]
+Counts = Annotated[str, typer.Option(help="what the fraction is of: count (of units), parameters or bytes")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="run directory")]
 Given = list[str] | None
 """What a flag that can be repeated was given."""

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from evopress.cli.app import Counts, Directory, Model, app
-from evopress.cli.options import Debug, Json, Out, parsed, trackers, with_settings
+from evopress.cli.app import Directory, app
+from evopress.cli.options import Counts, Debug, Json, Model, Out, parsed, trackers, with_settings
 from evopress.cli.show import Screen
 
 Targets = Annotated[str | None, typer.Option(help="budgets in code bits a weight, such as 2.25,2.5,3,4")]

@@ -73,7 +73,7 @@ def plan(model: str, out: Path, **options: Any) -> list[Config]:
 
 def run_sweep(configs: Sequence[Config], out: Path, observer: Observer, track: Sequence[str] = ()) -> list[Run]:
     """The runs of `plan`, those of them that are not finished, and the files that show them together."""
-    _require_sweep_or_empty(out, configs)
+    require_same_or_empty(out, FILE, _record(configs))
     with locked(out):
         write_text(out / FILE, _record(configs))
         runs = []
@@ -139,27 +139,37 @@ def _database(config: Config) -> str:
 
 
 def _record(configs: Sequence[Config]) -> str:
-    """What sweep.toml holds: the first run's configuration, and all targets."""
-    targets = json.dumps([config.budget.target for config in configs])
-    return f"targets = {targets}\n{to_toml(configs[0])}"
+    """What sweep.toml holds: all targets, and the first run's configuration."""
+    return record("targets", [config.budget.target for config in configs], configs[0])
 
 
-def _require_sweep_or_empty(out: Path, configs: Sequence[Config]) -> None:
-    """RunError when `out` holds something else, RunMismatch when it is a sweep of other targets or settings."""
+def record(what: str, asked: Any, config: Config) -> str:
+    """What is `asked` for, as a line that begins with its name, and a configuration."""
+    return f"{what} = {json.dumps(asked)}\n{to_toml(config)}"
+
+
+def require_same_or_empty(out: Path, file: str, wanted: str) -> None:
+    """RunError when `out` holds something else, RunMismatch when its `file` is a `record` of something else."""
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file; give a directory for the sweep")
+        raise RunError(f"{out} is a file; give a directory for the runs")
     if not out.is_dir() or not any(entry.name != ".lock" for entry in out.iterdir()):
         return
-    file = out / FILE
-    if not file.exists():
-        raise RunError(f"{out} is not empty and holds no sweep; give a new or empty directory")
-    text = file.read_text(encoding="utf-8")
-    head, _, rest = text.partition("\n")
-    existing = from_toml(rest, str(file))
-    changed = differences(existing, configs[0])
-    targets = tomllib.loads(head).get("targets", [])
-    asked = [config.budget.target for config in configs]
-    if targets != asked:
-        changed.insert(0, f"targets: {','.join(targets)} -> {','.join(asked)}")
+    if not (out / file).exists():
+        raise RunError(f"{out} is not empty and holds none of these runs; give a new or empty directory")
+    what, before, existing = _read((out / file).read_text(encoding="utf-8"), file)
+    _, asked, config = _read(wanted, file)
+    changed = differences(existing, config)
+    if before != asked:
+        changed.insert(0, f"{what}: {_plain(before)} -> {_plain(asked)}")
     if changed:
         raise RunMismatch(f"{out} was made with other settings ({'; '.join(changed)}); use another directory")
+
+
+def _read(text: str, name: str) -> tuple[str, Any, Config]:
+    head, _, rest = text.partition("\n")
+    [(what, asked)] = tomllib.loads(head).items()
+    return what, asked, from_toml(rest, name)
+
+
+def _plain(asked: Any) -> str:
+    return ",".join(asked) if isinstance(asked, list) else str(asked)

@@ -91,7 +91,7 @@ def test_another_sweep_is_refused(swept: Path, settings: dict[str, Any], change:
 
 def test_a_directory_that_holds_something_else(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(RunError, match="holds no sweep"):
+    with pytest.raises(RunError, match="holds none of these runs"):
         evopress.sweep(**settings, out=tmp_path)
     with pytest.raises(RunError, match="is a file"):
         evopress.sweep(**settings, out=tmp_path / "thesis.tex")
