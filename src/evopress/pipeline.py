@@ -143,7 +143,7 @@ def run_all(
         if not directory.profile.exists():
             require_source(config.data.source)
         if checkpoint and not is_whole(directory.export):
-            find_format(config.format, config.compression.application).check(workspace.plain_source)
+            find_format(config.format, config.families).check(workspace.plain_source)
         if not directory.profile.exists():
             build(workspace)
             search(workspace)

@@ -18,18 +18,17 @@ from evopress.core.ggml_types import GGML_TYPES
 from evopress.errors import BudgetError, ConfigError, RunError, ScheduleError, SchemaError
 from evopress.search.presets import ApplicationName
 from evopress.search.stages import validate_schedule
+from evopress.settings.called import CALLED
 from evopress.settings.sections import (
     BudgetSection,
     Compression,
     DataSection,
-    DropSection,
     ExportSection,
     ModelSection,
     PolishSection,
     QuantizeSection,
     SearchSection,
     Section,
-    SparsifySection,
 )
 from evopress.settings.targets import Target, find_target
 
@@ -37,20 +36,6 @@ SCHEMA = 2
 
 FORMER_LEVELS = {"scales": "range", "mismatch": 0.0, "refine": 0}
 """How levels were made by runs whose files do not say it."""
-
-COMPRESSION: dict[ApplicationName, type[Section]] = {
-    "bits": QuantizeSection,
-    "sparsity": SparsifySection,
-    "depth": DropSection,
-}
-"""The section of each application."""
-
-COUNTS: dict[ApplicationName, tuple[str, ...]] = {
-    "bits": ("bits", "bpw", "size"),
-    "sparsity": ("weights",),
-    "depth": ("count", "parameters", "bytes", "size"),
-}
-"""What the budget of an application can count."""
 
 
 class Config(Section):
@@ -66,6 +51,16 @@ class Config(Section):
     polish: PolishSection = PolishSection.model_validate({})
 
     @property
+    def sections(self) -> tuple[Compression, ...]:
+        """The settings of each family that is searched, in order."""
+        return (self.compression,)
+
+    @property
+    def families(self) -> tuple[ApplicationName, ...]:
+        """The families that are searched together."""
+        return tuple(section.application for section in self.sections)
+
+    @property
     def target(self) -> Target | None:
         """What the searched model is for, if that is known."""
         return find_target(self.export.target)
@@ -73,16 +68,21 @@ class Config(Section):
     @property
     def format(self) -> str:
         """The format of the run's own export."""
-        return self.target.formats[self.compression.application] if self.target else "hf"
+        return self.target.formats[self.families[0]] if self.target else "hf"
+
+    @model_validator(mode="after")
+    def _legal(self) -> Config:
+        allowed = CALLED[self.families[0]].counts
+        if self.budget.counts not in allowed:
+            raise ConfigError(f"the budget counts {self.budget.counts!r}; use {', '.join(allowed)}")
+        if self.target:
+            for section in self.sections:
+                self.target.check(section)
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
-        allowed = COUNTS[self.compression.application]
-        if self.budget.counts not in allowed:
-            raise ConfigError(f"the budget counts {self.budget.counts!r}; use {', '.join(allowed)}")
         target = Fraction(self.budget.target)
-        if self.target:
-            self.target.check(self.compression)
         if isinstance(self.compression, QuantizeSection):
             _check_bits(self.budget, self.compression)
         elif self.budget.counts != "size" and not 0 <= target < 1:
@@ -145,7 +145,7 @@ def _check_bits(budget: BudgetSection, section: QuantizeSection) -> None:
 def section_type(name: str, application: ApplicationName) -> type[Section]:
     """The class of the section called `name` in configurations of an application."""
     if name == "compression":
-        return COMPRESSION[application]
+        return CALLED[application].section
     kind: type[Section] = Config.model_fields[name].annotation  # type: ignore[assignment]
     return kind
 

@@ -13,7 +13,8 @@ from evopress.core.files import parse_size
 from evopress.errors import ConfigError
 from evopress.search.automatic import resolve_automatic
 from evopress.search.presets import COARSE_GENERATIONS, PRESETS, ApplicationName
-from evopress.settings.config import COMPRESSION, Config, nothing_to_learn, section_type, validated
+from evopress.settings.called import CALLED
+from evopress.settings.config import Config, nothing_to_learn, section_type, validated
 from evopress.settings.sections import SENSITIVITY_TOKENS, DataSection
 from evopress.settings.targets import find_target
 
@@ -86,7 +87,7 @@ def resolve(model: str | Path, *, bits: float | str | None = None, bpw: float | 
         _section_of(key, sections, application)[key] = value
     if "propagate" not in said and "3" not in map(str, sections["compression"].get("levels", ())):
         sections["compression"].pop("propagate", None)
-    method = COMPRESSION[application].model_fields["method"]
+    method = CALLED[application].section.model_fields["method"]
     chosen = sections["compression"].setdefault("method", method.default)
     if chosen not in (known := get_args(method.annotation)):
         raise ConfigError(f"--method is {chosen!r}, which does not make {application}; use {', '.join(known)}")

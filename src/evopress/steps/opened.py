@@ -98,7 +98,7 @@ class Opened:
     def plain_source(self) -> Source:
         """What formats store, as far as it is known without running the model."""
         config = self.config
-        return Source(loaded=self.loaded, map=self.map, section=config.compression, target=config.export.target)
+        return Source(loaded=self.loaded, map=self.map, sections=config.sections, target=config.export.target)
 
     @cached_property
     def runner(self) -> Runner:
