@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,8 +16,7 @@ from evopress.cli.options import Debug, Given, Json, Out, Track, names, parsed, 
 from evopress.cli.show import Screen
 from evopress.errors import EvopressError, ResourceError
 from evopress.run.directory import locked, read_run
-from evopress.search.presets import ApplicationName
-from evopress.settings.resolve import resolve
+from evopress.settings.resolve import known_families, resolve
 
 app = typer.Typer(
     name="evopress",
@@ -67,28 +66,28 @@ ProfileFile = Annotated[Path | None, typer.Option(help="another profile: profile
 
 def _quantize(model: Model, out: Out, bits: Bits = None, bpw: Bpw = None, size: Size = None, **rest: Any) -> None:
     """Build the database, search, evaluate and write a checkpoint, or go on where the last such command stopped."""
-    _compress(model, out, "bits", bits=bits, bpw=bpw, size=size, **rest)
+    compressed(model, out, ("bits",), bits=bits, bpw=bpw, size=size, **rest)
 
 
 def _sparsify(model: Model, out: Out, sparsity: Sparsity = None, size: DenseSize = None, **rest: Any) -> None:
     """Search which layer loses how many of its weights, evaluate and write a checkpoint with these weights zero."""
-    _compress(model, out, "sparsity", sparsity=sparsity, size=size, **rest)
+    compressed(model, out, ("sparsity",), sparsity=sparsity, size=size, **rest)
 
 
 def _drop(
     model: Model, out: Out, fraction: Fraction = None, counts: Counts = "count", size: Size = None, **rest: Any
 ) -> None:
     """Search which sub-layers to drop, evaluate and write a checkpoint without them."""
-    _compress(model, out, "depth", fraction=fraction, counts=counts, size=size, **rest)
+    compressed(model, out, ("depth",), fraction=fraction, counts=counts, size=size, **rest)
 
 
-def _compress(
-    model: str, out: Path, application: ApplicationName, as_json: bool, debug: bool, track: Given, **options: Any
+def compressed(
+    model: str, out: Path, use: Sequence[str], as_json: bool, debug: bool, track: Given, **options: Any
 ) -> None:
-    """All steps of a run, and its result on the screen."""
+    """All steps of a run of these families, and its result on the screen."""
     from evopress.pipeline import run_all
 
-    config = resolve(model, application=application, **parsed(options, application))
+    config = resolve(model, use=use, **parsed(options, *known_families(use)))
     with Screen(as_json) as screen:
         screen.title(config, out)
         run = run_all(config, out, screen, track=trackers(track))

@@ -46,7 +46,7 @@ class HuggingFace:
     """Implements `Format`: holds every family, each tensor in the bytes of the dense model's."""
 
     name = "hf"
-    holds: tuple[tuple[ApplicationName, ...], ...] = (("bits",), ("sparsity",), ("depth",))
+    holds: tuple[tuple[ApplicationName, ...], ...] = (("bits",), ("sparsity",), ("depth",), ("bits", "depth"))
 
     def check(self, source: Source) -> None:
         """It holds every model that could be loaded."""

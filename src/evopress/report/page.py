@@ -20,7 +20,7 @@ from evopress.report import allocation, commands, front, history
 from evopress.report.charts import Chart, Mark, columns, scatter, short
 from evopress.report.data import RunData, read_all
 from evopress.run import wording
-from evopress.settings.called import CALLED
+from evopress.settings.called import CALLED, question
 from evopress.settings.config import flat
 
 
@@ -116,9 +116,9 @@ QUANTA = {
 def asked(run: RunData) -> str:
     """What was asked, in a sentence."""
     config, search = run.config, run.config.search
-    question = CALLED[config.families[0]].question.format(model=model_name(run), budget=wording.budget_text(config))
+    asked_for = question(config.families).format(model=model_name(run), budget=wording.budget_text(config))
     how = "the best of random profiles" if search.strategy == "best-of" else "an evolutionary search"
-    return f"{question} Asked of {how} on text from {Path(config.data.source).name}."
+    return f"{asked_for} Asked of {how} on text from {Path(config.data.source).name}."
 
 
 def came(run: RunData, course: Sequence[history.Generation]) -> str:

@@ -59,6 +59,18 @@ CALLED: dict[ApplicationName, Called] = {
 """Family -> what it is called."""
 
 
+def verb(families: Sequence[ApplicationName]) -> str:
+    """The command that searches these families together."""
+    return "compress" if len(families) > 1 else CALLED[families[0]].verb
+
+
+def question(families: Sequence[ApplicationName]) -> str:
+    """What a search is asked, with {model} and {budget}."""
+    if len(families) > 1:
+        return "How many bits should each layer of {model} get, and which parts should go, to have {budget}?"
+    return CALLED[families[0]].question
+
+
 def tags(families: Sequence[ApplicationName]) -> tuple[str, ...]:
     """The model hub's words for what was done.
 

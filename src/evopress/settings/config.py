@@ -23,6 +23,7 @@ from evopress.settings.sections import (
     BudgetSection,
     Compression,
     DataSection,
+    DropSection,
     ExportSection,
     ModelSection,
     PolishSection,
@@ -33,6 +34,9 @@ from evopress.settings.sections import (
 from evopress.settings.targets import Target, find_target
 
 SCHEMA = 2
+
+TOGETHER: tuple[ApplicationName, ...] = ("bits",)
+"""Families that can be searched together with drops."""
 
 FORMER_LEVELS = {"scales": "range", "mismatch": 0.0, "refine": 0}
 """How levels were made by runs whose files do not say it."""
@@ -45,6 +49,7 @@ class Config(Section):
     model: ModelSection
     data: DataSection
     compression: Annotated[Compression, Field(discriminator="method")]
+    depth: DropSection | None = None
     budget: BudgetSection
     search: SearchSection
     export: ExportSection = ExportSection.model_validate({})
@@ -53,12 +58,17 @@ class Config(Section):
     @property
     def sections(self) -> tuple[Compression, ...]:
         """The settings of each family that is searched, in order."""
-        return (self.compression,)
+        return (self.compression,) if self.depth is None else (self.compression, self.depth)
 
     @property
     def families(self) -> tuple[ApplicationName, ...]:
         """The families that are searched together."""
         return tuple(section.application for section in self.sections)
+
+    @property
+    def dropping(self) -> DropSection | None:
+        """The settings of what can be dropped, if anything can."""
+        return next((section for section in self.sections if isinstance(section, DropSection)), None)
 
     @property
     def target(self) -> Target | None:
@@ -78,13 +88,15 @@ class Config(Section):
         if self.target:
             for section in self.sections:
                 self.target.check(section)
+        if self.depth is not None:
+            _check_together(self)
         return self
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
         target = Fraction(self.budget.target)
         if isinstance(self.compression, QuantizeSection):
-            _check_bits(self.budget, self.compression)
+            _check_bits(self.budget, self.compression, drops=self.depth is not None)
         elif self.budget.counts != "size" and not 0 <= target < 1:
             name = "sparsity" if self.compression.application == "sparsity" else "fraction"
             raise BudgetError(f"the {name} is {self.budget.target}; give a number from 0 to below 1, such as 0.25")
@@ -119,6 +131,21 @@ def _check_polish(polish: PolishSection, section: Compression) -> None:
         )
 
 
+def _check_together(config: Config) -> None:
+    """ConfigError for settings that mean nothing where weights have levels and parts can be dropped."""
+    assert config.depth is not None
+    if config.compression.application not in TOGETHER:
+        raise ConfigError(f"drops are searched with {', '.join(TOGETHER)}, not with {config.compression.application}")
+    if config.budget.exchange != "any":
+        raise ConfigError(f"--exchange {config.budget.exchange} cannot be met: drops and levels trade any with any")
+    if config.target and config.depth.granularity == "sublayer":
+        raise ConfigError(
+            f"format {config.format} leaves out whole blocks beside levels; use --granularity block or pair"
+        )
+    if config.polish.polish not in ("none", "auto"):
+        raise ConfigError(f"--polish {config.polish.polish} cannot be done where parts are dropped; leave it out")
+
+
 def nothing_to_learn(section: Compression) -> str:
     """Why a polish could change no level of a run in its bytes; empty where it could."""
     if section.method == "ggml" and not any(GGML_TYPES[level].scales for level in section.levels):
@@ -131,14 +158,17 @@ def sweeps(section: Compression) -> bool:
     return section.method in ("gptq", "sparsegpt")
 
 
-def _check_bits(budget: BudgetSection, section: QuantizeSection) -> None:
-    """ConfigError or BudgetError for a budget in code bits that no profile of the levels could meet."""
+def _check_bits(budget: BudgetSection, section: QuantizeSection, drops: bool) -> None:
+    """ConfigError or BudgetError for a budget in code bits that no profile of the levels could meet.
+
+    With `drops` any low one can be met; what it takes is known with the model.
+    """
     if budget.counts != "bits":
         return
     if section.method == "ggml":
         raise ConfigError("ggml types mix codes and scales; give the budget as bpw, bits as stored")
     low, high = section.levels[0], section.levels[-1]
-    if not int(low) <= Fraction(budget.target) <= int(high):
+    if not (drops or int(low) <= Fraction(budget.target)) or not Fraction(budget.target) <= int(high):
         raise BudgetError(f"{budget.target} bits lie outside the levels; give {low} to {high}")
 
 
@@ -146,6 +176,8 @@ def section_type(name: str, application: ApplicationName) -> type[Section]:
     """The class of the section called `name` in configurations of an application."""
     if name == "compression":
         return CALLED[application].section
+    if name == "depth":
+        return DropSection
     kind: type[Section] = Config.model_fields[name].annotation  # type: ignore[assignment]
     return kind
 
@@ -205,10 +237,11 @@ def from_toml(text: str, where: str) -> Config:
 def flat(config: Config) -> dict[str, Any]:
     """All settings as `section.key` -> value."""
     sections = config.model_dump(mode="json", exclude={"schema_version"})
-    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+    return {f"{name}.{key}": value for name, section in sections.items() if section for key, value in section.items()}
 
 
 def differences(old: Config, new: Config) -> list[str]:
     """What differs, one `section.key: old -> new` for each."""
     before, after = flat(old), flat(new)
-    return [f"{key}: {value} -> {after[key]}" for key, value in before.items() if after[key] != value]
+    keys = [key for key in before | after if before.get(key) != after.get(key)]
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]

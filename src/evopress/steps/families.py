@@ -41,7 +41,7 @@ def _made(opened: Opened, section: Compression, later: Later) -> Family:
         return Drop(model, map, section, budget, opened.sublayers, opened.removal, measured, served)
     if isinstance(section, SparsifySection):
         return Sparsify(model, map, section, budget, later.database, influence=later.influence)
-    needs: dict[str, Any] = {"target": target, "files": later.files}
+    needs: dict[str, Any] = {"target": target, "files": later.files, "alone": config.depth is None}
     if section.method == "ggml":
         names, note = gguf_names(opened.loaded), opened.observer.note
         return QuantizeGgml(model, map, section, budget, later.database, names=names, note=note, **needs)

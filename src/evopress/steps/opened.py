@@ -86,7 +86,8 @@ class Opened:
     @cached_property
     def sublayers(self) -> tuple[SubLayer, ...]:
         """What depth pruning can drop, found by running it; ask for it first while the model is whole."""
-        units: Granularity = getattr(self.config.compression, "granularity", "sublayer")
+        dropping = self.config.dropping
+        units: Granularity = "sublayer" if dropping is None else dropping.granularity
         return find_droppable(self.loaded.model, self.map, units, self.observer.note)
 
     @cached_property

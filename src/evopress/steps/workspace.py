@@ -21,7 +21,7 @@ from evopress.database.build import stored_bits
 from evopress.database.methods import Method, corrects
 from evopress.database.polished import polished_again, polished_levels
 from evopress.database.store import Database
-from evopress.families import Family, layer_errors
+from evopress.families import Family, layer_errors, together
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import Measure
 from evopress.fitness.evaluator import AT_ONCE, Evaluator
@@ -38,7 +38,6 @@ from evopress.models.weights import replaced
 from evopress.run.directory import RunDirectory
 from evopress.run.observer import Observer
 from evopress.search.presets import depth_generations
-from evopress.settings.sections import DropSection
 from evopress.steps.families import Later, make_families
 from evopress.steps.opened import LossFunction, Opened
 from evopress.text.loading import load_beyond, load_splits
@@ -107,16 +106,15 @@ class Workspace(Opened):
         later = Later(lambda: self.database, lambda: self.files, lambda: self.influence, lambda: self.influence_tokens)
         return make_families(self, later)
 
-    @property
+    @cached_property
     def family(self) -> Family:
         """All of them as one."""
-        [family] = self.families
-        return family
+        return together(self.families, self.map, self.config.budget, lambda: self.files)
 
     @cached_property
     def source(self) -> Source:
         """What formats store."""
-        dropping = next((section for section in self.config.sections if isinstance(section, DropSection)), None)
+        dropping = self.config.dropping
         if dropping is None:
             return self.plain_source
         parts = group_sublayers(self.sublayers, dropping.granularity)

@@ -15,12 +15,27 @@ from random import Random
 from evopress.core.bundles import dropped
 from evopress.core.space import SearchSpace
 from evopress.search.moves.draft import Draft
-from evopress.search.moves.mutation import Indices, Mutation
+from evopress.search.moves.mutation import Indices, Mutation, free_switches
 
 
 def bundle_moves() -> dict[str, Mutation]:
-    """What adaptive moves choose among beside switches of levels."""
-    return {"drop": drop_and_spend, "restore": restore_and_save, "trade": trade_drops}
+    """What adaptive moves choose among beside switches of levels; half of the time each has a switch behind it.
+
+    Levels that suit one set of drops seldom suit another.
+    """
+    moves: dict[str, Mutation] = {"drop": drop_and_spend, "restore": restore_and_save, "trade": trade_drops}
+    return {name: _with_a_switch(move) for name, move in moves.items()}
+
+
+def _with_a_switch(move: Mutation) -> Mutation:
+    def mutate(space: SearchSpace, parent: Indices, rng: Random) -> Indices | None:
+        child = move(space, parent, rng)
+        if child is None or rng.random() < 0.5:
+            return child
+        switched = free_switches(space, child, rng)
+        return child if switched is None or switched == parent else switched
+
+    return mutate
 
 
 def drop_and_spend(space: SearchSpace, parent: Indices, rng: Random) -> Indices | None:
