@@ -25,7 +25,8 @@ from evopress import errors
 from evopress.cli.app import app
 from evopress.models.depth import Cost
 from evopress.search.presets import PRESETS, ApplicationName
-from evopress.settings.config import COMPRESSION, Config, flat
+from evopress.settings.called import CALLED
+from evopress.settings.config import Config, flat
 from evopress.settings.resolve import resolve
 from evopress.testing import ARCHITECTURES
 
@@ -191,7 +192,7 @@ def _values(name: str, application: ApplicationName) -> str:
         return "\\|".join(PRESETS[application])
     if name == "counts":
         return "\\|".join(get_args(Cost))
-    for section in (COMPRESSION[application], *(field.annotation for field in Config.model_fields.values())):
+    for section in (CALLED[application].section, *(field.annotation for field in Config.model_fields.values())):
         annotation = getattr(section, "model_fields", {}).get(name)
         if annotation is not None and get_origin(annotation.annotation) is Literal:
             return "\\|".join(map(str, get_args(annotation.annotation)))

@@ -114,7 +114,8 @@ def compress(
     """What `quantize`, `sparsify` and `drop` share: all steps on the run directory `out`.
 
     `options` are the budget and the fields of `evopress.settings.sections` by name. `fitness` is a name or a function
-    of (teacher logits, student logits), both (tokens, vocabulary), that returns one loss a token. `track` names
+    of (teacher logits, student logits), both (tokens, vocabulary), that returns one loss a token.
+    `use=("bits", "depth")` searches levels and drops together, under a budget of `bits`, `bpw` or `size`. `track` names
     trackers of `evopress.run.trackers` that log the search.
     """
     function = fitness if callable(fitness) else None
@@ -143,7 +144,7 @@ def run_all(
         if not directory.profile.exists():
             require_source(config.data.source)
         if checkpoint and not is_whole(directory.export):
-            find_format(config.format, config.compression.application).check(workspace.plain_source)
+            find_format(config.format, config.families).check(workspace.plain_source)
         if not directory.profile.exists():
             build(workspace)
             search(workspace)

@@ -115,4 +115,4 @@ def test_no_comparison_is_no_failure_but_says_why() -> None:
 
 def test_unknown_formats_list_the_known() -> None:
     with pytest.raises(ConfigError, match=r"unknown format 'onnx'; known: hf"):
-        find_format("onnx", "bits")
+        find_format("onnx", ("bits",))

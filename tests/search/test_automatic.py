@@ -15,7 +15,7 @@ BUDGETS: list[dict[str, Any]] = [{"bits": 3}, {"sparsity": 0.5}, {"fraction": 0.
 def test_auto_is_the_default_and_never_left_in_a_configuration(budget: dict[str, Any]) -> None:
     config = resolve("demo", **budget)
     section = config.search
-    expected = automatic(config.compression.application, section.tokens_per_stage[-1])
+    expected = automatic(config.families, section.tokens_per_stage[-1])
     assert set(section.automatic) == set(expected)
     assert {name: getattr(section, name) for name in expected} == expected
     assert AUTO not in section.model_dump().values()

@@ -39,12 +39,12 @@ HIDDEN |= {("search", "automatic")}  # a record, not a setting
 
 def with_settings(
     command: Callable[..., None],
-    *applications: ApplicationName,
+    *families: ApplicationName,
     like: Callable[..., None] | None = None,
     without: tuple[str, ...] = (),
     **defaults: Any,
 ) -> Callable[..., None]:
-    """Give `command` a flag for every field of the configurations of some applications, and those of `_shared`.
+    """Give `command` a flag for every field of the configurations of some families, and those of `_shared`.
 
     They come as keyword arguments. `like` is the function whose own arguments it takes (itself by default), `without`
     drops some of them, `defaults` replaces defaults.
@@ -52,7 +52,7 @@ def with_settings(
     own = [p for p in _arguments(like or command) + _arguments(_shared) if p.kind is not p.VAR_KEYWORD]
     named = [p.replace(kind=p.KEYWORD_ONLY, default=defaults.get(p.name, p.default)) for p in own]
     kept = [p for p in named if p.name not in without]
-    fields = {field.name: field for application in reversed(applications) for field in _fields(application)}
+    fields = {field.name: field for family in reversed(families) for field in _fields(family)}
     parameters = kept + [field for name, field in fields.items() if name not in {p.name for p in kept}]
 
     def call(**arguments: Any) -> None:
@@ -95,11 +95,12 @@ def refuse(flags: Mapping[str, object], reason: str) -> None:
             raise ConfigError(f"{flag} {value} {reason}")
 
 
-def parsed(settings: dict[str, Any], application: ApplicationName) -> dict[str, Any]:
+def parsed(settings: dict[str, Any], *families: ApplicationName) -> dict[str, Any]:
     """Flag values as configuration values."""
     lists = {
         name: get_args(field.annotation)[0]
-        for section in _sections(application).values()
+        for family in families
+        for section in _sections(family).values()
         for name, field in section.model_fields.items()
         if get_origin(field.annotation) is tuple
     }
@@ -113,7 +114,9 @@ def _list(text: str | None, name: str, kind: type) -> tuple[Any, ...] | None:
 
 
 def _sections(application: ApplicationName) -> dict[str, type[Section]]:
-    return {name: section_type(name, application) for name in Config.model_fields if name != "schema_version"}
+    return {
+        name: section_type(name, application) for name in Config.model_fields if name not in ("schema_version", "depth")
+    }
 
 
 def _fields(application: ApplicationName) -> list[inspect.Parameter]:

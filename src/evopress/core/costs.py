@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from evopress.core.profile import Profile
@@ -18,7 +18,8 @@ from evopress.errors import BudgetError
 class FileCosts:
     """What the files of an export take at most: `constant` bytes, and for each weight those of its level.
 
-    `levels[unit][level]` counts everything that the choice changes. The sum is never below the true size, and above it
+    `levels[unit][level]` counts everything that the choice changes, `parts` what is beside levels in those parts of the
+    model that can be left out. The sum is never below the true size, and above it
     by no more than paddings and digits in headers, and for dropped parts what llama.cpp's layouts may have to say.
 
     >>> FileCosts(100, {"a": {"2": 20, "4": 40}}).size(Profile.of({"a": "4"}))
@@ -27,10 +28,13 @@ class FileCosts:
 
     constant: int
     levels: Mapping[str, Mapping[str, int]]
+    parts: Mapping[str, int] = field(default_factory=dict)
 
     def size(self, profile: Profile) -> int:
-        """The sum for a profile."""
-        return self.constant + sum(self.levels[unit][level] for unit, level in profile.items())
+        """The sum for a profile that leaves out no part."""
+        return (
+            self.constant + sum(self.parts.values()) + sum(self.levels[unit][level] for unit, level in profile.items())
+        )
 
 
 def require_size(size: int, constant: int, costs: Iterable[Sequence[int]], *, stays: int = 0) -> None:

@@ -62,6 +62,17 @@ class Unit:
         """What a profile names of this unit."""
         return tuple(part.name for part in self.parts)
 
+    def chosen(self, choice: Mapping[str, str]) -> int:
+        """The position of the level that names have in `choice`; ProfileError where the members' levels differ."""
+        first, *others = self.named
+        for other in others:
+            if choice[other] != choice[first]:
+                raise ProfileError(
+                    f"{first} has level {choice[first]!r} and {other} {choice[other]!r}; the run's target fuses them, "
+                    f"so they must have the same"
+                )
+        return self.index(choice[first])
+
     def index(self, level: str) -> int:
         """Position of the level named `level`; ProfileError lists the known names."""
         for i, known in enumerate(self.levels):

@@ -9,7 +9,7 @@ their inner loop are computed once, on first use. There is no random number and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -17,8 +17,9 @@ from itertools import pairwise
 from operator import getitem
 from typing import Literal
 
+from evopress.core.bundles import Bundles, cheapest, check_bundles, count, floors, require_whole, whole
 from evopress.core.costs import require_average
-from evopress.core.profile import Profile, Unit
+from evopress.core.profile import DROP, Profile, Unit
 from evopress.errors import BudgetError, ConfigError, ProfileError
 
 Exchange = Literal["size", "role", "any"]
@@ -34,8 +35,9 @@ class SearchSpace:
     `groups` partitions the unit indices into exchange groups: a mutation moves cost between units of one group only.
     Where the split of the budget is part of the question (exactly k units of each kind dropped), `split` says what each
     group may cost at most and the budget is their sum; without it any split within the budget is allowed.
-    `rungs`: level indices of what counts as uniform where units call their levels differently. Make one with
-    `make_space`; ProfileError for a malformed space, BudgetError for a budget below the cheapest profile.
+    `rungs`: level indices of what counts as uniform where units call their levels differently. `bundles`: units that
+    are dropped together (see `core.bundles`), which no profile drops by half. Make one with `make_space`; ProfileError
+    for a malformed space, BudgetError for a budget below the cheapest profile.
     """
 
     units: tuple[Unit, ...]
@@ -43,6 +45,7 @@ class SearchSpace:
     groups: tuple[tuple[int, ...], ...]
     split: tuple[int, ...] | None = None
     rungs: tuple[tuple[int, ...], ...] = ()
+    bundles: Bundles = ()
 
     def __post_init__(self) -> None:
         if len(set(self.names)) != len(self.units) or len(set(self.named)) != len(self.named):
@@ -51,6 +54,7 @@ class SearchSpace:
             raise ProfileError(f"a space of {len(self.units)} units holds no weights; give units with a size")
         if sorted(unit for group in self.groups for unit in group) != list(range(len(self.units))):
             raise ProfileError(f"the exchange groups do not hold each of the {len(self.units)} units exactly once")
+        check_bundles(self.units, self.bundles)
         if self.budget < self.lowest:
             raise BudgetError(f"a budget of {self.budget} is below the cheapest profile, which costs {self.lowest}")
         if self.split is not None:
@@ -75,6 +79,11 @@ class SearchSpace:
     def steps(self) -> tuple[tuple[int, ...], ...]:
         """`steps[unit][level]`: what raising that unit from that level to the next one costs."""
         return tuple(tuple(b - a for a, b in pairwise(costs)) for costs in self.costs)
+
+    @cached_property
+    def floors(self) -> tuple[int, ...]:
+        """The lowest level of each unit that is kept."""
+        return floors(len(self.units), self.bundles)
 
     @cached_property
     def roles(self) -> tuple[dict[str, tuple[tuple[int, ...], ...]], ...]:
@@ -113,7 +122,7 @@ class SearchSpace:
     @property
     def lowest(self) -> int:
         """The cost of the cheapest profile."""
-        return sum(costs[0] for costs in self.costs)
+        return cheapest(self.costs, self.bundles)
 
     @property
     def highest(self) -> int:
@@ -128,10 +137,12 @@ class SearchSpace:
     @property
     def n_profiles(self) -> int:
         """How many profiles there are if the budget is left aside: an upper bound of the space's size."""
-        return math.prod(len(unit.levels) for unit in self.units)
+        return count([len(unit.levels) for unit in self.units], self.bundles)
 
     def encode(self, profile: Profile) -> tuple[int, ...]:
-        """The level indices of a profile in the space's order; ProfileError when units, levels or ties do not match."""
+        """The level indices of a profile in the space's order; ProfileError when units, levels or ties do not match,
+        or where a bundle is dropped by half.
+        """
         choice = dict(profile.items())
         if unknown := sorted(choice.keys() - set(self.named)):
             raise ProfileError(f"the profile names {len(unknown)} unknown units, first {unknown[0]!r}")
@@ -139,7 +150,9 @@ class SearchSpace:
             raise ProfileError(f"the profile lacks {len(missing)} of {len(self.named)} units, first {missing[0]!r}")
         if len(profile) != len(choice):
             raise ProfileError(f"the profile names {len(profile)} units of which only {len(choice)} are different")
-        return tuple(unit.index(_shared_level(unit, choice)) for unit in self.units)
+        indices = tuple(unit.chosen(choice) for unit in self.units)
+        require_whole(self.units, self.bundles, indices)
+        return indices
 
     def decode(self, indices: Sequence[int]) -> Profile:
         """The profile of level indices; the inverse of `encode`."""
@@ -156,8 +169,10 @@ class SearchSpace:
         return self.cost(choice) / self.total_weights
 
     def fits(self, choice: Profile | Sequence[int]) -> bool:
-        """Whether the cost is within the budget, and within each part of its split."""
+        """Whether no bundle is dropped by half, and the cost is within the budget and each part of its split."""
         indices = self.encode(choice) if isinstance(choice, Profile) else choice
+        if not whole(self.bundles, indices):
+            return False
         return all(sum(self.costs[unit][indices[unit]] for unit in units) <= most for units, most in self.limits)
 
     def validate(self, profile: Profile) -> None:
@@ -178,7 +193,7 @@ class SearchSpace:
         """The profiles with one level name everywhere, or the rungs, the cheapest first, whether they fit or not."""
         if self.rungs:
             return sorted(map(self.decode, self.rungs), key=self.cost)
-        shared = [level.name for level in self.units[0].levels]
+        shared = [level.name for level in self.units[0].levels if level.name != DROP or not self.bundles]
         shared = [name for name in shared if all(any(name == o.name for o in unit.levels) for unit in self.units)]
         return sorted((Profile(self.named, (name,) * len(self.named)) for name in shared), key=self.cost)
 
@@ -216,17 +231,6 @@ class SearchSpace:
             blocks = found.setdefault(self.units[unit].role, {})
             blocks.setdefault(self.units[unit].block, []).append(unit)
         return {role: tuple(map(tuple, blocks.values())) for role, blocks in found.items()}
-
-
-def _shared_level(unit: Unit, choice: Mapping[str, str]) -> str:
-    first, *others = unit.named
-    for other in others:
-        if choice[other] != choice[first]:
-            raise ProfileError(
-                f"{first} has level {choice[first]!r} and {other} {choice[other]!r}; the run's target fuses them, so "
-                f"they must have the same"
-            )
-    return choice[first]
 
 
 Number = Fraction | str | float

@@ -20,7 +20,7 @@ from evopress.core.space import SearchSpace, exchange_groups
 from evopress.database.store import Database
 from evopress.errors import BudgetError, ConfigError, ProfileError
 from evopress.families.family import Stored
-from evopress.models import Influence, ModelMap, Removal, SubLayer, bypass_slots
+from evopress.models import Influence, ModelMap, Removal, SubLayer, bypass_slots, group_sublayers
 from evopress.models.assemble import Load, Slots, Tensors
 from evopress.models.depth import (
     depth_units,
@@ -87,7 +87,7 @@ class Drop:
         measured: Measured,
         served: Served | None,
     ) -> None:
-        self._model, self._map, self._section, self._budget = model, model_map, section, budget
+        self.model, self._map, self._section, self._budget = model, model_map, section, budget
         self.sublayers, self._removal, self._measured, self._served = sublayers, removal, measured, served
         if section.granularity != "sublayer":
             _ = removal.possible  # refuses before anything is searched
@@ -117,6 +117,18 @@ class Drop:
         require_size(size, files.constant, [[level.cost for level in unit.levels] for unit in units], stays=dearest)
         groups = exchange_groups(units, self._budget.exchange)
         return SearchSpace(tuple(units), size - files.constant, groups)
+
+    @cached_property
+    def parts(self) -> dict[str, tuple[SubLayer, ...]]:
+        """The sub-layers of each unit that can be dropped, by its name."""
+        units = depth_units(self.sublayers, self._section.granularity, protected=self._protected)
+        groups = group_sublayers(self.sublayers, self._section.granularity)
+        return {unit.name: groups[unit.name] for unit in units if len(unit.levels) > 1}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The units, those that are protected too."""
+        return tuple(group_sublayers(self.sublayers, self._section.granularity))
 
     @property
     def _protected(self) -> tuple[str, ...]:
@@ -176,7 +188,7 @@ class Drop:
     def slots(self, load: Load) -> Slots:
         """One for each unit and block."""
         _ = self._removal.possible  # found out while the model is whole
-        return bypass_slots(self._model, self.sublayers, self._section.granularity, self._map.n_blocks)
+        return bypass_slots(self.model, self.sublayers, self._section.granularity, self._map.n_blocks)
 
     def dropped(self, profile: Profile) -> tuple[SubLayer, ...]:
         """Those of the units that are dropped."""
@@ -193,16 +205,16 @@ class Drop:
         """
         gone = () if profile is None else self.dropped(profile)
         blocks = () if profile is None else self.left_out(profile)
-        whole = sum(parameter.numel() for parameter in self._model.parameters())
+        whole = sum(parameter.numel() for parameter in self.model.parameters())
         prefixes = tuple(f"{self._map.blocks}.{block}." for block in blocks)
-        named = self._model.named_parameters()
+        named = self.model.named_parameters()
         left = sum(p.numel() for name, p in named if name.startswith(prefixes)) if prefixes else 0
         kinds = Counter(sublayer.kind for sublayer in gone)
         return {
             "dropped_attn": kinds["attn"],
             "dropped_mlp": kinds["mlp"],
             "parameters": whole - left - sum(sub.parameters for sub in gone if sub.block not in blocks),
-            "bytes": self._model.dtype.itemsize * (whole - left),
+            "bytes": self.model.dtype.itemsize * (whole - left),
         }
 
     def stored(self) -> dict[str, dict[str, Stored]]:
@@ -219,7 +231,7 @@ class Drop:
 
         A `database` has what was healed of the rest.
         """
-        model, blocks = self._model, self.left_out(profile)
+        model, blocks = self.model, self.left_out(profile)
 
         def zeros(name: str, dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros_like(model.get_parameter(name), dtype=dtype)

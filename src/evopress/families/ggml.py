@@ -39,7 +39,7 @@ class QuantizeGgml(Quantize):
     @cached_property
     def space(self) -> SearchSpace:
         """Costs are bits as stored in the file, scales and what alignment adds included, or bytes."""
-        return replace(super().space, rungs=self._rungs())
+        return replace(super().space, rungs=self.rungs)
 
     @cached_property
     def references(self) -> dict[str, Profile]:
@@ -78,7 +78,11 @@ class QuantizeGgml(Quantize):
     def _require_fit(self) -> None:
         """All types fit, or what llama-quantize takes in their place."""
 
-    def _rungs(self) -> tuple[Indices, ...]:
+    def _require_average(self) -> None:
+        """Said when the levels are there: what alignment adds is counted, too."""
+
+    @property
+    def rungs(self) -> tuple[Indices, ...]:
         """The profiles that ask for one type everywhere, and the cheapest."""
         columns = [linear.view.shape[1] for linear in self._map.linears]
         own = [fitting_types(self._section.levels, width) for width in columns]

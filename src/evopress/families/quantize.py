@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cached_property
@@ -26,7 +27,7 @@ class Quantize(WeightFamily):
     """Implements `Family`. ConfigError when the group size does not fit a layer.
 
     `target` is the runtime that will serve it, if that is known; `files` says what its files cost where the budget is
-    their size.
+    their size. `alone`: nothing else is searched with it that could meet a budget which levels cannot.
     """
 
     def __init__(
@@ -39,13 +40,16 @@ class Quantize(WeightFamily):
         *,
         target: Target | None,
         files: Callable[[], FileCosts],
+        alone: bool = True,
     ) -> None:
         super().__init__(model, model_map, budget, database)
         self._section, self._target, self._files = section, target, files
         self._require_fit()
-        if budget.counts == "size":
+        if alone and budget.counts == "size":
             costs, size = files(), int(Fraction(budget.target))
             require_size(size, costs.constant, [sorted(own.values()) for own in costs.levels.values()])
+        elif alone:
+            self._require_average()
 
     @cached_property
     def method(self) -> Quantization:
@@ -84,32 +88,56 @@ class Quantize(WeightFamily):
     @cached_property
     def space(self) -> SearchSpace:
         """Costs are code bits, stored bits with scales and zeros, or bytes of files, the constant part set aside."""
-        budget = self._budget
-        if budget.counts == "size":
+        units, exchange = self.priced(), self._budget.exchange
+        if self._budget.counts == "size":
+            return SearchSpace(tuple(units), self.limit, exchange_groups(units, exchange))
+        return make_space(units, average=self._budget.target, exchange=exchange)
+
+    def priced(self) -> list[Unit]:
+        """The units with what the budget counts of each level."""
+        if self._budget.counts == "size":
             files = self._files()
-            units = self._tied(self.units(lambda entry, level: files.levels[entry.name][level.name]))
-            limit = int(Fraction(budget.target)) - files.constant
-            return SearchSpace(tuple(units), limit, exchange_groups(units, budget.exchange))
-        units = self._tied(self.units(lambda _, level: self._bits(level)))
-        return make_space(units, average=budget.target, exchange=budget.exchange)
+            return self._tied(self.units(lambda entry, level: files.levels[entry.name][level.name]))
+        return self._tied(self.units(lambda _, level: self._bits(level)))
+
+    @property
+    def limit(self) -> int:
+        """What all units may cost together."""
+        if self._budget.counts == "size":
+            return int(Fraction(self._budget.target)) - self._files().constant
+        return math.floor(Fraction(self._budget.target) * self.weights)
+
+    def ahead(self) -> dict[str, list[int]]:
+        """What the levels of each weight cost, known before they are made."""
+        linears, levels = self._map.linears, self._section.levels
+        if self._budget.counts == "size":
+            return {name: list(own.values()) for name, own in self._files().levels.items()}
+        if self._budget.counts == "bits":
+            return {linear.name: [int(level) * linear.view.size for level in levels] for linear in linears}
+        dense = [DENSE_BITS] if DENSE in levels else []
+        return {
+            linear.name: [
+                *self.method.level_bits(linear.name, linear.view.shape).values(),
+                *(own * linear.view.size for own in dense),
+            ]
+            for linear in linears
+        }
 
     def _bits(self, level: LevelEntry) -> int:
         """What a level costs where the budget is an average."""
         return level.storage_bits if self._budget.counts == "bpw" else level.code_bits
 
     def _require_fit(self) -> None:
-        """ConfigError when the levels do not fit the model, BudgetError when they cannot have so many stored bits."""
-        budget, linears = self._budget, self._map.linears
+        """ConfigError when the levels do not fit the model."""
         _require_group_size(self._map, self._section.group_size, whole=self._target is not None)
-        if budget.counts == "bpw":
-            weights = [linear.view.size for linear in linears]
-            dense = [DENSE_BITS] if DENSE in self._section.levels else []
-            bits = [
-                [*self.method.level_bits(linear.name, linear.view.shape).values(), *(own * count for own in dense)]
-                for linear, count in zip(linears, weights, strict=True)
-            ]
-            asked = f"--bpw {budget.target}, scales and zeros counted,"
-            require_average(Fraction(budget.target), sum(weights), sum(map(min, bits)), sum(map(max, bits)), asked)
+
+    def _require_average(self) -> None:
+        """BudgetError when the levels cannot have so many stored bits."""
+        if self._budget.counts != "bpw":
+            return
+        bits, target = list(self.ahead().values()), self._budget.target
+        asked = f"--bpw {target}, scales and zeros counted,"
+        require_average(Fraction(target), self.weights, sum(map(min, bits)), sum(map(max, bits)), asked)
 
     def _tied(self, units: Sequence[Unit]) -> list[Unit]:
         """The units, those that the target fuses as one, and the experts that share a level."""
@@ -128,7 +156,7 @@ class Quantize(WeightFamily):
 
     def figures(self, levels: Sequence[LevelEntry] | None) -> dict[str, float | int]:
         """Average code bits and stored bits (bpw) of the compressed layers."""
-        weights = self.space.total_weights
+        weights = self.weights
         codes = stored = DENSE_BITS * weights
         if levels is not None:
             codes = sum(level.code_bits for level in levels)

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from random import Random
 from typing import Any
 
-from evopress.core.profile import DENSE, DENSE_BITS, Level, Profile, Unit
+from evopress.core.profile import DENSE, DENSE_BITS, DROP, Level, Profile, Unit
 from evopress.core.space import SearchSpace
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Method
@@ -22,6 +22,7 @@ from evopress.models import ModelMap, SubLayer
 from evopress.models.assemble import Load, Slots, Tensors, weight_slots
 from evopress.search import BestOf, BruteForce, Knapsack, Strategy, Uniform, knapsack
 from evopress.search.moves.adaptive import default_moves
+from evopress.search.moves.mutation import Indices
 from evopress.search.starts.sensitivity import GAMMAS
 from evopress.settings.sections import BudgetSection, SearchSection
 
@@ -29,6 +30,11 @@ from evopress.settings.sections import BudgetSection, SearchSection
 def dense_level(size: int) -> LevelEntry:
     """The level of a weight of so many numbers that stays as it is; no database holds it."""
     return LevelEntry(DENSE, None, 0, DENSE_BITS * size, DENSE_BITS * size, error=0.0, damping=0.0)
+
+
+def _dropped_level() -> LevelEntry:
+    """The level of a weight that is dropped with its part."""
+    return LevelEntry(DROP, None, 0, 0, 0, error=0.0, damping=0.0)
 
 
 def layer_errors(database: Database) -> dict[str, dict[str, float]]:
@@ -56,6 +62,16 @@ class WeightFamily(ABC):
     @abstractmethod
     def method(self) -> Method:
         """How the database's levels are made."""
+
+    @cached_property
+    def weights(self) -> int:
+        """How many numbers the weights have together, whatever the budget."""
+        return sum(linear.view.size for linear in self._map.linears)
+
+    @property
+    def rungs(self) -> tuple[Indices, ...]:
+        """What counts as uniform where units call their levels differently."""
+        return ()
 
     @property
     @abstractmethod
@@ -124,13 +140,14 @@ class WeightFamily(ABC):
 
     def sizes(self, profile: Profile | None) -> dict[str, float | int]:
         """The figures, and bytes of the whole model with the units' levels packed."""
-        weights = self.space.total_weights
+        weights = self.weights
         others = sum(parameter.numel() for parameter in self._model.parameters()) - weights
         levels, stored = None, DENSE_BITS * weights
         if profile is not None:
             units = self._database().manifest.units
             found = {(name, level.name): level for name, entry in units.items() for level in self.levels(entry)}
-            levels = [found[choice] for choice in profile.items()]
+            gone = _dropped_level()
+            levels = [gone if choice[1] == DROP else found[choice] for choice in profile.items()]
             stored = sum(level.storage_bits for level in levels)
         return self.figures(levels) | {"bytes": (stored + DENSE_BITS * others + 7) // 8}
 
@@ -156,7 +173,7 @@ class WeightFamily(ABC):
         return {
             linear.view.parameter: partial(database.dense, linear.name, levels[linear.name])
             for linear in self._map.linears
-            if levels[linear.name] != DENSE
+            if levels[linear.name] not in (DENSE, DROP)
         }
 
     def learns(self, profile: Profile) -> dict[str, str]:

@@ -30,7 +30,8 @@ def nothing_left_out(dropped: Collection[str]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What is compressed, and what it was asked for: `section` has the levels, `target` is the runtime, if it is known.
+    """What is compressed, and what it was asked for: the `sections` of the families that are searched together, and the
+    `target`, the runtime, if it is known.
 
     `parts` are the sub-layers of each unit that can be dropped; `left_out` says which blocks files lack when some of
     them are, by name.
@@ -38,10 +39,15 @@ class Source:
 
     loaded: LoadedModel
     map: ModelMap
-    section: Compression
+    sections: tuple[Compression, ...]
     target: str | None = None
     parts: Mapping[str, tuple[SubLayer, ...]] = field(default_factory=dict)
     left_out: Callable[[Collection[str]], tuple[int, ...]] = nothing_left_out
+
+    @property
+    def section(self) -> Compression:
+        """That of the first family: weights have its levels, if it gives them any."""
+        return self.sections[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +77,8 @@ class Format(Protocol):
         """What `--format` calls it."""
 
     @property
-    def applications(self) -> tuple[ApplicationName, ...]:
-        """Whose profiles it can hold."""
+    def holds(self) -> tuple[tuple[ApplicationName, ...], ...]:
+        """The families whose profiles it can hold, alone or together."""
 
     def check(self, source: Source) -> None:
         """Called before any work: ConfigError, UnsupportedModel or MissingExtra for what it could not write."""

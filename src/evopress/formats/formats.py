@@ -16,12 +16,12 @@ FORMATS: dict[str, Format] = {
 """Name -> format."""
 
 
-def find_format(name: str, application: ApplicationName) -> Format:
-    """The format of that name; ConfigError when there is none or it cannot hold profiles of the application."""
+def find_format(name: str, families: tuple[ApplicationName, ...]) -> Format:
+    """The format of that name; ConfigError when there is none or it cannot hold profiles of these families together."""
     if name not in FORMATS:
         raise ConfigError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
     found = FORMATS[name]
-    if application not in found.applications:
-        fitting = [other.name for other in FORMATS.values() if application in other.applications]
-        raise ConfigError(f"format {name} holds no {application} profiles; use {', '.join(fitting)}")
+    if families not in found.holds:
+        fitting = [other.name for other in FORMATS.values() if families in other.holds]
+        raise ConfigError(f"format {name} holds no {' and '.join(families)} profiles; use {', '.join(fitting)}")
     return found

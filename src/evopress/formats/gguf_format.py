@@ -50,7 +50,7 @@ class Gguf:
     """Implements `Format`: one file, whose every byte is known beforehand."""
 
     name = "gguf"
-    applications: tuple[ApplicationName, ...] = ("bits", "sparsity", "depth")
+    holds: tuple[tuple[ApplicationName, ...], ...] = (("bits",), ("sparsity",), ("depth",))
 
     def check(self, source: Source) -> None:
         """UnsupportedModel for an architecture that llama.cpp does not have, or computes otherwise."""
@@ -121,7 +121,7 @@ class LlamaQuantize:
     """Implements `Format`: no weights, but which type llama-quantize shall give each of them."""
 
     name = "llama-quantize"
-    applications: tuple[ApplicationName, ...] = ("bits",)
+    holds: tuple[tuple[ApplicationName, ...], ...] = (("bits",),)
 
     def check(self, source: Source) -> None:
         """UnsupportedModel for an architecture that llama.cpp does not have."""

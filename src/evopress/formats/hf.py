@@ -46,7 +46,7 @@ class HuggingFace:
     """Implements `Format`: holds every family, each tensor in the bytes of the dense model's."""
 
     name = "hf"
-    applications: tuple[ApplicationName, ...] = ("bits", "sparsity", "depth")
+    holds: tuple[tuple[ApplicationName, ...], ...] = (("bits",), ("sparsity",), ("depth",), ("bits", "depth"))
 
     def check(self, source: Source) -> None:
         """It holds every model that could be loaded."""
@@ -85,8 +85,9 @@ class HuggingFace:
 
     def about(self, source: Source, content: Content) -> About:
         """Loads anywhere; which parts are stored as zeros."""
-        notes = {"bits": _quantized, "sparsity": _sparse, "depth": _shallow}[source.section.application]
-        return About("transformers", (TRANSFORMERS, VLLM), (notes(source, content),))
+        notes = {"bits": _quantized, "sparsity": _sparse, "depth": _shallow}
+        said = tuple(notes[section.application](source, content) for section in source.sections)
+        return About("transformers", (TRANSFORMERS, VLLM), said)
 
     def verify(self, source: Source, content: Content, out: Path, searched: Searched) -> Verification:
         """Load it with transformers: the same weights in the same modules give the same bits."""

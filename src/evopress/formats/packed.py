@@ -36,7 +36,7 @@ Read = Callable[[], Quantized]
 class PackedFormat(ABC):
     """Implements `Format` but for what a level becomes."""
 
-    applications: tuple[ApplicationName, ...] = ("bits",)
+    holds: tuple[tuple[ApplicationName, ...], ...] = (("bits",),)
 
     @property
     @abstractmethod

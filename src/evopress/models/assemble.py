@@ -14,7 +14,7 @@ from typing import Protocol, Self
 import torch
 from torch import nn
 
-from evopress.core.profile import DENSE, Profile
+from evopress.core.profile import DENSE, DROP, Profile
 from evopress.errors import ProfileError
 from evopress.models.describe import ModelMap
 from evopress.models.ends import head_unit
@@ -24,6 +24,9 @@ Choice = tuple[str | None, ...]
 
 Load = Callable[[str, str, torch.dtype], torch.Tensor]
 """(unit, level, dtype) -> dense tensor in the parameter's layout."""
+
+Switch = Callable[[bool], None]
+"""Told, whenever a weight is given a level, whether the part that it lies in is dropped."""
 
 Tensors = Mapping[str, Callable[[torch.dtype], torch.Tensor]]
 """Parameter name -> what makes its compressed tensor in a dtype: how a checkpoint differs from the dense model."""
@@ -56,10 +59,18 @@ class WeightSlot:
 
     A whole parameter is pointed at a level's tensor, also where it is 3-D and holds all experts at once. One matrix of
     a 3-D parameter, that at `index`, has no pointer: it is overwritten, and its dense numbers are kept as a copy.
+    A weight that can be dropped has a `switch`.
     """
 
-    def __init__(self, name: str, parameter: nn.Parameter, load: Load, index: int | None = None) -> None:
-        self.name, self.parameter, self._load, self._index = name, parameter, load, index
+    def __init__(
+        self,
+        name: str,
+        parameter: nn.Parameter,
+        load: Load,
+        index: int | None = None,
+        switch: Switch | None = None,
+    ) -> None:
+        self.name, self.parameter, self._load, self._index, self._switch = name, parameter, load, index, switch
         self.dense = parameter.data if index is None else parameter.data[index].clone()
         self.level: str | None = None
 
@@ -68,21 +79,31 @@ class WeightSlot:
         return self.dense if level in (None, DENSE) else self._load(self.name, level, self.dense.dtype)
 
     def apply(self, level: str | None) -> None:
-        """Give the parameter the tensor of this level."""
-        if self._index is None:
+        """Give the parameter the tensor of this level; one that is dropped keeps what it has, and nothing reads it."""
+        if self._switch is not None:
+            self._switch(level == DROP)
+        if self._switch is not None and level == DROP:
+            pass
+        elif self._index is None:
             self.parameter.data = self.tensor(level)
         else:
             self.parameter.data[self._index].copy_(self.tensor(level))
         self.level = level
 
 
-def weight_slots(model: nn.Module, model_map: ModelMap, load: Load) -> Slots:
-    """A slot for each linear of the map, in every block that multiplies with its weight."""
+def weight_slots(
+    model: nn.Module, model_map: ModelMap, load: Load, switches: Mapping[str, Switch] | None = None
+) -> Slots:
+    """A slot for each linear of the map, in every block that multiplies with its weight.
+
+    Those in `switches`, by name, can have the level `drop`.
+    """
     slots: list[list[WeightSlot]] = [[] for _ in range(model_map.n_blocks + 2)]
     own: dict[tuple[str, int | None], WeightSlot] = {}
     head = head_unit(model, model_map)
     for linear in model_map.linears:
-        slot = WeightSlot(linear.name, model.get_parameter(linear.view.parameter), load, linear.view.index)
+        parameter, switch = model.get_parameter(linear.view.parameter), (switches or {}).get(linear.name)
+        slot = WeightSlot(linear.name, parameter, load, linear.view.index, switch)
         slots[linear.block].append(slot)
         if linear == head and linear.block != model_map.n_blocks:
             slots[HEAD].append(slot)

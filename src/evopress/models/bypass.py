@@ -168,6 +168,17 @@ def bypass_slots(
     return slots
 
 
+def part_switches(model: nn.Module, parts: Mapping[str, Sequence[SubLayer]]) -> dict[str, dict[int, list[Switch]]]:
+    """Part -> block -> the switches of its sub-layers there. Make them while the model is whole."""
+    return {
+        name: {
+            block: [Switch(model, sublayer) for sublayer in group if sublayer.block == block]
+            for block in dict.fromkeys(sublayer.block for sublayer in group)
+        }
+        for name, group in parts.items()
+    }
+
+
 @contextmanager
 def dropped(model: nn.Module, sublayers: Iterable[SubLayer]) -> Iterator[None]:
     """A model without some of its sub-layers, as long as the context lasts."""

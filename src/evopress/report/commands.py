@@ -6,11 +6,9 @@ import shlex
 from typing import Any
 
 from evopress.report.data import RunData
+from evopress.settings.called import verb
 from evopress.settings.config import Config, flat
 from evopress.settings.resolve import resolve
-
-VERBS = {"bits": "quantize", "sparsity": "sparsify", "depth": "drop"}
-"""Family -> command."""
 
 BUDGET_FLAGS = {"bits": "bits", "bpw": "bpw", "size": "size", "weights": "sparsity"}
 """What a budget counts -> the flag that gives it; all others are fractions."""
@@ -20,10 +18,13 @@ def reproduce(config: Config, out: str) -> str:
     """The command line that has this configuration, with the settings that its preset does not give."""
     budget = config.budget
     flag = BUDGET_FLAGS.get(budget.counts, "fraction")
-    words = ["evopress", VERBS[config.compression.application], config.model.source, f"--{flag}", budget.target]
+    words = ["evopress", verb(config.families), config.model.source, f"--{flag}", budget.target]
     given: dict[str, Any] = {flag: budget.target, "preset": config.search.preset, "data": config.data.source}
     if flag == "size":
-        given["application"] = config.compression.application
+        given["application"] = config.families[0]
+    if len(config.families) > 1:
+        given["use"] = config.families
+        words += ["--use", ",".join(config.families)]
     if flag == "fraction" and budget.counts != "count":
         given["counts"] = budget.counts
         words += ["--counts", budget.counts]

@@ -20,6 +20,7 @@ from evopress.report import allocation, commands, front, history
 from evopress.report.charts import Chart, Mark, columns, scatter, short
 from evopress.report.data import RunData, read_all
 from evopress.run import wording
+from evopress.settings.called import CALLED, question
 from evopress.settings.config import flat
 
 
@@ -92,7 +93,7 @@ def view(run: RunData, name: str = "") -> dict[str, Any]:
 
 
 def _at(run: RunData) -> str:
-    return "with" if run.config.compression.application == "depth" else "at"
+    return CALLED[run.config.families[-1]].joins
 
 
 def model_name(run: RunData) -> str:
@@ -115,15 +116,9 @@ QUANTA = {
 def asked(run: RunData) -> str:
     """What was asked, in a sentence."""
     config, search = run.config, run.config.search
-    questions = {
-        "bits": f"How many bits should each layer of {model_name(run)} get, so that they average "
-        f"{wording.budget_text(config)}?",
-        "sparsity": f"How many of its weights should each layer of {model_name(run)} lose, "
-        f"at {wording.budget_text(config)}?",
-        "depth": f"Which parts of {model_name(run)} should be left out, with {wording.budget_text(config)}?",
-    }
+    asked_for = question(config.families).format(model=model_name(run), budget=wording.budget_text(config))
     how = "the best of random profiles" if search.strategy == "best-of" else "an evolutionary search"
-    return f"{questions[config.compression.application]} Asked of {how} on text from {Path(config.data.source).name}."
+    return f"{asked_for} Asked of {how} on text from {Path(config.data.source).name}."
 
 
 def came(run: RunData, course: Sequence[history.Generation]) -> str:

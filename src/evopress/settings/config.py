@@ -18,6 +18,7 @@ from evopress.core.ggml_types import GGML_TYPES
 from evopress.errors import BudgetError, ConfigError, RunError, ScheduleError, SchemaError
 from evopress.search.presets import ApplicationName
 from evopress.search.stages import validate_schedule
+from evopress.settings.called import CALLED
 from evopress.settings.sections import (
     BudgetSection,
     Compression,
@@ -29,28 +30,16 @@ from evopress.settings.sections import (
     QuantizeSection,
     SearchSection,
     Section,
-    SparsifySection,
 )
 from evopress.settings.targets import Target, find_target
 
 SCHEMA = 2
 
+TOGETHER: tuple[ApplicationName, ...] = ("bits",)
+"""Families that can be searched together with drops."""
+
 FORMER_LEVELS = {"scales": "range", "mismatch": 0.0, "refine": 0}
 """How levels were made by runs whose files do not say it."""
-
-COMPRESSION: dict[ApplicationName, type[Section]] = {
-    "bits": QuantizeSection,
-    "sparsity": SparsifySection,
-    "depth": DropSection,
-}
-"""The section of each application."""
-
-COUNTS: dict[ApplicationName, tuple[str, ...]] = {
-    "bits": ("bits", "bpw", "size"),
-    "sparsity": ("weights",),
-    "depth": ("count", "parameters", "bytes", "size"),
-}
-"""What the budget of an application can count."""
 
 
 class Config(Section):
@@ -60,10 +49,26 @@ class Config(Section):
     model: ModelSection
     data: DataSection
     compression: Annotated[Compression, Field(discriminator="method")]
+    depth: DropSection | None = None
     budget: BudgetSection
     search: SearchSection
     export: ExportSection = ExportSection.model_validate({})
     polish: PolishSection = PolishSection.model_validate({})
+
+    @property
+    def sections(self) -> tuple[Compression, ...]:
+        """The settings of each family that is searched, in order."""
+        return (self.compression,) if self.depth is None else (self.compression, self.depth)
+
+    @property
+    def families(self) -> tuple[ApplicationName, ...]:
+        """The families that are searched together."""
+        return tuple(section.application for section in self.sections)
+
+    @property
+    def dropping(self) -> DropSection | None:
+        """The settings of what can be dropped, if anything can."""
+        return next((section for section in self.sections if isinstance(section, DropSection)), None)
 
     @property
     def target(self) -> Target | None:
@@ -73,18 +78,25 @@ class Config(Section):
     @property
     def format(self) -> str:
         """The format of the run's own export."""
-        return self.target.formats[self.compression.application] if self.target else "hf"
+        return self.target.formats[self.families[0]] if self.target else "hf"
+
+    @model_validator(mode="after")
+    def _legal(self) -> Config:
+        allowed = CALLED[self.families[0]].counts
+        if self.budget.counts not in allowed:
+            raise ConfigError(f"the budget counts {self.budget.counts!r}; use {', '.join(allowed)}")
+        if self.target:
+            for section in self.sections:
+                self.target.check(section)
+        if self.depth is not None:
+            _check_together(self)
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
-        allowed = COUNTS[self.compression.application]
-        if self.budget.counts not in allowed:
-            raise ConfigError(f"the budget counts {self.budget.counts!r}; use {', '.join(allowed)}")
         target = Fraction(self.budget.target)
-        if self.target:
-            self.target.check(self.compression)
         if isinstance(self.compression, QuantizeSection):
-            _check_bits(self.budget, self.compression)
+            _check_bits(self.budget, self.compression, drops=self.depth is not None)
         elif self.budget.counts != "size" and not 0 <= target < 1:
             name = "sparsity" if self.compression.application == "sparsity" else "fraction"
             raise BudgetError(f"the {name} is {self.budget.target}; give a number from 0 to below 1, such as 0.25")
@@ -119,6 +131,21 @@ def _check_polish(polish: PolishSection, section: Compression) -> None:
         )
 
 
+def _check_together(config: Config) -> None:
+    """ConfigError for settings that mean nothing where weights have levels and parts can be dropped."""
+    assert config.depth is not None
+    if config.compression.application not in TOGETHER:
+        raise ConfigError(f"drops are searched with {', '.join(TOGETHER)}, not with {config.compression.application}")
+    if config.budget.exchange != "any":
+        raise ConfigError(f"--exchange {config.budget.exchange} cannot be met: drops and levels trade any with any")
+    if config.target and config.depth.granularity == "sublayer":
+        raise ConfigError(
+            f"format {config.format} leaves out whole blocks beside levels; use --granularity block or pair"
+        )
+    if config.polish.polish not in ("none", "auto"):
+        raise ConfigError(f"--polish {config.polish.polish} cannot be done where parts are dropped; leave it out")
+
+
 def nothing_to_learn(section: Compression) -> str:
     """Why a polish could change no level of a run in its bytes; empty where it could."""
     if section.method == "ggml" and not any(GGML_TYPES[level].scales for level in section.levels):
@@ -131,21 +158,26 @@ def sweeps(section: Compression) -> bool:
     return section.method in ("gptq", "sparsegpt")
 
 
-def _check_bits(budget: BudgetSection, section: QuantizeSection) -> None:
-    """ConfigError or BudgetError for a budget in code bits that no profile of the levels could meet."""
+def _check_bits(budget: BudgetSection, section: QuantizeSection, drops: bool) -> None:
+    """ConfigError or BudgetError for a budget in code bits that no profile of the levels could meet.
+
+    With `drops` any low one can be met; what it takes is known with the model.
+    """
     if budget.counts != "bits":
         return
     if section.method == "ggml":
         raise ConfigError("ggml types mix codes and scales; give the budget as bpw, bits as stored")
     low, high = section.levels[0], section.levels[-1]
-    if not int(low) <= Fraction(budget.target) <= int(high):
+    if not (drops or int(low) <= Fraction(budget.target)) or not Fraction(budget.target) <= int(high):
         raise BudgetError(f"{budget.target} bits lie outside the levels; give {low} to {high}")
 
 
 def section_type(name: str, application: ApplicationName) -> type[Section]:
     """The class of the section called `name` in configurations of an application."""
     if name == "compression":
-        return COMPRESSION[application]
+        return CALLED[application].section
+    if name == "depth":
+        return DropSection
     kind: type[Section] = Config.model_fields[name].annotation  # type: ignore[assignment]
     return kind
 
@@ -205,10 +237,11 @@ def from_toml(text: str, where: str) -> Config:
 def flat(config: Config) -> dict[str, Any]:
     """All settings as `section.key` -> value."""
     sections = config.model_dump(mode="json", exclude={"schema_version"})
-    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+    return {f"{name}.{key}": value for name, section in sections.items() if section for key, value in section.items()}
 
 
 def differences(old: Config, new: Config) -> list[str]:
     """What differs, one `section.key: old -> new` for each."""
     before, after = flat(old), flat(new)
-    return [f"{key}: {value} -> {after[key]}" for key, value in before.items() if after[key] != value]
+    keys = [key for key in before | after if before.get(key) != after.get(key)]
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys]

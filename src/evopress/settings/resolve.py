@@ -5,7 +5,7 @@ Everything is decided here, before anything runs, so that a configuration on dis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,9 +13,10 @@ from evopress.core.files import parse_size
 from evopress.errors import ConfigError
 from evopress.search.automatic import resolve_automatic
 from evopress.search.presets import COARSE_GENERATIONS, PRESETS, ApplicationName
-from evopress.settings.config import COMPRESSION, Config, nothing_to_learn, section_type, validated
+from evopress.settings.called import CALLED
+from evopress.settings.config import TOGETHER, Config, nothing_to_learn, section_type, validated
 from evopress.settings.sections import SENSITIVITY_TOKENS, DataSection
-from evopress.settings.targets import find_target
+from evopress.settings.targets import Target, find_target
 
 UNLIMITED = 1_000_000
 """Generations of a search that a limit of time or tokens ends."""
@@ -43,15 +44,17 @@ PAPER_DATA: dict[str, int | str] = {
 def resolve(model: str | Path, *, bits: float | str | None = None, bpw: float | str | None = None,
             size: int | str | None = None, sparsity: float | str | None = None, fraction: float | str | None = None,
             application: ApplicationName | None = None, counts: str = "count", preset: str = "quick",
-            target: str | None = None, **options: Any) -> Config:  # fmt: skip
+            target: str | None = None, use: Sequence[str] | None = None, **options: Any) -> Config:  # fmt: skip
     """A full configuration from the few things a user says.
 
     The budget is one of `bits` (code bits a weight), `bpw` (scales and zeros too), `size` (bytes of the exported files
     with weights, such as "100MB"), `sparsity` (share of weights that become zero) and `fraction` (share of the depth
     that is dropped, in what `counts` counts: sub-layers, parameters or bytes); it chooses the `application`, but for a
     size, which is that of quantized files where nothing else is said. `target` is the runtime that the model is for: it
-    decides the defaults of the levels, and what is legal. `options` are fields of any section by name (`group_size=64`,
-    `generations=20`, `data="text.txt"`); None means "not said". ConfigError (or a child of it) says what does not fit.
+    decides the defaults of the levels, and what is legal. `use` names families that are searched together, such as
+    `("bits", "depth")`; one alone is as its `application`. `options` are fields of any section by name
+    (`group_size=64`, `generations=20`, `data="text.txt"`); None means "not said". ConfigError (or a child of it) says
+    what does not fit.
 
     >>> resolve("demo", bits=3).compression.group_size
     64
@@ -62,9 +65,10 @@ def resolve(model: str | Path, *, bits: float | str | None = None, bpw: float | 
         text = ", ".join(f"{name}={value}" for name, value in given.items()) or "none"
         raise ConfigError(f"give exactly one budget, got {text}; for example bits=3, sparsity=0.5 or fraction=0.25")
     [(name, budget)] = given.items()
-    application = _application(name, application, target, counts)
-    if preset not in PRESETS[application]:
-        raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(sorted(PRESETS[application]))}")
+    families = known_families(use)
+    application = _application(name, families[0] if families else application, target, counts)
+    families = families or (application,)
+    _require_preset(preset, families)
     said = {key: value for key, value in options.items() if value is not None}
     sections = _preset_values(application, preset)
     sections["model"]["source"] = str(model)
@@ -74,24 +78,38 @@ def resolve(model: str | Path, *, bits: float | str | None = None, bpw: float | 
     stored = "bpw" if runtime and runtime.stored else "bits"
     counted = {"bits": stored, "sparsity": "weights", "fraction": counts}.get(name, name)
     sections["budget"].update(target=str(budget), counts=counted)
-    if model == "demo" and application == "bits":
-        sections["compression"]["group_size"] = 64
+    sections["compression"] |= _defaults(str(model), name, application, runtime)
     if said.get("group_size") == 0:
         sections["compression"]["group_size"] = said.pop("group_size") or None
-    if name == "size" and application == "depth":
-        sections["compression"]["granularity"] = "block"  # what every format leaves out
-    if runtime:
-        sections["compression"].update(runtime.defaults(application))
+    if len(families) > 1:
+        sections["depth"] = {"granularity": "block"} if runtime else {}
     for key, value in said.items():
         _section_of(key, sections, application)[key] = value
     if "propagate" not in said and "3" not in map(str, sections["compression"].get("levels", ())):
         sections["compression"].pop("propagate", None)
-    method = COMPRESSION[application].model_fields["method"]
+    method = CALLED[application].section.model_fields["method"]
     chosen = sections["compression"].setdefault("method", method.default)
     if chosen not in (known := get_args(method.annotation)):
         raise ConfigError(f"--method is {chosen!r}, which does not make {application}; use {', '.join(known)}")
-    _resolve_search(sections["search"], said, application, sections["data"])
+    _resolve_search(sections["search"], said, families, sections["data"])
     return resolve_polish(validated(sections))
+
+
+def _require_preset(preset: str, families: tuple[ApplicationName, ...]) -> None:
+    """ConfigError for one that is not known, or that is not for these families together."""
+    known = sorted(PRESETS[families[0]])
+    if preset not in known:
+        raise ConfigError(f"unknown preset {preset!r}; known: {', '.join(known)}")
+    if len(families) > 1 and preset != "quick":
+        raise ConfigError(f"preset {preset} is the paper's, for one family alone; use quick for {','.join(families)}")
+
+
+def _defaults(model: str, budget: str, application: ApplicationName, runtime: Target | None) -> dict[str, Any]:
+    """What the section `compression` has for who says nothing else."""
+    found: dict[str, Any] = {"group_size": 64} if model == "demo" and application == "bits" else {}
+    if budget == "size" and application == "depth":
+        found["granularity"] = "block"  # what every format leaves out
+    return found | (runtime.defaults(application) if runtime else {})
 
 
 def resolve_polish(config: Config, asked: str | None = None, rounds: int | None = None) -> Config:
@@ -101,9 +119,23 @@ def resolve_polish(config: Config, asked: str | None = None, rounds: int | None 
     """
     found = config.polish.polish if asked is None else asked
     if found == "auto":
-        found = "none" if nothing_to_learn(config.compression) else "blocks"
+        found = "none" if nothing_to_learn(config.compression) or config.depth else "blocks"
     own = {"polish": found} | ({} if rounds is None else {"rounds": rounds})
     return validated(config.model_dump() | {"polish": config.polish.model_dump() | own})
+
+
+def known_families(use: Sequence[str] | None) -> tuple[ApplicationName, ...]:
+    """The families that are named, in the order in which a configuration has them; none where nothing is said.
+
+    ConfigError for one that is not known, or for some that cannot be searched together.
+    """
+    names = tuple(dict.fromkeys(use or ()))
+    if unknown := [name for name in names if name not in CALLED]:
+        raise ConfigError(f"--use names the unknown family {unknown[0]!r}; known: {', '.join(CALLED)}")
+    found = tuple(family for family in CALLED if family in names)
+    if len(found) > 1 and (found[:-1] != TOGETHER or found[-1] != "depth"):
+        raise ConfigError(f"{' and '.join(found)} cannot be searched together; use {','.join((*TOGETHER, 'depth'))}")
+    return found
 
 
 def _application(budget: str, asked: ApplicationName | None, target: str | None, counts: str) -> ApplicationName:
@@ -124,16 +156,16 @@ def _application(budget: str, asked: ApplicationName | None, target: str | None,
 
 
 def _resolve_search(
-    search: dict[str, Any], said: Mapping[str, Any], application: ApplicationName, data: Mapping[str, Any]
+    search: dict[str, Any], said: Mapping[str, Any], families: Sequence[ApplicationName], data: Mapping[str, Any]
 ) -> None:
     """Replace what was left to `auto`, and what depends on other settings, by values."""
-    search |= resolve_automatic(search, application, _last_stage(search["tokens_per_stage"]))
+    search |= resolve_automatic(search, families, _last_stage(search["tokens_per_stage"]))
     if search["start"] == "coarse" and "coarse_generations" not in said:
         search["coarse_generations"] = COARSE_GENERATIONS
     if said.keys() & {"time", "token_limit"} and "generations" not in said:
         search["generations"] = UNLIMITED
     available = data.get("search_tokens", DataSection.model_fields["search_tokens"].default)
-    start_tokens = PRESETS[application][search["preset"]].start_tokens or START_TOKENS
+    start_tokens = PRESETS[families[0]][search["preset"]].start_tokens or START_TOKENS
     search.setdefault("start_tokens", min(start_tokens, available))
     search.setdefault("sensitivity_tokens", tuple(min(tokens, available) for tokens in SENSITIVITY_TOKENS))
 

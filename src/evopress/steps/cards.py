@@ -17,21 +17,12 @@ from evopress.formats.card import Card, Grid, Table
 from evopress.report.commands import reproduce
 from evopress.run.records import polish_record, read_json, versions
 from evopress.run.wording import COLUMNS, after_bos, budget_text, place
+from evopress.settings.called import did, tags
 from evopress.settings.config import Config
 from evopress.settings.sections import PolishSection, SparsifySection
 from evopress.steps.workspace import Workspace
 
 DEMO_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-TAGS = {"bits": "quantization", "sparsity": "pruning", "depth": "depth-pruning"}
-"""Family -> how the model hub calls it."""
-
-TASKS = {
-    "bits": "Each layer has the bit-width that an evolutionary search found for it",
-    "sparsity": "Each layer lost the share of its weights that an evolutionary search found for it",
-    "depth": "It lacks those of its parts that an evolutionary search found for that",
-}
-"""Family -> what it did to the model."""
 
 
 def make_card(workspace: Workspace, format: str, about: About, profile: Profile, directory: str, weights: int) -> Card:
@@ -44,10 +35,10 @@ def make_card(workspace: Workspace, format: str, about: About, profile: Profile,
     searched = run.profile.exists() and dict(read_json(run.profile, "search")["profile"]) == dict(profile.items())
     return Card(
         title=f"{name}, {budget_text(config)}",
-        summary=f"`{name}`, compressed with evopress. {TASKS[config.compression.application]}, so that the model's "
+        summary=f"`{name}`, compressed with evopress. {did(config.families)}, so that the model's "
         "answers change least under one budget.",
         metadata=_base_model(config) | {"library_name": about.library, "pipeline_tag": "text-generation"},
-        tags=(TAGS[config.compression.application], format, *about.tags),
+        tags=(*tags(config.families), format, *about.tags),
         grid=make_grid(workspace, profile),
         facts=_facts(workspace, profile, weights, searched),
         reproduce=reproduce(config, "run"),

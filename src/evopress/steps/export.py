@@ -29,7 +29,7 @@ def export(
     loader accepts the directory.
     """
     config = workspace.config
-    chosen = find_format(format or config.format, config.compression.application)
+    chosen = find_format(format or config.format, config.families)
     chosen.check(workspace.plain_source)
     target = out or workspace.run.export_to(chosen.name)
     found = read_fitting(profile or workspace.run.profile, workspace.space, workspace.family.from_text)

@@ -86,7 +86,8 @@ class Opened:
     @cached_property
     def sublayers(self) -> tuple[SubLayer, ...]:
         """What depth pruning can drop, found by running it; ask for it first while the model is whole."""
-        units: Granularity = getattr(self.config.compression, "granularity", "sublayer")
+        dropping = self.config.dropping
+        units: Granularity = "sublayer" if dropping is None else dropping.granularity
         return find_droppable(self.loaded.model, self.map, units, self.observer.note)
 
     @cached_property
@@ -98,7 +99,7 @@ class Opened:
     def plain_source(self) -> Source:
         """What formats store, as far as it is known without running the model."""
         config = self.config
-        return Source(loaded=self.loaded, map=self.map, section=config.compression, target=config.export.target)
+        return Source(loaded=self.loaded, map=self.map, sections=config.sections, target=config.export.target)
 
     @cached_property
     def runner(self) -> Runner:

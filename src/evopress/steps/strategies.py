@@ -20,11 +20,13 @@ from evopress.search.preselect import Preselect
 from evopress.search.presets import make_mutation
 from evopress.search.racing import STANDARD
 from evopress.search.stages import Schedule, validate_schedule
+from evopress.search.starts.bundles import sequences
 from evopress.search.starts.drawn import default_starts, random_starts
 from evopress.search.starts.refit import refit
-from evopress.search.starts.sensitivity import expansion_point, sensitivity_starts
+from evopress.search.starts.sensitivity import distrusted, expansion_point, sensitivity_starts
 from evopress.search.surrogate import Surrogate, effect_table
 from evopress.search.types import Strategy
+from evopress.steps.drops import levels_kept, nothing_dropped, with_drops, without_each
 from evopress.steps.workspace import Workspace
 
 
@@ -122,11 +124,13 @@ def warm_up(workspace: Workspace, seed: int) -> Warmup:
     for number in range(len(section.sensitivity_tokens)):
         if number:
             candidates = _candidates(workspace, known)
-            parent = candidates[ranked(_scores(workspace, candidates, number, seed))[0]]
+            best = candidates[ranked(_scores(workspace, candidates, number, seed))[0]]
             tokens = known.tokens + len(candidates) * section.start_tokens
-            known = replace(known, tokens=tokens, best=(*known.best, (tokens, parent)))
+            known = replace(known, tokens=tokens, best=(*known.best, (tokens, best)))
+            parent = nothing_dropped(workspace.space, best, known.rounds[0].profile)
         found = _measured(workspace, parent, number, seed)
-        known = replace(known, rounds=(*known.rounds, found), tokens=known.tokens + found.cost)
+        drops = (len(workspace.space.bundles) + 1) * _drop_tokens(workspace) if workspace.space.bundles else 0
+        known = replace(known, rounds=(*known.rounds, found), tokens=known.tokens + found.cost + drops)
     return known
 
 
@@ -147,7 +151,13 @@ def _candidates(workspace: Workspace, known: Warmup) -> tuple[Profile, ...]:
     space, found = workspace.space, known.rounds[-1]
     own = (found.profile,) if space.fits(found.profile) else ()
     measured = sensitivity_starts(space, found.slope, found.curvature, workspace.family.gammas)
+    if space.bundles:
+        measured += sequences(space, distrusted(found.slope, found.curvature, SEQUENCES_GAMMA))
     return tuple(dict.fromkeys((*workspace.family.starts.values(), *known.proposed, *own, *measured)))
+
+
+SEQUENCES_GAMMA = 1.4
+"""How much the sequences of drops and levels distrust sensitivities: the second of `GAMMAS`."""
 
 
 def _scores(workspace: Workspace, profiles: Sequence[Profile], number: int, seed: int) -> list[float]:
@@ -156,6 +166,11 @@ def _scores(workspace: Workspace, profiles: Sequence[Profile], number: int, seed
     with workspace.evaluator(workspace.splits.search, (workspace.measure,), len(profiles)) as evaluator:
         evaluator.seed, evaluator.calls = seed, -number  # the search counts its minibatches from 0
         return evaluator(profiles, config.start_tokens)
+
+
+def _drop_tokens(workspace: Workspace) -> int:
+    """On how many tokens drops are scored in each round: as many as the first one measures levels on."""
+    return workspace.config.search.sensitivity_tokens[0]
 
 
 def _measured(workspace: Workspace, parent: Profile, number: int, seed: int) -> Sensitivity:
@@ -175,7 +190,7 @@ def _measured(workspace: Workspace, parent: Profile, number: int, seed: int) -> 
             found = measure_sensitivity(
                 evaluator,
                 parent,
-                {name: [level.name for level in unit.levels] for unit in space.units for name in unit.named},
+                levels_kept(space),
                 plan[number],
                 by="weights" if workspace.family.method else "blocks",
                 seed=drawn,
@@ -183,5 +198,9 @@ def _measured(workspace: Workspace, parent: Profile, number: int, seed: int) -> 
                     "measure", number + done / total, len(plan), "sensitivities"
                 ),
             )
+            if space.bundles:
+                evaluator.seed, evaluator.calls = drawn, 0
+                scores = evaluator(without_each(space, parent), _drop_tokens(workspace))
+                found = with_drops(found, space, scores)
         write_sensitivity(path, found, fingerprint)
     return found

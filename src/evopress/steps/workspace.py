@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
 
 import torch
 
@@ -22,13 +21,12 @@ from evopress.database.build import stored_bits
 from evopress.database.methods import Method, corrects
 from evopress.database.polished import polished_again, polished_levels
 from evopress.database.store import Database
-from evopress.families import Drop, Family, Measured, Quantize, QuantizeGgml, Served, Sparsify, layer_errors
+from evopress.families import Family, layer_errors, together
 from evopress.fitness.bank import Bank
 from evopress.fitness.divergence import Measure
 from evopress.fitness.evaluator import AT_ONCE, Evaluator
 from evopress.formats.format import Content, Format, Source
 from evopress.formats.formats import find_format
-from evopress.formats.gguf import gguf_names
 from evopress.formats.verification import Searched, logits
 from evopress.models import Influence, fingerprint, group_sublayers, measure_influence
 from evopress.models.assemble import Assembly, Load, no_levels
@@ -40,7 +38,7 @@ from evopress.models.weights import replaced
 from evopress.run.directory import RunDirectory
 from evopress.run.observer import Observer
 from evopress.search.presets import depth_generations
-from evopress.settings.sections import DropSection, SparsifySection
+from evopress.steps.families import Later, make_families
 from evopress.steps.opened import LossFunction, Opened
 from evopress.text.loading import load_beyond, load_splits
 from evopress.text.tokens import SHORTEST_SEQUENCE, Amounts, Splits, Tokens
@@ -103,28 +101,23 @@ class Workspace(Opened):
         )
 
     @cached_property
-    def family(self) -> Family:
+    def families(self) -> tuple[Family, ...]:
         """What is searched: bit-widths, sparsity or depth."""
-        config, model, map, note = self.config, self.loaded.model, self.map, self.observer.note
-        section, budget = config.compression, config.budget
-        if isinstance(section, DropSection):
-            measured = Measured(lambda: self.influence, lambda: self.influence_tokens)
-            served = None if config.target is None else Served(lambda: self.files, config.target.first_attention)
-            return Drop(model, map, section, budget, self.sublayers, self.removal, measured, served)
-        if isinstance(section, SparsifySection):
-            return Sparsify(model, map, section, budget, lambda: self.database, influence=lambda: self.influence)
-        needs: dict[str, Any] = {"target": config.target, "files": lambda: self.files}
-        if section.method == "ggml":
-            names = gguf_names(self.loaded)
-            return QuantizeGgml(model, map, section, budget, lambda: self.database, names=names, note=note, **needs)
-        return Quantize(model, map, section, budget, lambda: self.database, **needs)
+        later = Later(lambda: self.database, lambda: self.files, lambda: self.influence, lambda: self.influence_tokens)
+        return make_families(self, later)
+
+    @cached_property
+    def family(self) -> Family:
+        """All of them as one."""
+        return together(self.families, self.map, self.config.budget, lambda: self.files)
 
     @cached_property
     def source(self) -> Source:
         """What formats store."""
-        if not isinstance(self.config.compression, DropSection):
+        dropping = self.config.dropping
+        if dropping is None:
             return self.plain_source
-        parts = group_sublayers(self.sublayers, self.config.compression.granularity)
+        parts = group_sublayers(self.sublayers, dropping.granularity)
         return replace(self.plain_source, parts=parts, left_out=self.removal.blocks)
 
     @cached_property
@@ -134,7 +127,7 @@ class Workspace(Opened):
 
     @property
     def _format(self) -> Format:
-        return find_format(self.config.format, self.config.compression.application)
+        return find_format(self.config.format, self.config.families)
 
     def content(self, profile: Profile) -> Content:
         """A profile as files hold it, with its polished levels if it is the one that was polished."""

@@ -151,13 +151,13 @@ def plan_probes(model: str, out: Path, options: Mapping[str, Any]) -> list[Confi
     if given := [name for name in BUDGET if options.get(name) is not None]:
         raise ConfigError(f"--{given[0]} is a budget, and a goal asks for the least that will do; give one of both")
     options = {name: value for name, value in options.items() if name not in BUDGET}
-    section = resolve(model, application="bits", bpw=4, **options).compression
+    section = resolve(model, use=("bits",), bpw=4, **options).compression
     counted, targets = budgets(section)
     if section.method == "gptq" and section.propagate == "auto":
         levels = {level: int(level) for level in section.widths}
         options["propagate"] = nearest_level(levels, Fraction(targets[len(targets) // 2]))
     options["database"] = options.get("database") or str(out / "database")
-    return [resolve(model, application="bits", **{counted: target}, **options) for target in targets]
+    return [resolve(model, use=("bits",), **options | {counted: target}) for target in targets]
 
 
 def budgets(section: Compression) -> tuple[str, list[str]]:

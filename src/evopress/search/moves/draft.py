@@ -19,7 +19,7 @@ class Draft:
         self.levels = list(levels)
         self.cost = space.cost(levels)
         self.limit = space.budget
-        self._costs, self._steps = space.costs, space.steps
+        self._costs, self._steps, self._floors = space.costs, space.steps, space.floors
 
     @property
     def fits(self) -> bool:
@@ -31,12 +31,12 @@ class Draft:
         self.limit = self.cost + most - sum(self._costs[unit][self.levels[unit]] for unit in units)
 
     def raisable(self, units: Iterable[int]) -> list[int]:
-        """Those of `units` that are not at their highest level."""
-        return [unit for unit in units if self.levels[unit] < len(self._steps[unit])]
+        """Those of `units` that are neither dropped with a bundle nor at their highest level."""
+        return [unit for unit in units if self._floors[unit] <= self.levels[unit] < len(self._steps[unit])]
 
     def lowerable(self, units: Iterable[int]) -> list[int]:
-        """Those of `units` that are not at their lowest level."""
-        return [unit for unit in units if self.levels[unit]]
+        """Those of `units` that are not at the lowest level of what is kept."""
+        return [unit for unit in units if self.levels[unit] > self._floors[unit]]
 
     def step_up(self, unit: int) -> int:
         """What raising a raisable unit by one level costs."""
@@ -50,16 +50,26 @@ class Draft:
         """Those of `units` that can be lowered, by what lowering them by one level frees."""
         found: dict[int, list[int]] = {}
         for unit in units:
-            if level := self.levels[unit]:
+            level = self.levels[unit]
+            if level > self._floors[unit]:
                 found.setdefault(self._steps[unit][level - 1], []).append(unit)
         return found
 
     def affordable(self, units: Iterable[int]) -> list[int]:
         """Those of `units` that can be raised within the limit."""
-        slack, levels, steps = self.limit - self.cost, self.levels, self._steps
+        slack, levels, steps, floors = self.limit - self.cost, self.levels, self._steps, self._floors
         if slack <= 0:
             return []
-        return [unit for unit in units if levels[unit] < len(steps[unit]) and steps[unit][levels[unit]] <= slack]
+        return [
+            unit
+            for unit in units
+            if floors[unit] <= levels[unit] < len(steps[unit]) and steps[unit][levels[unit]] <= slack
+        ]
+
+    def put(self, unit: int, level: int) -> None:
+        """Give a unit this level, whatever it has."""
+        self.cost += self._costs[unit][level] - self._costs[unit][self.levels[unit]]
+        self.levels[unit] = level
 
     def up(self, unit: int) -> None:
         """Raise a unit by one level."""
@@ -82,7 +92,7 @@ class Draft:
             at = rng.randrange(len(pool))
             lowered.append(pool[at])
             self.down(pool[at])
-            if not self.levels[pool[at]]:
+            if self.levels[pool[at]] == self._floors[pool[at]]:
                 drop(pool, at)
         return lowered
 

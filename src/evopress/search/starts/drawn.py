@@ -14,6 +14,7 @@ from random import Random
 from evopress.core.profile import Profile
 from evopress.core.space import SearchSpace
 from evopress.errors import BudgetError
+from evopress.search.moves.bundles import shed
 from evopress.search.moves.draft import Draft
 from evopress.search.moves.mutation import Indices
 
@@ -33,6 +34,7 @@ def ceiling(space: SearchSpace) -> Indices:
 def random_start(space: SearchSpace, rng: Random) -> Indices:
     """A random profile that fits: lowered from the ceiling until each group is within its share, then filled."""
     draft = Draft(space, ceiling(space))
+    shed(space, draft, rng)
     for group, share in zip(space.groups, space.shares, strict=True):
         draft.narrow(group, share)
         draft.shrink(group, rng)

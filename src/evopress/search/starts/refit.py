@@ -10,6 +10,7 @@ from random import Random
 
 from evopress.core.profile import Profile, Unit
 from evopress.core.space import SearchSpace
+from evopress.search.moves.bundles import shed
 from evopress.search.moves.draft import Draft
 from evopress.search.moves.mutation import Indices
 from evopress.search.starts.drawn import distinct
@@ -31,11 +32,13 @@ def refit(space: SearchSpace, profile: Profile, rng: Random, count: int = 8) -> 
     """
     old = _levels(space, profile)
     own = [costs[level] for costs, level in zip(space.costs, old, strict=True)]
+    proposed = [space.decode(old)] if space.fits(old) else []
+    if space.bundles:
+        return tuple(dict.fromkeys([*proposed, *distinct(space, count, lambda: _completed(space, old, rng))]))
     total = sum(own)
     shift = (space.budget - total) / space.total_weights
     moved = [cost + shift * unit.size for cost, unit in zip(own, space.units, strict=True)]
     scaled = [cost * space.budget / total if total else cost for cost in own]
-    proposed = [space.decode(old)] if space.fits(old) else []
     proposed += [space.decode(nearest(space, wanted)) for wanted in (moved, scaled)]
     return tuple(dict.fromkeys([*proposed, *distinct(space, count, lambda: _completed(space, old, rng))]))
 
@@ -43,6 +46,7 @@ def refit(space: SearchSpace, profile: Profile, rng: Random, count: int = 8) -> 
 def _completed(space: SearchSpace, old: Indices, rng: Random) -> Indices:
     """The old levels, lowered at random where they are too much and raised at random where there is room."""
     draft = Draft(space, old)
+    shed(space, draft, rng)
     for units, most in space.limits:
         draft.narrow(units, most)
         draft.shrink(units, rng)

@@ -39,8 +39,12 @@ def sensitivity_starts(
 
     ProfileError when a number is missing. A level whose number is not finite is avoided.
     """
-    tables = ({unit: _errors(slope[unit], curvature[unit], gamma) for unit in slope} for gamma in gammas)
-    return tuple(dict.fromkeys(knapsack(space, errors) for errors in tables))
+    return tuple(dict.fromkeys(knapsack(space, distrusted(slope, curvature, gamma)) for gamma in gammas))
+
+
+def distrusted(slope: Errors, curvature: Errors, gamma: float) -> Errors:
+    """slope + gamma * curvature, of each unit above its least."""
+    return {unit: _errors(slope[unit], curvature[unit], gamma) for unit in slope}
 
 
 def _errors(slope: Mapping[str, float], curvature: Mapping[str, float], gamma: float) -> dict[str, float]:
