@@ -1,10 +1,12 @@
 """What can be chosen: units with their levels, how these are made, where they go in a live model, what they cost.
 
 Knows models, levels and databases, but no formats and no run: what files cost is told as data. Start at `family`, the
-protocol that all others know; one file each: quantize and ggml (bits), sparsify (zeros), drop (depth).
+protocol that all others know; one file each: quantize and ggml (bits), sparsify (zeros), drop (depth),
+experts (experts of mixtures).
 """
 
 from evopress.families.drop import Drop, Measured, Served
+from evopress.families.experts import DropExperts
 from evopress.families.family import Family, Stored
 from evopress.families.ggml import QuantizeGgml
 from evopress.families.quantize import Quantize
@@ -13,6 +15,7 @@ from evopress.families.weights import WeightFamily, layer_errors
 
 __all__ = [
     "Drop",
+    "DropExperts",
     "Family",
     "Measured",
     "Quantize",

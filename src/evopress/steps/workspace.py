@@ -41,6 +41,7 @@ from evopress.run.directory import RunDirectory
 from evopress.run.observer import Observer
 from evopress.search.presets import depth_generations
 from evopress.settings.sections import DropSection, SparsifySection
+from evopress.steps.mixtures import drop_experts, kept_experts
 from evopress.steps.opened import LossFunction, Opened
 from evopress.text.loading import load_beyond, load_splits
 from evopress.text.tokens import SHORTEST_SEQUENCE, Amounts, Splits, Tokens
@@ -107,6 +108,8 @@ class Workspace(Opened):
         """What is searched: bit-widths, sparsity or depth."""
         config, model, map, note = self.config, self.loaded.model, self.map, self.observer.note
         section, budget = config.compression, config.budget
+        if isinstance(section, DropSection) and section.granularity == "expert":
+            return drop_experts(self, lambda: self._influence_text)
         if isinstance(section, DropSection):
             measured = Measured(lambda: self.influence, lambda: self.influence_tokens)
             served = None if config.target is None else Served(lambda: self.files, config.target.first_attention)
@@ -122,9 +125,10 @@ class Workspace(Opened):
     @cached_property
     def source(self) -> Source:
         """What formats store."""
-        if not isinstance(self.config.compression, DropSection):
+        section = self.config.compression
+        if not isinstance(section, DropSection) or section.granularity == "expert":
             return self.plain_source
-        parts = group_sublayers(self.sublayers, self.config.compression.granularity)
+        parts = group_sublayers(self.sublayers, section.granularity)
         return replace(self.plain_source, parts=parts, left_out=self.removal.blocks)
 
     @cached_property
@@ -143,6 +147,7 @@ class Workspace(Opened):
             profile=profile,
             tensors=self.family.tensors(profile, database),
             dropped=self.family.dropped(profile),
+            experts=kept_experts(self.family, profile),
             left_out=self.family.left_out(profile),
             database=database,
         )
