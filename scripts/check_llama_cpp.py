@@ -7,7 +7,7 @@ LIBRARIES is a directory with a prebuilt libllama (see scripts/libllama.py). Fiv
 * does llama-quantize choose the types that `evopress.levels.mixes` says it chooses, and are its bytes ours;
 * are the bytes of every type that can be a level ours, with an importance matrix;
 * does it take our --tensor-type-file and write the file that we write;
-* does every architecture compute in llama.cpp what it computes in transformers;
+* does every architecture compute in llama.cpp what it computes in transformers, mixtures of experts too;
 * does it still without blocks, attentions and MLPs.
 
 llama.cpp keeps keys and values in fp16 and multiplies quantized weights with activations of 8 bits; hence the
@@ -40,6 +40,7 @@ from evopress.levels.mixes import mix_types
 from evopress.levels.tensor_types import write_tensor_types
 from evopress.models import LoadedModel, describe, find_sublayers
 from evopress.models.bypass import bypass_slots
+from evopress.models.experts import split_experts
 from evopress.testing import gguf_config, merging_tokenizer, random_model
 
 VOCABULARY = 320
@@ -53,6 +54,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gemma2": WINDOWED,
     "gemma3_text": WINDOWED,
     "phi3": {},
+}
+EXPERTS = {"moe_intermediate_size": 128, "num_experts": 8, "num_experts_per_tok": 2}
+MIXTURES: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None},
+    "olmoe": {"num_experts": 8, "num_experts_per_tok": 2, "num_key_value_heads": 4},
+    "qwen2_moe": EXPERTS | {"shared_expert_intermediate_size": 128},
+    "qwen3_moe": EXPERTS | {"head_dim": 64, "norm_topk_prob": True},
 }
 
 
@@ -74,6 +82,11 @@ def main() -> None:
                 "Architectures",
                 "model | difference of logits (root mean square) / their spread",
                 architectures(library, Path(folder)),
+            ),
+            (
+                "Mixtures",
+                "model | difference of logits (root mean square) / their spread",
+                mixtures(library, Path(folder)),
             ),
             ("Depth", "model | difference of logits (root mean square) / their spread", depth(library, Path(folder))),
         ):
@@ -183,6 +196,30 @@ def architectures(library: Library, folder: Path) -> Iterator[Row]:
         yield compared(f"{architecture}, Q4_K to Q8_0", library, folder, plan, packs, loaded.model, QUANTIZED)
 
 
+def mixtures(library: Library, folder: Path) -> Iterator[Row]:
+    """The same of mixtures, with one type for each matrix of all experts of a layer.
+
+    A router of random weights chooses others for the least rounding, of keys and values in fp16 too. So tokens have all
+    experts where numbers have to be exact, and where they have two of eight the tolerance is the wider one.
+    """
+    for architecture in MIXTURES:
+        for title, settings, limit in (("2 of 8", {}, QUANTIZED), ("all", {"num_experts_per_tok": 8}, EXACT)):
+            loaded, plain = pico(architecture, 4, **settings), f"{architecture}, fp32, {title} experts"
+            yield compared(plain, library, folder, plan_gguf(loaded, {}), {}, loaded.model, limit)
+        rng, kinds, packs = random.Random(2), dict[str, str](), {}
+        for linear in describe(loaded.model).linears:
+            shared = f"{linear.experts}.{linear.role.rpartition('.')[2]}" if linear.experts else linear.name
+            kind = kinds.setdefault(shared, rng.choice(["Q4_K", "Q5_K", "Q6_K", "Q8_0"]))
+            tensor = loaded.model.get_parameter(linear.view.parameter)
+            pack = pack_ggml(tensor.detach(), fitting_type(kind, tensor.shape[1]))
+            packs[linear.view.parameter] = pack
+            with torch.no_grad():
+                tensor.copy_(pack.dequantize())
+        plan = plan_gguf(loaded, {name: pack.type for name, pack in packs.items()})
+        title = f"{architecture}, Q4_K to Q8_0, all experts"
+        yield compared(title, library, folder, plan, packs, loaded.model, QUANTIZED)
+
+
 def depth(library: Library, folder: Path) -> Iterator[Row]:
     """Blocks and halves of blocks dropped at random; what llama.cpp cannot compute is refused."""
     for architecture in ARCHITECTURES:
@@ -236,7 +273,8 @@ def matrices(loaded: LoadedModel) -> Iterator[tuple[str, torch.Tensor]]:
 
 def pico(architecture: str, blocks: int, **settings: Any) -> LoadedModel:
     """A random model of width 256 with a tokenizer that llama.cpp can read."""
-    model = random_model(gguf_config(architecture, blocks=blocks, **ARCHITECTURES[architecture] | settings))
+    known = ARCHITECTURES | MIXTURES
+    model = split_experts(random_model(gguf_config(architecture, blocks=blocks, **known[architecture] | settings)))
     with torch.no_grad():  # weights of unit gain: with larger ones rounding grows from block to block
         for tensor in model.parameters():
             tensor.mul_(0.4 if tensor.ndim == 2 else 1.0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,28 @@ def bos_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bos")
     write_pico_checkpoint(path, "llama", bos=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Model type of a mixture -> a tiny checkpoint of it on disk, with tokenizer, the same for all tests."""
+    import torch
+    import transformers
+
+    from evopress.testing import pico_tokenizer, randomize
+    from evopress.testing.tiny import tiny_config
+
+    @cache
+    def written(model_type: str) -> str:
+        path = tmp_path_factory.mktemp(model_type)
+        torch.manual_seed(0)
+        model: Any = transformers.AutoModelForCausalLM.from_config(tiny_config(model_type), dtype=torch.float32)
+        randomize(model)
+        model.save_pretrained(path)
+        pico_tokenizer().save_pretrained(path)
+        return str(path)
+
+    return written
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from evopress import pipeline
 from evopress.database.store import Database
-from evopress.errors import EvopressError, UnsupportedModel
+from evopress.errors import UnsupportedModel
 from evopress.levels.hessian import Hessian, Inputs, lean_on_each_other
 from evopress.models import Runner, describe, find_sublayers, load_model
 from evopress.models.batches import batches
@@ -26,9 +27,10 @@ from evopress.run.directory import start_run
 from evopress.run.observer import Observer
 from evopress.settings.resolve import resolve
 from evopress.steps.workspace import Workspace
-from evopress.testing import pico_tokenizer, randomize
+from evopress.testing import randomize
 from evopress.testing.tiny import tiny_config
 
+Mixture = Callable[[str], str]
 WAYS = {
     "mixtral": "one stack for gate and up",
     "gpt_oss": "transposed, with biases, gate and up interleaved",
@@ -48,12 +50,6 @@ def make(model_type: str) -> Any:
     model = auto.from_config(tiny_config(model_type), dtype=torch.float32).eval()
     randomize(model)
     return model
-
-
-def saved(model_type: str, path: Path) -> str:
-    make(model_type).save_pretrained(path)
-    pico_tokenizer().save_pretrained(path)
-    return str(path)
 
 
 @pytest.mark.parametrize("model_type", WAYS)
@@ -142,8 +138,10 @@ def test_without_any_token_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss"])
-def test_levels_of_experts_are_exported_and_read_again(model_type: str, small: dict[str, Any], tmp_path: Path) -> None:
-    source = saved(model_type, tmp_path / "model")
+def test_levels_of_experts_are_exported_and_read_again(
+    model_type: str, small: dict[str, Any], tmp_path: Path, mixture: Mixture
+) -> None:
+    source = mixture(model_type)
     own = {"model": source, "group_size": 16, "dtype": "float32"}
     run = pipeline.quantize(out=tmp_path / "run", **small | own)
     export = load_file(run.directory.export / "model.safetensors")
@@ -168,11 +166,13 @@ def test_levels_of_experts_are_exported_and_read_again(model_type: str, small: d
     assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_a_build_that_was_killed_goes_on_to_the_same_bytes(small: dict[str, Any], tmp_path: Path) -> None:
+def test_a_build_that_was_killed_goes_on_to_the_same_bytes(
+    small: dict[str, Any], tmp_path: Path, mixture: Mixture
+) -> None:
     class Stop(Exception):
         pass
 
-    options = small | {"model": saved("mixtral", tmp_path / "model"), "group_size": 16}
+    options = small | {"model": mixture("mixtral"), "group_size": 16}
     whole = Workspace(start_run(tmp_path / "whole", resolve(**options)), Observer())
     pipeline.build(whole)
     cut = Workspace(start_run(tmp_path / "cut", resolve(**options)), Observer())
@@ -192,21 +192,14 @@ def test_a_build_that_was_killed_goes_on_to_the_same_bytes(small: dict[str, Any]
     assert Database(cut.run.database).manifest == Database(whole.run.database).manifest
 
 
-def test_blocks_and_mixtures_are_dropped(small_other: dict[str, Any], tmp_path: Path) -> None:
-    source = saved("deepseek_v3", tmp_path / "model")
+def test_blocks_and_mixtures_are_dropped(small_other: dict[str, Any], tmp_path: Path, mixture: Mixture) -> None:
+    source = mixture("deepseek_v3")
     model = load_model(source, dtype=torch.float32).model
     names = [sublayer.name for sublayer in find_sublayers(model, describe(model))]
     assert names == [f"model.layers.{block}.{kind}" for block in range(4) for kind in ("attn", "mlp")]
     options = small_other | {"model": source, "fraction": 0.25, "granularity": "block"}
     run = pipeline.drop(out=tmp_path / "run", **options)  # whose export is verified
     assert transformers.AutoConfig.from_pretrained(run.directory.export).num_hidden_layers == 3
-
-
-@pytest.mark.parametrize("own", [{"target": "vllm", "group_size": 32}, {"target": "llamacpp"}])
-def test_formats_that_hold_no_experts_say_so(own: dict[str, Any], small_other: dict[str, Any], tmp_path: Path) -> None:
-    source = saved("mixtral", tmp_path / "model")
-    with pytest.raises(EvopressError, match=r"does not hold experts yet, such as model\.layers\.0\.mlp\.experts\.0\."):
-        pipeline.quantize(out=tmp_path / "run", **small_other | own | {"model": source, "bpw": 6})
 
 
 def test_memory_counts_the_tokens_that_reach_an_expert() -> None:
@@ -221,8 +214,8 @@ def test_memory_counts_the_tokens_that_reach_an_expert() -> None:
     assert needs["gradients of one block"] < more["gradients of one block"]
 
 
-def test_experts_share_levels(small: dict[str, Any], tmp_path: Path) -> None:
-    own = {"model": saved("mixtral", tmp_path / "model"), "group_size": 16, "database": str(tmp_path / "database")}
+def test_experts_share_levels(small: dict[str, Any], tmp_path: Path, mixture: Mixture) -> None:
+    own = {"model": mixture("mixtral"), "group_size": 16, "database": str(tmp_path / "database")}
     for how, count in (("each", 12), ("matrix", 6), ("layer", 5)):
         config = resolve(**small | own | {"experts": how})
         workspace = Workspace(start_run(tmp_path / how, config), Observer())
@@ -233,8 +226,10 @@ def test_experts_share_levels(small: dict[str, Any], tmp_path: Path) -> None:
         assert tied[f"model.layers.0.{path}"] == (path, {"each": 1, "matrix": 4, "layer": 8}[how])
 
 
-def test_the_build_makes_an_expert_of_few_tokens_for_those_of_its_layer(small: dict[str, Any], tmp_path: Path) -> None:
-    own = {"model": saved("mixtral", tmp_path / "model"), "group_size": 16, "calibration_tokens": 32}
+def test_the_build_makes_an_expert_of_few_tokens_for_those_of_its_layer(
+    small: dict[str, Any], tmp_path: Path, mixture: Mixture
+) -> None:
+    own = {"model": mixture("mixtral"), "group_size": 16, "calibration_tokens": 32}
     workspace = Workspace(start_run(tmp_path / "run", resolve(**small | own | {"dtype": "float32"})), Observer())
     pipeline.build(workspace)
     runner, path = workspace.runner, "model.layers.0.mlp.experts"

@@ -89,16 +89,18 @@ class Drop:
     ) -> None:
         self.model, self._map, self._section, self._budget = model, model_map, section, budget
         self.sublayers, self._removal, self._measured, self._served = sublayers, removal, measured, served
+        assert section.granularity != "expert"  # another family's
+        self._granularity = section.granularity
         if section.granularity != "sublayer":
             _ = removal.possible  # refuses before anything is searched
 
     @cached_property
     def space(self) -> SearchSpace:
         """A `count` budget drops round(fraction x units), of each role where roles do not trade; others are a limit."""
-        budget, section = self._budget, self._section
+        budget = self._budget
         if budget.counts == "size":
             return self._sized(int(Fraction(budget.target)))
-        units = depth_units(self.sublayers, section.granularity, budget.counts, self._protected)  # type: ignore[arg-type]
+        units = depth_units(self.sublayers, self._granularity, budget.counts, self._protected)  # type: ignore[arg-type]
         if budget.counts == "count":
             return count_space(units, budget.target, by_role=budget.exchange == "role")
         total = sum(unit.levels[-1].cost for unit in units)
@@ -111,7 +113,7 @@ class Drop:
         files = self._served.files()
         units = [
             replace(unit, levels=tuple(Level(level.name, files.levels[unit.name][level.name]) for level in unit.levels))
-            for unit in depth_units(self.sublayers, self._section.granularity, protected=self._protected)
+            for unit in depth_units(self.sublayers, self._granularity, protected=self._protected)
         ]
         dearest = 0 if self._protected else max(unit.levels[-1].cost for unit in units)
         require_size(size, files.constant, [[level.cost for level in unit.levels] for unit in units], stays=dearest)
@@ -121,27 +123,27 @@ class Drop:
     @cached_property
     def parts(self) -> dict[str, tuple[SubLayer, ...]]:
         """The sub-layers of each unit that can be dropped, by its name."""
-        units = depth_units(self.sublayers, self._section.granularity, protected=self._protected)
-        groups = group_sublayers(self.sublayers, self._section.granularity)
+        units = depth_units(self.sublayers, self._granularity, protected=self._protected)
+        groups = group_sublayers(self.sublayers, self._granularity)
         return {unit.name: groups[unit.name] for unit in units if len(unit.levels) > 1}
 
     @property
     def names(self) -> tuple[str, ...]:
         """The units, those that are protected too."""
-        return tuple(group_sublayers(self.sublayers, self._section.granularity))
+        return tuple(group_sublayers(self.sublayers, self._granularity))
 
     @property
     def _protected(self) -> tuple[str, ...]:
         """What the user protects, what the target needs, and a first block that no checkpoint can lack."""
         served = self._served
-        alone = self._section.granularity == "sublayer" and served is not None and served.first_attention
+        alone = self._granularity == "sublayer" and served is not None and served.first_attention
         first = [sublayer.name for sublayer in self.sublayers if sublayer.kind == "attn"][:1]
         return self._section.protected + (tuple(first) if alone else ()) + self._needed
 
     @cached_property
     def _needed(self) -> tuple[str, ...]:
         """A sub-layer of each block that no checkpoint can lack, where whole blocks are dropped."""
-        return () if self._section.granularity == "sublayer" else self._removal.needed
+        return () if self._granularity == "sublayer" else self._removal.needed
 
     @property
     def references(self) -> dict[str, Profile]:
@@ -188,11 +190,11 @@ class Drop:
     def slots(self, load: Load) -> Slots:
         """One for each unit and block."""
         _ = self._removal.possible  # found out while the model is whole
-        return bypass_slots(self.model, self.sublayers, self._section.granularity, self._map.n_blocks)
+        return bypass_slots(self.model, self.sublayers, self._granularity, self._map.n_blocks)
 
     def dropped(self, profile: Profile) -> tuple[SubLayer, ...]:
         """Those of the units that are dropped."""
-        return tuple(dropped_sublayers(profile, self.sublayers, self._section.granularity))
+        return tuple(dropped_sublayers(profile, self.sublayers, self._granularity))
 
     def left_out(self, profile: Profile) -> tuple[int, ...]:
         """The blocks that are dropped whole."""
@@ -255,13 +257,13 @@ class Drop:
 
     def to_text(self, profile: Profile) -> str:
         """One line for each block: none, attn, mlp or attn+mlp, what is dropped there."""
-        levels = sublayer_levels(dict(profile.items()), self.sublayers, self._section.granularity)
+        levels = sublayer_levels(dict(profile.items()), self.sublayers, self._granularity)
         return format_drop_config(levels, self.sublayers)
 
     def from_text(self, text: str) -> Profile:
         """The inverse of `to_text`."""
         found = parse_drop_config(text, self.sublayers)
-        return Profile.of(unit_levels(found, self.sublayers, self._section.granularity))
+        return Profile.of(unit_levels(found, self.sublayers, self._granularity))
 
 
 def count_space(units: Sequence[Unit], fraction: str, *, by_role: bool) -> SearchSpace:

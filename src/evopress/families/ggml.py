@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from evopress.core.ggml_types import fitting_type, fitting_types, padded, row_bytes
-from evopress.core.profile import Profile
+from evopress.core.profile import Profile, Unit
 from evopress.core.space import SearchSpace
 from evopress.database.manifest import LevelEntry
 from evopress.database.methods import GgmlQuantization
+from evopress.errors import ProfileError
 from evopress.families.quantize import Quantize
 from evopress.levels.mixes import MIXES, mix_types
 from evopress.levels.tensor_types import is_tensor_types, read_tensor_types
@@ -48,7 +49,11 @@ class QuantizeGgml(Quantize):
         return super().references | dict(sorted(mixes.items(), key=lambda pair: self.space.cost(pair[1]))[-1:])
 
     def mix(self, name: str) -> Profile | None:
-        """One of llama-quantize's mixes in levels of the same sizes; None where a unit has no such level."""
+        """One of llama-quantize's mixes in levels of the same sizes; None where a unit has no such level, and for
+        mixtures, whose mixes are others.
+        """
+        if self._map.experts:
+            return None
         config, linears = self._model.config, self._map.linears
         types = mix_types(
             name,
@@ -67,6 +72,8 @@ class QuantizeGgml(Quantize):
     def from_text(self, text: str) -> Profile:
         """`name: level` lines, or llama-quantize's file of tensor types."""
         if is_tensor_types(text):
+            if self._map.experts:
+                raise ProfileError("files of tensor types are not read for mixtures; give `name: level` lines")
             linears = self._map.linears
             names = {linear.name: self._names[linear.view.parameter] for linear in linears}
             return read_tensor_types(text, names, {linear.name: linear.view.shape[1] for linear in linears})
@@ -84,22 +91,26 @@ class QuantizeGgml(Quantize):
     @property
     def rungs(self) -> tuple[Indices, ...]:
         """The profiles that ask for one type everywhere, and the cheapest."""
-        columns = [linear.view.shape[1] for linear in self._map.linears]
-        own = [fitting_types(self._section.levels, width) for width in columns]
+        columns = {linear.name: linear.view.shape[1] for linear in self._map.linears}
+        units = self.priced()
+        widths = [columns[unit.named[0]] for unit in units]
         asked = (
-            tuple(
-                [row_bytes(level, width) for level in levels].index(row_bytes(fitting_type(kind, width), width))
-                for levels, width in zip(own, columns, strict=True)
-            )
+            tuple(_rung(kind, unit, width) for unit, width in zip(units, widths, strict=True))
             for kind in self._section.levels
         )
-        return tuple(dict.fromkeys(((0,) * len(columns), *asked)))
+        return tuple(dict.fromkeys(((0,) * len(units), *asked)))
 
     def _like(self, linear: Linear, kind: str) -> str | None:
         """The level of a unit that takes as much room as a type."""
         width = linear.view.shape[1]
         sizes = {row_bytes(level, width): level for level in fitting_types(self._section.levels, width)}
         return sizes.get(row_bytes(kind, width))
+
+
+def _rung(kind: str, unit: Unit, width: int) -> int:
+    """Which level of a unit with rows of a `width` takes as much room as a type there, or less where none does."""
+    sizes, wanted = [row_bytes(level.name, width) for level in unit.levels], row_bytes(fitting_type(kind, width), width)
+    return sizes.index(max((size for size in sizes if size <= wanted), default=sizes[0]))
 
 
 def fallback_notes(types: Sequence[str], shapes: Sequence[tuple[int, int]]) -> list[str]:

@@ -148,7 +148,10 @@ class Quantize(WeightFamily):
             name = experts_that_share(first, self._section.experts) or first.name
             role = name.removeprefix(first.name.removesuffix(first.role))
             tied.setdefault((name, role), []).append(tie([own[linear.name] for linear in (first, *others)]))
-        return [tie(members, *called) for called, members in tied.items()]
+        units = [tie(members, *called) for called, members in tied.items()]
+        if apart := next((unit for unit in units if not unit.levels), None):
+            raise ConfigError(f"the matrices of {apart.name} have no level in common; use --experts matrix")
+        return units
 
     def levels(self, entry: UnitEntry) -> tuple[LevelEntry, ...]:
         """Those of the database, and the dense weight where the run has it as a level."""

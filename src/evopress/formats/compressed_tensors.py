@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 
-from evopress.errors import MissingExtra
+from evopress.core.profile import DENSE
+from evopress.errors import MissingExtra, UnsupportedModel
 from evopress.formats.about import TRANSFORMERS, VLLM, About
 from evopress.formats.format import Content, Source
 from evopress.formats.packed import PackedFormat, Read
 from evopress.formats.shards import Entry
+from evopress.formats.unpacked import verify_unpacked
 from evopress.formats.verification import Searched, Verification, verify_checkpoint
 from evopress.levels.grid import Grid
 from evopress.levels.quantized import Quantized
@@ -30,11 +32,17 @@ class CompressedTensors(PackedFormat):
 
     name = "compressed-tensors"
     widths = (2, 3, 4, 5, 6, 7, 8)
+    experts = True
 
     def check(self, source: Source) -> None:
         """MissingExtra without the library; else as all packed formats."""
         if find_spec("compressed_tensors") is None:
             raise MissingExtra("compressed-tensors is not installed: pip install evopress[export]")
+        if source.target == "transformers" and source.map.experts:
+            raise UnsupportedModel(
+                "transformers reads packed experts only if those of all layers have one level; use --target vllm, "
+                "or the format hf without a target"
+            )
         super().check(source)
 
     def weight(self, module: str, shape: tuple[int, int], grid: Grid, dtype: torch.dtype, read: Read) -> list[Entry]:
@@ -66,13 +74,24 @@ class CompressedTensors(PackedFormat):
         return answer
 
     def about(self, source: Source, content: Content) -> About:
-        """transformers loads it all; vLLM has kernels for some levels, those of its target."""
+        """transformers loads all but experts of several levels; vLLM has kernels for some, those of its target."""
+        if self._mixed(source, content):
+            note = "transformers reads experts wrong where those of different layers have different levels, as here."
+            return About("vllm", (VLLM,), (note,))
         serve = (VLLM, TRANSFORMERS) if source.target == "vllm" else (TRANSFORMERS,)
         return About("transformers", serve, ("transformers needs the package compressed-tensors.",))
 
     def verify(self, source: Source, content: Content, out: Path, searched: Searched) -> Verification:
-        """Load it with transformers."""
+        """Load it with transformers, or with what this cannot read unpacked by compressed-tensors."""
+        if self._mixed(source, content):
+            return verify_unpacked(source.loaded.model, out, searched)
         return verify_checkpoint(source.loaded.model, out, searched)
+
+    def _mixed(self, source: Source, content: Content) -> bool:
+        """Whether experts have several levels, or one that is not packed."""
+        levels = dict(content.profile.items())
+        found = {levels[linear.name] for linear in source.map.linears if linear.experts}
+        return len(found) > 1 or found == {DENSE}
 
 
 def _words(level: Quantized) -> torch.Tensor:

@@ -53,12 +53,14 @@ class Source:
 @dataclass(frozen=True, kw_only=True)
 class Content:
     """A profile as files hold it: the sub-layers that are `dropped`, the blocks that are `left_out` with all of theirs,
-    the `tensors` that are others than the dense model's, and the packed levels where there is a `database`.
+    the `experts` that stay (layer -> their numbers) where some go, the `tensors` that are others than the dense
+    model's, and the packed levels where there is a `database`.
     """
 
     profile: Profile
     tensors: Tensors = field(default_factory=dict)
     dropped: tuple[SubLayer, ...] = ()
+    experts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     left_out: tuple[int, ...] = ()
     database: Database | None = None
 

@@ -8,7 +8,7 @@ from a GGUF file keeps that file's metadata, tokenizer and all tensors that are 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,16 @@ import torch
 from evopress.core.files import replacing, require_disk
 from evopress.core.ggml_types import padded, row_bytes
 from evopress.errors import DatabaseError, MissingExtra, ProfileError, UnsupportedModel
+from evopress.formats.gguf_experts import Part, Stack, stacks
 from evopress.formats.gguf_metadata import (
     Architecture,
     KeyValue,
     architecture,
     head_width,
+    header_bytes,
     model_metadata,
     rope_factors,
+    source_metadata,
 )
 from evopress.formats.gguf_tokenizer import tokenizer_metadata
 from evopress.formats.hf import stored_tensors
@@ -35,7 +38,6 @@ from evopress.models.load import gguf_file
 
 QUANTIZATION = 2  # the version of ggml's formats that all its files have
 DENSE_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_SCALARS = {"UINT8": 1, "INT8": 1, "BOOL": 1, "UINT16": 2, "INT16": 2, "UINT32": 4, "INT32": 4, "FLOAT32": 4}
 
 Packs = Mapping[str, Callable[[], Ggml]]
 """Parameter name -> what reads its packed matrix, rows in the model's own order."""
@@ -45,8 +47,8 @@ Packs = Mapping[str, Callable[[], Ggml]]
 class StoredTensor:
     """One tensor of the file: its GGUF `name`, ggml `type` and `shape`, the last number being a row's.
 
-    `parameter` is the model's name. `order` says which row comes where (None: as they are). `make` makes the bytes,
-    uint8 (rows, bytes of a row), of tensors that are no level.
+    `parameter` is the model's name, `parts` are those of a stack of experts. `order` says which row comes where (None:
+    as they are). `make` makes the bytes, uint8 (rows, bytes of a row), of tensors that are no level.
     """
 
     name: str
@@ -55,6 +57,7 @@ class StoredTensor:
     parameter: str
     order: torch.Tensor | None = None
     make: Callable[[], torch.Tensor] | None = None
+    parts: tuple[Part, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -82,11 +85,15 @@ def plan_gguf(loaded: LoadedModel, types: Mapping[str, str]) -> GgufPlan:
     found = architecture(config)
     source = gguf_file(loaded)
     reader = None if source is None else open_gguf(source)
+    metadata = tuple(_new_metadata(loaded, found) if reader is None else source_metadata(reader))
     parameters = dict(stored_tensors(loaded.model))
     unknown = sorted(set(types) - {name for name, tensor in parameters.items() if tensor.ndim == 2})
     if unknown:
         raise ProfileError(f"{unknown[0]} is no stored weight matrix of the model; a tied head goes by its embeddings")
-    names = _names(found, config.num_hidden_layers, parameters)
+    name = _naming(found, config.num_hidden_layers)
+    experts = stacks(loaded.model, parameters, name)
+    inside = {part.parameter for stack in experts for part in stack.parts}
+    names = _names(found, name, inside, parameters)
     kept = {} if reader is None else {tensor.name: tensor for tensor in reader.tensors}
     tensors = [
         _from_file(kept[gguf_name], name)
@@ -94,24 +101,22 @@ def plan_gguf(loaded: LoadedModel, types: Mapping[str, str]) -> GgufPlan:
         else _from_model(gguf_name, name, parameters[name], types.get(name), found, config)
         for name, gguf_name in names.items()
     ]
+    for stack in experts:
+        kind = stack.type(types)
+        own = kind is None and stack.name in kept
+        tensors.append(_from_file(kept[stack.name], "") if own else _from_stack(stack, kind, parameters))
     written = {tensor.name for tensor in tensors}
     tensors += [_from_file(tensor, name) for name, tensor in kept.items() if name not in written]
     factors = rope_factors(config)
     if factors is not None and "rope_freqs.weight" not in kept:
         tensors.append(_dense_tensor("rope_freqs.weight", "", factors))
-    metadata = _source_metadata(reader) if reader is not None else _new_metadata(loaded, found)
-    return GgufPlan(found.name, tuple(metadata), tuple(tensors))
+    return GgufPlan(found.name, metadata, tuple(tensors))
 
 
 def predicted_bytes(plan: GgufPlan) -> int:
     """The exact size of the file that `export_gguf` writes."""
     header = header_bytes(plan.metadata) + sum(map(announcement_bytes, plan.tensors))
     return padded(header) + sum(padded(tensor.bytes) for tensor in plan.tensors)
-
-
-def header_bytes(metadata: Iterable[KeyValue]) -> int:
-    """What a file begins with, but for the announcements of its tensors and without padding."""
-    return 4 + 4 + 8 + 8 + sum(map(_entry_bytes, metadata))
 
 
 def announcement_bytes(tensor: StoredTensor) -> int:
@@ -142,19 +147,41 @@ def export_gguf(
 
 
 def gguf_names(loaded: LoadedModel) -> dict[str, str]:
-    """The model's parameter names -> the names of their tensors in GGUF; UnsupportedModel for one that has none."""
-    config = loaded.model.config
-    return _names(architecture(config), config.num_hidden_layers, dict(stored_tensors(loaded.model)))
+    """The model's parameter names -> the names of their tensors in GGUF; UnsupportedModel for one that has none.
+
+    Those of experts are left out: they are parts of tensors.
+    """
+    config, parameters = loaded.model.config, dict(stored_tensors(loaded.model))
+    found = architecture(config)
+    name = _naming(found, config.num_hidden_layers)
+    inside = {part.parameter for stack in stacks(loaded.model, parameters, name) for part in stack.parts}
+    return _names(found, name, inside, parameters)
 
 
-def _names(found: Architecture, blocks: int, parameters: Mapping[str, torch.Tensor]) -> dict[str, str]:
+def _naming(found: Architecture, blocks: int) -> Callable[[str], str | None]:
+    """What gives a parameter's name in GGUF."""
     gguf = _gguf()
     kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == found.name)
     table = gguf.get_tensor_name_map(kind, blocks)
-    names = {name: table.get_name(name, try_suffixes=(".weight", ".bias")) for name in parameters}
-    missing = [name for name, known in names.items() if known is None]
-    if missing:
-        raise UnsupportedModel(f"{missing[0]} has no place in a GGUF file of the architecture {found.name}")
+
+    def name(parameter: str) -> str | None:
+        known: str | None = table.get_name(parameter, try_suffixes=(".weight", ".bias"))
+        return known
+
+    return name
+
+
+def _names(
+    found: Architecture, name: Callable[[str], str | None], inside: Container[str], parameters: Iterable[str]
+) -> dict[str, str]:
+    names = {}
+    for parameter in parameters:
+        if parameter in inside:
+            continue
+        known = name(parameter)
+        if known is None:
+            raise UnsupportedModel(f"{parameter} has no place in a GGUF file of the architecture {found.name}")
+        names[parameter] = known
     return names
 
 
@@ -177,9 +204,24 @@ def _from_model(
     if kind is not None:
         return StoredTensor(name, kind, tuple(tensor.shape), parameter, order)
     value = tensor.detach()
-    if value.ndim == 1:
+    if ".ffn_gate_inp" in name:
+        value = value.float()  # as llama.cpp has routers: products with half precision would round what chooses
+    elif value.ndim == 1:
         value = value.float() + (found.norm_offset if name.endswith("norm.weight") else 0.0)
     return _dense_tensor(name, parameter, value if order is None else value[order])
+
+
+def _from_stack(stack: Stack, kind: str | None, parameters: Mapping[str, torch.Tensor]) -> StoredTensor:
+    """All experts' matrices, dense ones in the model's own dtype where there is no type for them."""
+    if kind is not None:
+        return StoredTensor(stack.name, kind, stack.shape, "", parts=stack.parts)
+    own = DENSE_TYPES[parameters[stack.parts[0].parameter].dtype]
+
+    def make() -> torch.Tensor:
+        values = (parameters[part.parameter].detach()[part.first : part.first + part.count] for part in stack.parts)
+        return torch.cat([pack_ggml(value.contiguous(), own).data for value in values])
+
+    return StoredTensor(stack.name, own, stack.shape, "", make=make)
 
 
 def _dense_tensor(name: str, parameter: str, value: torch.Tensor) -> StoredTensor:
@@ -200,24 +242,25 @@ def _content(tensor: StoredTensor, packs: Packs) -> torch.Tensor:
     """The tensor's bytes in the order of the file."""
     if tensor.make is not None:
         return tensor.make()
-    if tensor.parameter not in packs:
-        raise DatabaseError(f"the plan stores {tensor.parameter} as {tensor.type}, but nothing gives its level")
-    packed = packs[tensor.parameter]()
-    if (packed.type, packed.shape) != (tensor.type, tensor.shape):
-        raise DatabaseError(
-            f"the level of {tensor.parameter} is {packed.type} {packed.shape}, planned is {tensor.type} {tensor.shape}"
+    if tensor.parts:
+        return torch.cat(
+            [
+                _packed(part.parameter, tensor.type, None, packs)[part.first : part.first + part.count]
+                for part in tensor.parts
+            ]
         )
-    data = packed.data.cpu()
+    data = _packed(tensor.parameter, tensor.type, tensor.shape, packs)
     return (data if tensor.order is None else data[tensor.order]).contiguous()
 
 
-def _source_metadata(reader: Any) -> Iterator[KeyValue]:
-    """The source's entries, but for those that describe its own layout and mix of types."""
-    for field in reader.fields.values():
-        own = field.name.startswith(("GGUF.", "split.")) or field.name in ("general.alignment", "general.file_type")
-        if not own and not (field.types[0].name == "ARRAY" and not len(field.data)):
-            item = field.types[-1].name if len(field.types) > 1 else None
-            yield KeyValue(field.name, field.contents(), field.types[0].name, item)
+def _packed(parameter: str, kind: str, shape: tuple[int, ...] | None, packs: Packs) -> torch.Tensor:
+    """The bytes of a level, (rows, bytes of a row); DatabaseError for one that is not as planned."""
+    if parameter not in packs:
+        raise DatabaseError(f"the plan stores {parameter} as {kind}, but nothing gives its level")
+    packed = packs[parameter]()
+    if (packed.type, packed.shape) != (kind, shape or packed.shape):
+        raise DatabaseError(f"the level of {parameter} is {packed.type} {packed.shape}, planned is {kind} {shape}")
+    return packed.data.cpu()
 
 
 def _new_metadata(loaded: LoadedModel, found: Architecture) -> Iterator[KeyValue]:
@@ -229,17 +272,6 @@ def _new_metadata(loaded: LoadedModel, found: Architecture) -> Iterator[KeyValue
     yield from model_metadata(loaded.model.config)
     yield from tokenizer_metadata(loaded.tokenizer, loaded.model.config.vocab_size)
     yield KeyValue("general.quantization_version", QUANTIZATION, "UINT32")
-
-
-def _entry_bytes(entry: KeyValue) -> int:
-    size = 8 + len(entry.key.encode()) + 4
-    if entry.item is None:
-        return size + _value_bytes(entry.value, entry.type)
-    return size + 4 + 8 + sum(_value_bytes(value, entry.item) for value in entry.value)
-
-
-def _value_bytes(value: Any, kind: str) -> int:
-    return 8 + len(value.encode()) if kind == "STRING" else _SCALARS.get(kind, 8)
 
 
 def _write_header(writer: Any, plan: GgufPlan) -> None:

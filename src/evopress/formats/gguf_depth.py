@@ -22,8 +22,8 @@ from evopress.core.costs import FileCosts
 from evopress.core.ggml_types import ALIGNMENT, GGML_TYPES, padded
 from evopress.core.profile import DROP, KEEP
 from evopress.errors import ConfigError, UnsupportedModel
-from evopress.formats.gguf import GgufPlan, StoredTensor, announcement_bytes, header_bytes
-from evopress.formats.gguf_metadata import KeyValue
+from evopress.formats.gguf import GgufPlan, StoredTensor, announcement_bytes
+from evopress.formats.gguf_metadata import KeyValue, header_bytes
 from evopress.levels.ggml import pack_ggml
 from evopress.models import SubLayer
 

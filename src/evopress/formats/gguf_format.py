@@ -24,6 +24,7 @@ from evopress.formats.gguf import (
 )
 from evopress.formats.gguf_depth import depth_costs, drop_sublayers
 from evopress.formats.gguf_levels import dense_packs, level_packs, level_types
+from evopress.formats.gguf_metadata import architecture
 from evopress.formats.hf import stored_zeros
 from evopress.formats.shards import Progress
 from evopress.formats.staging import hidden
@@ -54,9 +55,20 @@ class Gguf:
 
     def check(self, source: Source) -> None:
         """UnsupportedModel for an architecture that llama.cpp does not have, or computes otherwise."""
-        if found := next((linear.name for linear in source.map.linears if linear.experts), None):
-            raise UnsupportedModel(f"format gguf does not hold experts yet, such as {found}; use hf")
+        section = source.section
+        if isinstance(section, DropSection) and section.granularity == "expert":
+            raise ConfigError("format gguf holds no mixtures without some of their experts; use hf")
         plan_gguf(source.loaded, {})
+        if not source.map.experts:
+            return
+        if isinstance(section, DropSection) and section.granularity == "sublayer":
+            raise UnsupportedModel(
+                "mixtures have no GGUF layout without some attentions or MLPs; use --granularity block"
+            )
+        if isinstance(section, QuantizeSection) and section.experts == "each":
+            raise ConfigError(
+                "format gguf holds one type for a matrix of all experts of a layer; make the run with --experts matrix"
+            )
 
     def predicted_bytes(self, source: Source, content: Content) -> int:
         """Header, levels, and what is left dense, each padded."""
@@ -72,10 +84,12 @@ class Gguf:
         levels, types = {}, {}
         for linear in source.map.linears:
             rows, columns = linear.view.shape
+            # Of experts, whose stacks are padded as wholes, at most 64 bytes too much.
             own = {kind: padded(rows * row_bytes(kind, columns)) for kind in fitting_types(section.levels, columns)}
             levels[linear.name], types[linear.view.parameter] = own, next(iter(own))
-        least = sum(next(iter(own.values())) for own in levels.values())
-        return FileCosts(predicted_bytes(plan_gguf(source.loaded, types)) - least, levels)
+        plan = plan_gguf(source.loaded, types)
+        searched = [tensor for tensor in plan.tensors if tensor.parts or tensor.parameter in types]
+        return FileCosts(predicted_bytes(plan) - sum(padded(tensor.bytes) for tensor in searched), levels)
 
     def write(self, source: Source, content: Content, out: Path, progress: Progress) -> None:
         """OUT/model.gguf, whose levels are the database's bytes, or zeros among numbers of the model's own dtype."""
@@ -104,6 +118,9 @@ class Gguf:
         if _plan(source, content).architecture == "deci":
             reason = "transformers does not read blocks without attention or MLP; scripts/llama_cpp_logits.py does"
             return Verification("transformers", None, 0.0, reason)
+        if not architecture(source.loaded.model.config).read:
+            reason = "transformers does not read GGUF files of such mixtures; scripts/llama_cpp_logits.py does"
+            return Verification("transformers", None, 0.0, reason)
         model = source.loaded.model
         tolerance = TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE
         if reason := no_room(model, searched.free):
@@ -124,7 +141,9 @@ class LlamaQuantize:
     holds: tuple[tuple[ApplicationName, ...], ...] = (("bits",),)
 
     def check(self, source: Source) -> None:
-        """UnsupportedModel for an architecture that llama.cpp does not have."""
+        """UnsupportedModel for an architecture that llama.cpp does not have, and for mixtures."""
+        if source.map.experts:
+            raise UnsupportedModel("format llama-quantize does not hold experts; use gguf")
         gguf_names(source.loaded)
 
     def predicted_bytes(self, source: Source, content: Content) -> int:

@@ -8,13 +8,15 @@ differently is refused, never exported silently wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from evopress.errors import UnsupportedModel
+
+_SCALARS = {"UINT8": 1, "INT8": 1, "BOOL": 1, "UINT16": 2, "INT16": 2, "UINT32": 4, "INT32": 4, "FLOAT32": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,9 @@ class Architecture:
 
     `interleaved`: rows of q and k go in pairs as llama.cpp's older rotation wants them. `norm_offset` is what the
     weights of norms lack (Gemma stores them less one). `windowed`: llama.cpp knows its sliding window; for the others
-    the context ends at the window, up to which both compute the same.
+    the context ends at the window, up to which both compute the same. Of a mixture `normalized` says whether llama.cpp
+    lets the weights of a token's experts add up to one; None: it has none. `grouped`: heads may share keys. `read`:
+    transformers reads such files.
     """
 
     name: str
@@ -41,6 +45,9 @@ class Architecture:
     norm_offset: float = 0.0
     windowed: bool = False
     activation: str = "silu"
+    normalized: bool | None = None
+    grouped: bool = True
+    read: bool = True
 
 
 _ARCHITECTURES: Mapping[str, Architecture] = {
@@ -48,9 +55,13 @@ _ARCHITECTURES: Mapping[str, Architecture] = {
     "gemma3_text": Architecture("gemma3", norm_offset=1.0, windowed=True, activation="gelu_pytorch_tanh"),
     "llama": Architecture("llama", interleaved=True),
     "mistral": Architecture("llama", interleaved=True),
+    "mixtral": Architecture("llama", interleaved=True, normalized=True, read=False),
+    "olmoe": Architecture("olmoe", normalized=False, grouped=False, read=False),
     "phi3": Architecture("phi3"),
     "qwen2": Architecture("qwen2"),
+    "qwen2_moe": Architecture("qwen2moe", normalized=False),
     "qwen3": Architecture("qwen3"),
+    "qwen3_moe": Architecture("qwen3moe", normalized=True),
 }
 
 
@@ -71,11 +82,25 @@ def head_width(config: Any) -> int:
 def model_metadata(config: Any) -> list[KeyValue]:
     """All entries under the architecture's name; UnsupportedModel for what llama.cpp would compute differently."""
     found = architecture(config)
-    numbers = [*_sizes(config, found), *_rope(config), *_windows(config, found)]
+    numbers = [*_sizes(config, found), *_rope(config), *_windows(config, found), *_experts(config, found)]
     return [
         KeyValue(f"{found.name}.{key}", value, "STRING" if isinstance(value, str) else _number(value))
         for key, value in numbers
     ]
+
+
+def source_metadata(reader: Any) -> Iterator[KeyValue]:
+    """A source file's entries, but for those that describe its own layout and mix of types."""
+    for field in reader.fields.values():
+        own = field.name.startswith(("GGUF.", "split.")) or field.name in ("general.alignment", "general.file_type")
+        if not own and not (field.types[0].name == "ARRAY" and not len(field.data)):
+            item = field.types[-1].name if len(field.types) > 1 else None
+            yield KeyValue(field.name, field.contents(), field.types[0].name, item)
+
+
+def header_bytes(metadata: Iterable[KeyValue]) -> int:
+    """What a file begins with, but for the announcements of its tensors and without padding."""
+    return 4 + 4 + 8 + 8 + sum(map(_entry_bytes, metadata))
 
 
 def rope_factors(config: Any) -> torch.Tensor | None:
@@ -118,6 +143,11 @@ def _sizes(config: Any, found: Architecture) -> Iterator[tuple[str, Any]]:
             yield name, float(getattr(config, name))
     if getattr(config, "query_pre_attn_scalar", width) != width:
         raise UnsupportedModel(f"llama.cpp scales attention by the head width {width}, this model by another number")
+    if not found.grouped and config.num_key_value_heads != config.num_attention_heads:
+        raise UnsupportedModel(
+            f"{config.num_attention_heads} heads share {config.num_key_value_heads} keys, which llama.cpp does not "
+            f"compute in {found.name}"
+        )
     _check_activation(config, found.activation)
 
 
@@ -153,6 +183,25 @@ def _windows(config: Any, found: Architecture) -> Iterator[tuple[str, Any]]:
         yield "rope.freq_base_swa", float(local["rope_theta"])
 
 
+def _experts(config: Any, found: Architecture) -> Iterator[tuple[str, Any]]:
+    """How many experts there are, how many a token has, and their widths; every block has to be a mixture."""
+    if found.normalized is None:
+        return
+    yield "expert_count", getattr(config, "num_local_experts", None) or config.num_experts
+    yield "expert_used_count", config.num_experts_per_tok
+    for key, name in (("expert", "moe_intermediate_size"), ("expert_shared", "shared_expert_intermediate_size")):
+        if getattr(config, name, None):
+            yield f"{key}_feed_forward_length", getattr(config, name)
+    if getattr(config, "norm_topk_prob", found.normalized) != found.normalized:
+        raise UnsupportedModel(
+            f"norm_topk_prob is {config.norm_topk_prob}, llama.cpp computes with {found.normalized} in {found.name}"
+        )
+    if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1:
+        raise UnsupportedModel(f"some blocks have no experts; llama.cpp wants them in all blocks of {found.name}")
+    if getattr(config, "clip_qkv", None):
+        raise UnsupportedModel(f"clip_qkv is {config.clip_qkv}, which is not written to GGUF files")
+
+
 def _rope_parameters(config: Any) -> dict[str, Any]:
     """Those of the layers with full attention, where layers differ."""
     parameters: dict[str, Any] = config.rope_parameters
@@ -164,3 +213,14 @@ def _check_activation(config: Any, expected: str) -> None:
     found = getattr(config, "hidden_activation", None) or config.hidden_act
     if found != expected:
         raise UnsupportedModel(f"the activation is {found!r}, llama.cpp computes {expected!r} in {config.model_type}")
+
+
+def _entry_bytes(entry: KeyValue) -> int:
+    size = 8 + len(entry.key.encode()) + 4
+    if entry.item is None:
+        return size + _value_bytes(entry.value, entry.type)
+    return size + 4 + 8 + sum(_value_bytes(value, entry.item) for value in entry.value)
+
+
+def _value_bytes(value: Any, kind: str) -> int:
+    return 8 + len(value.encode()) if kind == "STRING" else _SCALARS.get(kind, 8)

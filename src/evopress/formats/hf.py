@@ -24,7 +24,7 @@ from evopress.core.profile import DROP, KEEP
 from evopress.errors import ConfigError
 from evopress.formats.about import TRANSFORMERS, VLLM, About
 from evopress.formats.carried import carry, copy_companions
-from evopress.formats.experts import with_stacks
+from evopress.formats.experts import with_stacks, without_experts
 from evopress.formats.format import Content, Source
 from evopress.formats.shards import (
     Entry,
@@ -38,6 +38,7 @@ from evopress.formats.shards import (
 from evopress.formats.staging import hidden
 from evopress.formats.verification import Searched, Verification, verify_checkpoint
 from evopress.models import LoadedModel
+from evopress.models.routing import count_names, find_routed
 from evopress.models.shorten import cut_along, new_names, shortened_config, without_blocks
 from evopress.search.presets import ApplicationName
 
@@ -80,6 +81,8 @@ class HuggingFace:
     def write(self, source: Source, content: Content, out: Path, progress: Progress) -> None:
         """Tensors, configuration and tokenizer; blocks that are dropped whole are in none of them."""
         config = shortened_config(source.loaded.model.config, source.map, content.left_out)
+        if content.experts:
+            config = with_fewer(config, source, len(next(iter(content.experts.values()))))
         save_rest(source.loaded, out, config)
         write_shards(out, _entries(source, content), progress)
 
@@ -100,8 +103,19 @@ def _entries(source: Source, content: Content) -> list[Entry]:
     entries = dense_entries(model, content.tensors, names)
     cut = cut_along(model, source.map) if gone else {}
     cuts = [_without(entry, cut, source.map.n_blocks, gone) for entry in entries]
+    if content.experts:
+        cuts = without_experts(cuts, find_routed(model, source.map), content.experts)
     moved = with_stacks(cuts, names, source.loaded)
     return carry(moved, source.loaded, source.map, gone)
+
+
+def with_fewer(config: Any, source: Source, count: int) -> Any:
+    """A configuration that says that layers have `count` experts."""
+    found = copy.deepcopy(config)
+    before = find_routed(source.loaded.model, source.map)[0].count
+    for name in count_names(config, before):
+        setattr(found.get_text_config(), name, count)
+    return found
 
 
 def _without(entry: Entry, cut: Mapping[str, int], count: int, gone: Collection[int]) -> Entry:

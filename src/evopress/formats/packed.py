@@ -6,8 +6,9 @@ configuration announces them. Tensors of levels are read from the database one b
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from evopress.core.profile import DENSE
 from evopress.database.store import Database
 from evopress.errors import ConfigError, UnsupportedModel
 from evopress.formats.carried import carry
+from evopress.formats.experts import names_in_files, split_rows
 from evopress.formats.format import Content, Source
 from evopress.formats.hf import save_rest, stored_tensors
 from evopress.formats.shards import Entry, Progress, entry_bytes, frame_bytes, kept, predicted_bytes, write_shards
@@ -32,11 +34,15 @@ from evopress.settings.sections import QuantizeSection
 Read = Callable[[], Quantized]
 """Reads a level from the database."""
 
+ReadRows = Callable[[int, int], Read]
+"""What reads the rows of a level from that one on, so many of them."""
+
 
 class PackedFormat(ABC):
     """Implements `Format` but for what a level becomes."""
 
     holds: tuple[tuple[ApplicationName, ...], ...] = (("bits",),)
+    experts = False  # whether it holds those of a mixture, all of a layer in one level
 
     @property
     @abstractmethod
@@ -76,12 +82,30 @@ class PackedFormat(ABC):
             raise UnsupportedModel(
                 f"format {self.name} holds a weight once, but {again.name} uses that of {again.view.parameter}; use hf"
             )
+        self._check_experts(source, section)
         for linear in source.map.linears:
-            if linear.experts:
-                raise UnsupportedModel(f"format {self.name} does not hold experts yet, such as {linear.name}; use hf")
             if linear.view.transposed or linear.view.index is not None:
                 raise UnsupportedModel(f"format {self.name} holds plain linear layers only, {linear.name} is none")
             self.check_layer(linear, section.group_size)
+
+    def _check_experts(self, source: Source, section: QuantizeSection) -> None:
+        """Errors for experts that it cannot hold."""
+        names = names_in_files(source.loaded)
+        for linear in source.map.linears:
+            if not linear.experts:
+                continue
+            if not self.experts:
+                raise UnsupportedModel(f"format {self.name} does not hold experts, such as {linear.name}; use hf")
+            if section.experts != "layer":
+                raise ConfigError(
+                    f"format {self.name} holds one level for all experts of a layer, not for each "
+                    f"{section.experts.replace('each', 'expert')}; make the run with --experts layer"
+                )
+            if linear.view.parameter not in names:
+                raise UnsupportedModel(
+                    f"format {self.name} holds experts by their names in the model's files, which have "
+                    f"{linear.experts} in stacks; use hf"
+                )
 
     def check_layer(self, linear: Linear, group_size: int | None) -> None:
         """ConfigError when a layer's shape does not fit the format."""
@@ -104,17 +128,19 @@ class PackedFormat(ABC):
         model, units = source.loaded.model, {linear.view.parameter: linear for linear in source.map.linears}
         section = source.section
         assert isinstance(section, QuantizeSection)
-        module = "x" * max(len(name.removesuffix(".weight")) for name in units)
+        names = _names(source)
+        longest = max(len(own) for unit in units for own in names.get(unit, (unit,)))
         levels: dict[str, dict[str, int]] = {}
         others = [kept(name, tensor) for name, tensor in stored_tensors(model) if name not in units]
-        constant = sum(map(entry_bytes, carry(others, source.loaded, source.map, own_names=True)))
+        constant = sum(map(entry_bytes, _carried(others, source)))
         for name, tensor in stored_tensors(model):
             if name not in units:
                 continue
+            parts = ["x" * (longest - len(".weight")) + ".weight"] * len(names.get(name, (name,)))
             made = {
-                level: self.weight(module, units[name].view.shape, grid, tensor.dtype, _unread)
+                level: self._level(parts, units[name].view.shape, grid, tensor.dtype, lambda first, count: _unread)
                 for level, grid in named_grids(section.widths, section.group_size, section.symmetric).items()
-            } | {DENSE: [kept(f"{module}.weight", tensor)]}
+            } | {DENSE: list(split_rows(kept(name, tensor), parts))}
             levels[units[name].name] = {level: sum(map(entry_bytes, own)) for level, own in made.items()}
         largest = constant + sum(max(own.values()) for own in levels.values())
         return FileCosts(constant + frame_bytes(largest), levels)
@@ -125,44 +151,90 @@ class PackedFormat(ABC):
         save_rest(source.loaded, out, more={"quantization_config": announced})
         write_shards(out, self._entries(source, content), progress)
 
+    def _level(
+        self, parts: Sequence[str], shape: tuple[int, int], grid: Grid, dtype: torch.dtype, read: ReadRows
+    ) -> list[Entry]:
+        """What is stored for a weight whose rows are in equal `parts` in files."""
+        count = shape[0] // len(parts)
+        return [
+            entry
+            for number, part in enumerate(parts)
+            for entry in self.weight(
+                part.removesuffix(".weight"), (count, shape[1]), grid, dtype, read(number * count, count)
+            )
+        ]
+
     def _grids(self, source: Source, content: Content) -> dict[str, Grid | None]:
-        """Module -> grid, in the model's order, the head among those that are left as they are."""
+        """Module -> grid, in the model's order, the head among those that are left as they are.
+
+        Modules that files call otherwise have both names; all experts of a layer are one pattern, which begins with
+        `re:`.
+        """
         units, levels = content.levels.manifest.units, dict(content.profile.items())
-        found = {
-            linear.view.parameter.removesuffix(".weight"): None
-            if levels[linear.name] == DENSE
-            else units[linear.name].level(levels[linear.name]).grid
-            for linear in source.map.linears
-        }
-        return found | dict.fromkeys(self._left(source)) | {source.map.head: None}
+        names, found = _names(source), dict[str, Grid | None]()
+        for linear in source.map.linears:
+            level, weight = levels[linear.name], linear.view.parameter
+            own = [weight, names.get(weight, (weight,))[0]]
+            if linear.experts:
+                number = linear.name.removeprefix(f"{linear.experts}.").partition(".")[0]
+                own = [f"re:^{re.escape(name.rpartition(f'.{number}.')[0])}\\.\\d+\\." for name in own]
+            grid = None if level == DENSE else units[linear.name].level(level).grid
+            found |= dict.fromkeys((name.removesuffix(".weight") for name in own), grid)
+        left = [name for module in self._left(source) for name in (module, *_announced(module, names))]
+        return found | dict.fromkeys(left)
 
     def _left(self, source: Source) -> list[str]:
-        """Linear layers that are no units: readers would take them for packed ones."""
+        """Linear layers that are no units, routers and the head: readers would take them for packed ones."""
         units = {linear.name for linear in source.map.linears}
         modules = source.loaded.model.named_modules()
-        return [name for name, module in modules if isinstance(module, torch.nn.Linear) and name not in units]
+        linears = [name for name, module in modules if isinstance(module, torch.nn.Linear) and name not in units]
+        routers = [left.parameter.removesuffix(".weight") for left in source.map.left] if source.map.experts else []
+        return list(dict.fromkeys([*linears, *routers, source.map.head]))
 
     def _entries(self, source: Source, content: Content) -> list[Entry]:
         database, levels = content.levels, dict(content.profile.items())
-        units = {linear.view.parameter: linear.name for linear in source.map.linears}
-        entries = []
+        units = {linear.view.parameter: linear for linear in source.map.linears}
+        names, entries = _names(source), list[Entry]()
         for name, tensor in stored_tensors(source.loaded.model):
-            level = levels.get(units.get(name, ""), DENSE)
-            if level == DENSE:
+            level = DENSE if name not in units else levels[units[name].name]
+            if level != DENSE:
+                unit = database.manifest.units[units[name].name]
+                grid = unit.level(level).grid
+                assert grid is not None  # `check` has looked
+                read = partial(_rows, database, unit.name, level)
+                entries += self._level(names.get(name, (name,)), unit.view.shape, grid, tensor.dtype, read)
+            elif name in units and units[name].experts:
+                entries += split_rows(kept(name, tensor), names[name])
+            else:
                 entries.append(kept(name, tensor))
-                continue
-            unit = database.manifest.units[units[name]]
-            grid = unit.level(level).grid
-            assert grid is not None  # `check` has looked
-            read = partial(_read, database, unit.name, level)
-            entries += self.weight(name.removesuffix(".weight"), unit.view.shape, grid, tensor.dtype, read)
-        return carry(entries, source.loaded, source.map, own_names=True)
+        return _carried(entries, source)
 
 
-def _read(database: Database, unit: str, level: str) -> Quantized:
-    packed = database.load(unit, level)
-    assert isinstance(packed, Quantized)
-    return packed
+def _names(source: Source) -> dict[str, tuple[str, ...]]:
+    """Name in the state -> names in the files of parts of its rows, for mixtures, whose files no class reads as it is.
+
+    Others have the names of the state: that is how their classes know modules.
+    """
+    return names_in_files(source.loaded) if source.map.experts else {}
+
+
+def _announced(module: str, names: Mapping[str, tuple[str, ...]]) -> list[str]:
+    return [name.removesuffix(".weight") for name in names.get(f"{module}.weight", ())]
+
+
+def _carried(entries: Sequence[Entry], source: Source) -> list[Entry]:
+    return carry(entries, source.loaded, source.map, own_names=not source.map.experts)
+
+
+def _rows(database: Database, unit: str, level: str, first: int, count: int) -> Read:
+    """What reads some rows of a level."""
+
+    def read() -> Quantized:
+        packed = database.load(unit, level)
+        assert isinstance(packed, Quantized)
+        return packed if count == packed.shape[0] else packed.rows(first, count)
+
+    return read
 
 
 def _unread() -> Quantized:

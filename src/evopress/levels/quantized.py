@@ -100,6 +100,11 @@ class Quantized:
             return torch.full_like(self.scale, 2 ** (self.grid.bits - 1), dtype=torch.uint8)
         return unpack(self.zero, self.grid.bits, self.scale.numel()).view(self.scale.shape)
 
+    def rows(self, first: int, count: int) -> "Quantized":
+        """`count` of its rows, from row `first` on, as a matrix of their own."""
+        own = slice(first, first + count)
+        return self.from_codes(self.unpacked_codes()[own], self.scale[own], self.unpacked_zeros()[own], self.grid)
+
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The matrix ``(code - zero) * scale``, computed in fp32 and cast to `dtype`."""
         rows, columns = self.shape

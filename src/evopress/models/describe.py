@@ -106,6 +106,11 @@ class ModelMap:
         return self.of_block(block) + tuple(linear for linear in self.again if linear.block == block)
 
     @property
+    def experts(self) -> bool:
+        """Whether some of the linears are matrices of experts."""
+        return any(linear.experts for linear in self.linears)
+
+    @property
     def share(self) -> float:
         """The part of the blocks' weights (parameters of two and more dimensions) that are units."""
         inside = (linear for linear in self.linears if 0 <= linear.block < self.n_blocks)

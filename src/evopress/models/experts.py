@@ -9,7 +9,8 @@ that are built otherwise are refused in one line.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -80,10 +81,13 @@ class Experts(nn.ModuleDict):
     """The experts of a layer by their numbers, in place of `layer`, which keeps what is no matrix.
 
     It is called as `layer` was: hidden states (tokens, width), and for each token the numbers of its experts and their
-    weights, (tokens, k) each; without these rows come dealt out.
+    weights, (tokens, k) each; without these rows come dealt out. `kept` are the experts that are called, all at first;
+    the router's numbers are their places in it.
     """
 
     choices: int
+    kept: list[int]
+    _watch: Callable[[Tensor, Tensor, Tensor], None] | None = None
 
     def __init__(self, layer: Any, form: Form) -> None:
         count = len(getattr(layer, DOWN))
@@ -94,7 +98,7 @@ class Experts(nn.ModuleDict):
             for suffix, kind in (("", "weight"), ("_bias", "bias"))
             if f"{own}{suffix}" in layer._parameters
         }
-        self.transposed, self.choices = form.transposed, count
+        self.transposed, self.choices, self.kept = form.transposed, count, list(range(count))
         self.__dict__["layer"] = layer  # no child: its parameters are the experts'
 
     def take_over(self) -> None:
@@ -110,21 +114,36 @@ class Experts(nn.ModuleDict):
         self, hidden_states: Tensor, top_k_index: Tensor | None = None, top_k_weights: Tensor | None = None
     ) -> Tensor:
         """The weighted sum of each token's experts, (tokens, width); of rows that come dealt out, each one's answer."""
+        called = [self[str(number)] for number in self.kept]
         if top_k_index is None or top_k_weights is None:
-            parts = hidden_states.chunk(len(self.numbers))
-            return torch.cat([self[name](self.layer, part) for name, part in zip(self.numbers, parts, strict=True)])
+            parts = hidden_states.chunk(len(called))
+            return torch.cat([expert(self.layer, part) for expert, part in zip(called, parts, strict=True)])
         self.choices = choices = top_k_index.shape[-1]
         order = top_k_index.reshape(-1).argsort(stable=True)
-        sizes = top_k_index.reshape(-1).bincount(minlength=len(self.numbers)).tolist()
+        sizes = top_k_index.reshape(-1).bincount(minlength=len(called)).tolist()
         parts = torch.split(hidden_states[order // choices], sizes)
-        found = torch.cat([self[name](self.layer, part) for name, part in zip(self.numbers, parts, strict=True)])
+        found = torch.cat([expert(self.layer, part) for expert, part in zip(called, parts, strict=True)])
         layer: Any = self.layer
         if getattr(layer, "has_post_expert_norm", False):
             found = layer.post_expert_norm(found)
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
-        weighted = found[back].view(*top_k_index.shape, -1) * top_k_weights[..., None]
+        answers = found[back].view(*top_k_index.shape, -1)
+        if self._watch is not None:
+            self._watch(top_k_index, top_k_weights, answers)
+        weighted = answers * top_k_weights[..., None]
         return weighted.sum(dim=1).to(hidden_states.dtype)
+
+    @contextmanager
+    def watched(self, watch: Callable[[Tensor, Tensor, Tensor], None]) -> Iterator[None]:
+        """As long as the context lasts, `watch` sees what was chosen, (tokens, k), its weights, and the answers
+        (tokens, k, width).
+        """
+        self.__dict__["_watch"] = watch
+        try:
+            yield
+        finally:
+            del self.__dict__["_watch"]
 
     @property
     def share(self) -> float:

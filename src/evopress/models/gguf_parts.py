@@ -68,3 +68,16 @@ def whole(path: Path) -> Iterator[None]:
         yield
     finally:
         place.GGUFReader = own
+
+
+def widths_of_experts(file: Path) -> dict[str, int]:
+    """The widths of a mixture's experts in a GGUF file, as transformers' configurations call them: its reader takes
+    those of the published models.
+    """
+    reader = open_gguf(file)
+    kind = reader.get_field("general.architecture")
+    names = {"expert": "moe_intermediate_size", "expert_shared": "shared_expert_intermediate_size"}
+    fields = {
+        name: reader.get_field(f"{kind.contents()}.{key}_feed_forward_length") for key, name in names.items() if kind
+    }
+    return {name: int(field.contents()) for name, field in fields.items() if field is not None}

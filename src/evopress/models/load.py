@@ -24,7 +24,7 @@ from evopress.errors import ConfigError, MissingExtra, ModelError, first_line
 from evopress.models.adapter import base_of, merged
 from evopress.models.checks import answer_plainly, require_dense, require_fitting_shapes
 from evopress.models.experts import split_experts
-from evopress.models.gguf_parts import parts, whole
+from evopress.models.gguf_parts import parts, whole, widths_of_experts
 from evopress.models.gguf_rope import rope_scaling
 from evopress.models.source import SourceFiles, read_source
 
@@ -90,6 +90,8 @@ def load_model(
             require_dense(config, source)
         if gguf and (scaling := rope_scaling(path, config)):
             config.rope_parameters = dict(config.rope_parameters) | scaling
+        for name, width in widths_of_experts(path).items() if gguf else ():
+            setattr(config, name, width)
         answer_plainly(config)
         settings = {**options, "config": config, "dtype": dtype, "use_safetensors": not gguf}
         model = _read_weights(auto, place, source, settings)

@@ -16,6 +16,7 @@ COLUMNS = {
     "sparsity": ("sparsity", "{:.4f}".format),
     "dropped_attn": ("attention dropped", "{}".format),
     "dropped_mlp": ("MLP dropped", "{}".format),
+    "dropped_experts": ("experts dropped of each layer", "{}".format),
     "parameters": ("parameters", "{:,}".format),
     "bytes": ("size", size),
     "search_tokens": ("search tokens", "{:,.0f}".format),

@@ -150,6 +150,8 @@ def nothing_to_learn(section: Compression) -> str:
     """Why a polish could change no level of a run in its bytes; empty where it could."""
     if section.method == "ggml" and not any(GGML_TYPES[level].scales for level in section.levels):
         return f"the blocks of {', '.join(section.levels)} have no scale in floating point"
+    if getattr(section, "granularity", "") == "expert":
+        return "experts that are left are not healed yet"
     return ""
 
 

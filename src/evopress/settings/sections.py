@@ -155,8 +155,8 @@ class DropSection(Section):
     embeddings: ClassVar[bool] = False
 
     method: Literal["drop"] = "drop"
-    granularity: Literal["sublayer", "block", "pair"] = Field(
-        "sublayer", description="what is dropped as one: sublayer (attention or MLP), block, or pair of blocks"
+    granularity: Literal["sublayer", "block", "pair", "expert"] = Field(
+        "sublayer", description="what is dropped as one: sublayer (attention or MLP), block, pair of blocks, or expert"
     )
     protected: tuple[str, ...] = Field((), description="units, sub-layers or blocks that stay, with commas between")
 

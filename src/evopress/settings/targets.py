@@ -31,7 +31,8 @@ class Target:
     of one module that read the same tensor run as one and need one level. `sublayers`: attention or MLP alone can be
     dropped; otherwise whole blocks. `embeddings`: embedding and head can have levels. `few` are the levels of who names
     none, where it would be too much to make all. `stored`: a budget of bits counts those that are stored, scales too.
-    `first_attention`: the attention of the first block cannot be dropped by itself.
+    `first_attention`: the attention of the first block cannot be dropped by itself. `experts`: which of a mixture's
+    matrices share a level.
     """
 
     name: TargetName
@@ -46,6 +47,7 @@ class Target:
     few: tuple[str, ...] = ()
     stored: bool = False
     first_attention: bool = False
+    experts: Literal["matrix", "layer"]
 
     def defaults(self, application: ApplicationName) -> dict[str, Any]:
         """Values of the section `compression` for who says nothing else."""
@@ -55,6 +57,7 @@ class Target:
                 "levels": self.few or self.levels,
                 "symmetric": self.symmetric,
                 "embeddings": self.embeddings,
+                "experts": self.experts,
             }
         return {"granularity": "block"} if application == "depth" and not self.sublayers else {}
 
@@ -110,6 +113,7 @@ TARGETS: dict[str, Target] = {
             fuses=True,
             sublayers=False,
             embeddings=False,
+            experts="layer",
         ),
         Target(
             name="transformers",
@@ -121,6 +125,7 @@ TARGETS: dict[str, Target] = {
             fuses=False,
             sublayers=True,
             embeddings=False,
+            experts="layer",
         ),
         Target(
             name="llamacpp",
@@ -135,6 +140,7 @@ TARGETS: dict[str, Target] = {
             few=("IQ4_XS", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0"),  # IQ4_NL serves odd widths before Q4_0
             stored=True,
             first_attention=True,
+            experts="matrix",
         ),
     )
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from evopress.core.costs import FileCosts
 from evopress.database.store import Database
@@ -12,19 +14,21 @@ from evopress.families import Drop, Family, Measured, Quantize, QuantizeGgml, Se
 from evopress.formats.gguf import gguf_names
 from evopress.models import Influence
 from evopress.settings.sections import Compression, DropSection, SparsifySection
+from evopress.steps.mixtures import drop_experts
 from evopress.steps.opened import Opened
 
 
 @dataclass(frozen=True)
 class Later:
     """What families ask for when they need it: the `database` of levels, what `files` cost, the `influence` of blocks
-    and the tokens (`influence_tokens`) that it takes.
+    and the tokens (`influence_tokens`) that it takes, and the `text` on which it is measured.
     """
 
     database: Callable[[], Database]
     files: Callable[[], FileCosts]
     influence: Callable[[], Influence]
     influence_tokens: Callable[[], int]
+    text: Callable[[], Sequence[Tensor]]
 
 
 def make_families(opened: Opened, later: Later) -> tuple[Family, ...]:
@@ -35,6 +39,8 @@ def make_families(opened: Opened, later: Later) -> tuple[Family, ...]:
 def _made(opened: Opened, section: Compression, later: Later) -> Family:
     config, model, map = opened.config, opened.loaded.model, opened.map
     budget, target = config.budget, config.target
+    if isinstance(section, DropSection) and section.granularity == "expert":
+        return drop_experts(opened, later.text)
     if isinstance(section, DropSection):
         measured = Measured(later.influence, later.influence_tokens)
         served = None if target is None else Served(later.files, target.first_attention)

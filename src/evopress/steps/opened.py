@@ -87,7 +87,9 @@ class Opened:
     def sublayers(self) -> tuple[SubLayer, ...]:
         """What depth pruning can drop, found by running it; ask for it first while the model is whole."""
         dropping = self.config.dropping
-        units: Granularity = "sublayer" if dropping is None else dropping.granularity
+        units: Granularity = "sublayer"
+        if dropping is not None and dropping.granularity != "expert":
+            units = dropping.granularity
         return find_droppable(self.loaded.model, self.map, units, self.observer.note)
 
     @cached_property

@@ -39,6 +39,7 @@ from evopress.run.directory import RunDirectory
 from evopress.run.observer import Observer
 from evopress.search.presets import depth_generations
 from evopress.steps.families import Later, make_families
+from evopress.steps.mixtures import kept_experts
 from evopress.steps.opened import LossFunction, Opened
 from evopress.text.loading import load_beyond, load_splits
 from evopress.text.tokens import SHORTEST_SEQUENCE, Amounts, Splits, Tokens
@@ -103,7 +104,13 @@ class Workspace(Opened):
     @cached_property
     def families(self) -> tuple[Family, ...]:
         """What is searched: bit-widths, sparsity or depth."""
-        later = Later(lambda: self.database, lambda: self.files, lambda: self.influence, lambda: self.influence_tokens)
+        later = Later(
+            lambda: self.database,
+            lambda: self.files,
+            lambda: self.influence,
+            lambda: self.influence_tokens,
+            lambda: self._influence_text,
+        )
         return make_families(self, later)
 
     @cached_property
@@ -115,7 +122,7 @@ class Workspace(Opened):
     def source(self) -> Source:
         """What formats store."""
         dropping = self.config.dropping
-        if dropping is None:
+        if dropping is None or dropping.granularity == "expert":
             return self.plain_source
         parts = group_sublayers(self.sublayers, dropping.granularity)
         return replace(self.plain_source, parts=parts, left_out=self.removal.blocks)
@@ -136,6 +143,7 @@ class Workspace(Opened):
             profile=profile,
             tensors=self.family.tensors(profile, database),
             dropped=self.family.dropped(profile),
+            experts=kept_experts(self.family, profile),
             left_out=self.family.left_out(profile),
             database=database,
         )
