@@ -8,6 +8,8 @@ beginning of what was learned from.
 
     python benchmarks/polish.py runs/polish                                   # each way at 3, 2 and 4 bits
     python benchmarks/polish.py runs/polish --jobs tokens                     # learned from 16k, 65k and 131k tokens
+    python benchmarks/polish.py runs/polish --jobs steps                      # 1,024, 512 and 256 tokens a step
+    python benchmarks/polish.py runs/polish --jobs rounds                     # does a second round gain?
     python benchmarks/polish.py runs/polish --jobs rank                       # do twenty profiles keep their order?
     python benchmarks/polish.py runs/polish --jobs time                       # more search or more polish
     python benchmarks/polish.py runs/polish --jobs sparsity
@@ -32,12 +34,12 @@ from run_settings import add_settings, machine
 from tables import manual
 
 from evopress import pipeline
-from evopress.core.polish_record import PolishRecord, read_record
+from evopress.core.polish_record import PolishRecord
 from evopress.core.profile import Profile
 from evopress.fitness.divergence import KL
 from evopress.run.directory import locked, start_run
 from evopress.run.observer import Observer
-from evopress.run.records import read_json, read_profile
+from evopress.run.records import polish_record, read_json, read_profile
 from evopress.search.moves.adaptive import several
 from evopress.search.moves.mutation import free_switches
 from evopress.settings.config import Config
@@ -102,6 +104,20 @@ def tokens(bits: list[str], seeds: int) -> Iterator[Job]:
         yield Job(f"{bits[0]}-uniform", "blocks", f"{count}-tokens", {"polish_tokens": count})
 
 
+def steps(bits: list[str], seeds: int) -> Iterator[Job]:
+    """The same text in smaller and smaller steps."""
+    for kind in ("uniform", "searched-0"):
+        for batch in (1024, 512, 256):
+            settings = {"polish_tokens": 32768, "polish_batch": batch}
+            yield Job(f"{bits[0]}-{kind}", "blocks", f"{batch}-a-step", settings)
+
+
+def rounds(bits: list[str], seeds: int) -> Iterator[Job]:
+    """One round, and another search and polish on what it came to."""
+    for count in (1, 2):
+        yield Job(f"{bits[0]}-searched-0", "blocks", f"{count}-rounds", {"rounds": count})
+
+
 def rank(bits: list[str], seeds: int) -> Iterator[Job]:
     """Twenty profiles of one budget, before and after they are polished briefly."""
     for number in range(VARIED):
@@ -131,7 +147,16 @@ def depth(bits: list[str], seeds: int) -> Iterator[Job]:
         yield from (Job(f"{DROP}{fraction}-searched-0", mode) for mode in ("none", "blocks", "both"))
 
 
-JOBS = {"modes": modes, "tokens": tokens, "rank": rank, "time": time_spent, "sparsity": sparsity, "depth": depth}
+JOBS = {
+    "modes": modes,
+    "tokens": tokens,
+    "steps": steps,
+    "rounds": rounds,
+    "rank": rank,
+    "time": time_spent,
+    "sparsity": sparsity,
+    "depth": depth,
+}
 
 
 class Printer(Observer):
@@ -202,7 +227,7 @@ class Bench:
         if job.mode != "none":
             pipeline.polish(workspace)
         spent += time.process_time() - started
-        record = read_record(workspace.run.polished) if job.mode != "none" else None
+        record = polish_record(workspace.run) if job.mode != "none" else None
         return {
             **{"name": job.name, "profile": job.profile, "mode": job.mode, "label": job.label},
             **{"settings": workspace.config.polish.model_dump(), "cpu_seconds": round(spent)},

@@ -282,11 +282,11 @@ class PolishSection(Section):
     )
     polish_uniform: bool = Field(False, description="polish the uniform profile, too, and show both")
     polish_tokens: int = Field(
-        65536, ge=2, description="tokens to learn from: calibration and search text, then more of it as far as it goes"
+        32768, ge=2, description="tokens to learn from: calibration and search text, then more of it as far as it goes"
     )
     polish_watched: int = Field(4096, ge=2, description="tokens behind them that are never learned from and decide")
     polish_epochs: int = Field(1, ge=1, description="passes over them for each block")
-    polish_batch: int = Field(1024, ge=2, description="tokens of one step")
+    polish_batch: int = Field(512, ge=2, description="tokens of one step")
     polish_code_rate: float = Field(0.02, ge=0, le=1, description="largest step between codes")
     polish_scale_rate: float = Field(0.008, ge=0, le=0.5, description="largest step of a scale, relative")
     polish_model_epochs: int = Field(1, ge=1, description="passes over them end to end")
