@@ -30,6 +30,7 @@ LONGEST_FUNCTION = 40  # lines of code: docstrings, comments and blank lines do 
 LONG_FUNCTION = 20  # nine of ten have no more
 MOST_PARAMETERS = 8
 PUBLIC = {  # what users call with many settings: a parameter is a flag
+    "evopress.cli.app",
     "evopress.cli.compress",
     "evopress.settings.resolve",
 }
