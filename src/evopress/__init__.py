@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from evopress.core.space import make_space as make_space
     from evopress.errors import EvopressError as EvopressError
     from evopress.pipeline import Run as Run
+    from evopress.pipeline import compress as compress
     from evopress.pipeline import drop as drop
     from evopress.pipeline import quantize as quantize
     from evopress.pipeline import sparsify as sparsify
@@ -39,6 +40,7 @@ __all__ = [
     "SearchSpace",
     "Unit",
     "__version__",
+    "compress",
     "drop",
     "make_space",
     "quantize",
@@ -56,6 +58,7 @@ _HOMES = {
     "Run": "evopress.pipeline",
     "SearchSpace": "evopress.core.space",
     "Unit": "evopress.core.profile",
+    "compress": "evopress.pipeline",
     "drop": "evopress.pipeline",
     "make_space": "evopress.core.space",
     "quantize": "evopress.pipeline",

@@ -119,6 +119,19 @@ class Joint:
         parts = self._files().parts
         return {members[0]: parts[name] for name, members in self._members.items()}
 
+    @property
+    def _always(self) -> int:
+        """What every profile takes beside levels: the constant of files, and parts that cannot be dropped."""
+        files = self._files()
+        return files.constant + sum(own for name, own in files.parts.items() if name not in self._members)
+
+    @property
+    def _limit(self) -> int:
+        """What all units may cost together."""
+        if self._budget.counts == "size":
+            return int(Fraction(self._budget.target)) - self._always
+        return self._weights.limit
+
     def _require_possible(self) -> None:
         """Before any level is made: what the levels and drops allow."""
         ahead, inside = self._weights.ahead(), {name for own in self._members.values() for name in own}
@@ -129,7 +142,7 @@ class Joint:
         high = sum(map(max, ahead.values())) + sum(self._extra.values())
         budget = self._budget
         if budget.counts == "size":
-            require_size(int(Fraction(budget.target)), self._files().constant, [[low, high]])
+            require_size(int(Fraction(budget.target)), self._always, [[low, high]])
         else:
             asked = f"--{budget.counts} {budget.target}, what is dropped counted as 0,"
             require_average(Fraction(budget.target), self._weights.weights, low, high, asked)
@@ -144,9 +157,7 @@ class Joint:
         rungs = tuple(
             tuple(level + (unit in inside) for unit, level in enumerate(rung)) for rung in self._weights.rungs
         )
-        return SearchSpace(
-            tuple(units), self._weights.limit, exchange_groups(units, "any"), rungs=rungs, bundles=bundles
-        )
+        return SearchSpace(tuple(units), self._limit, exchange_groups(units, "any"), rungs=rungs, bundles=bundles)
 
     def _droppable(self, unit: Unit) -> Unit:
         """A unit with the level `drop` before its own, if it lies in a part, and what the part takes beside levels."""

@@ -25,12 +25,14 @@ from evopress.formats.unpacked import verify_unpacked
 from evopress.formats.verification import Searched, Verification, verify_checkpoint
 from evopress.levels.grid import Grid
 from evopress.levels.quantized import Quantized
+from evopress.search.presets import ApplicationName
 
 
 class CompressedTensors(PackedFormat):
     """Implements `Format`."""
 
     name = "compressed-tensors"
+    holds: tuple[tuple[ApplicationName, ...], ...] = (("bits",), ("bits", "depth"))
     widths = (2, 3, 4, 5, 6, 7, 8)
     experts = True
 

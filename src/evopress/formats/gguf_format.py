@@ -10,6 +10,7 @@ import torch
 from evopress.core.costs import FileCosts
 from evopress.core.files import write_text
 from evopress.core.ggml_types import fitting_types, padded, row_bytes
+from evopress.core.profile import KEEP
 from evopress.errors import ConfigError, ModelError, ProfileError, UnsupportedModel
 from evopress.formats.about import About
 from evopress.formats.format import Content, Source
@@ -51,7 +52,7 @@ class Gguf:
     """Implements `Format`: one file, whose every byte is known beforehand."""
 
     name = "gguf"
-    holds: tuple[tuple[ApplicationName, ...], ...] = (("bits",), ("sparsity",), ("depth",))
+    holds: tuple[tuple[ApplicationName, ...], ...] = (("bits",), ("sparsity",), ("depth",), ("bits", "depth"))
 
     def check(self, source: Source) -> None:
         """UnsupportedModel for an architecture that llama.cpp does not have, or computes otherwise."""
@@ -61,6 +62,8 @@ class Gguf:
         plan_gguf(source.loaded, {})
         if not source.map.experts:
             return
+        if len(source.sections) > 1:
+            raise UnsupportedModel("format gguf holds no mixtures of mixed types without some of their blocks; use hf")
         if isinstance(section, DropSection) and section.granularity == "sublayer":
             raise UnsupportedModel(
                 "mixtures have no GGUF layout without some attentions or MLPs; use --granularity block"
@@ -77,7 +80,7 @@ class Gguf:
     def costs(self, source: Source) -> FileCosts:
         """Exact for types, on which the header does not depend, a little more for dropped parts. Needs no database."""
         section = source.section
-        if source.parts:
+        if isinstance(section, DropSection):
             return depth_costs(plan_gguf(source.loaded, {}), source.parts)
         if not isinstance(section, QuantizeSection) or section.method != "ggml":
             raise ConfigError("a size of a GGUF file needs levels that are ggml types; use --target llamacpp")
@@ -88,6 +91,8 @@ class Gguf:
             own = {kind: padded(rows * row_bytes(kind, columns)) for kind in fitting_types(section.levels, columns)}
             levels[linear.name], types[linear.view.parameter] = own, next(iter(own))
         plan = plan_gguf(source.loaded, types)
+        if source.parts:
+            return _with_parts(depth_costs(plan, source.parts), source, levels)
         searched = [tensor for tensor in plan.tensors if tensor.parts or tensor.parameter in types]
         return FileCosts(predicted_bytes(plan) - sum(padded(tensor.bytes) for tensor in searched), levels)
 
@@ -105,7 +110,7 @@ class Gguf:
         section, notes = source.section, []
         if isinstance(section, SparsifySection):
             notes.append(stored_zeros(content))
-        if isinstance(section, DropSection):
+        if source.parts:
             kinds = Counter(sublayer.kind for sublayer in content.dropped)
             notes.append(
                 f"{kinds['attn']} attentions and {kinds['mlp']} MLPs are not in the file, or zeros "
@@ -176,6 +181,18 @@ class LlamaQuantize:
         return Verification("its own rules", None, 0.0, f"{TYPES_FILE} holds no weights; read again it is the profile")
 
 
+def _with_parts(depth: FileCosts, source: Source, levels: dict[str, dict[str, int]]) -> FileCosts:
+    """The costs of parts, made for a file with the smallest levels, and those of `levels` beside each other."""
+    least = {name: min(own.values()) for name, own in levels.items()}
+    blocks = {name: {sublayer.block for sublayer in group} for name, group in source.parts.items()}
+    inside = {
+        name: [linear.name for linear in source.map.linears if linear.block in own] for name, own in blocks.items()
+    }
+    parts = {name: depth.levels[name][KEEP] - sum(least[own] for own in members) for name, members in inside.items()}
+    outside = least.keys() - {own for members in inside.values() for own in members}
+    return FileCosts(depth.constant - sum(least[own] for own in outside), levels, parts)
+
+
 def _units(source: Source) -> tuple[dict[str, str], dict[str, int]]:
     """Names in GGUF and widths of the units."""
     names, linears = gguf_names(source.loaded), source.map.linears
@@ -189,9 +206,10 @@ def _plan(source: Source, content: Content) -> GgufPlan:
     section, loaded = source.section, source.loaded
     if isinstance(section, SparsifySection):
         return plan_gguf(loaded, dict.fromkeys(content.tensors, DENSE_TYPES[loaded.model.dtype]))
-    if not isinstance(section, DropSection):
-        return plan_gguf(loaded, level_types(content.profile, content.levels))
+    types = {} if isinstance(section, DropSection) else level_types(content.profile, content.levels)
+    if not source.parts:
+        return plan_gguf(loaded, types)
     gone: dict[str, set[int]] = {"attn": set(), "mlp": set()}
     for sublayer in content.dropped:
         gone[sublayer.kind].add(sublayer.block)
-    return drop_sublayers(plan_gguf(loaded, {}), attention=gone["attn"], mlp=gone["mlp"])
+    return drop_sublayers(plan_gguf(loaded, types), attention=gone["attn"], mlp=gone["mlp"])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from evopress.core.profile import Profile
+from evopress.core.profile import DROP, Profile
 from evopress.database.store import Database
 from evopress.errors import ProfileError
 from evopress.formats.gguf import DENSE_TYPES
@@ -19,13 +19,18 @@ from evopress.levels.ggml import Ggml, pack_ggml
 def level_types(profile: Profile, database: Database) -> dict[str, str]:
     """Parameter name -> ggml type of a profile whose levels lie in a database of ggml types; else ProfileError."""
     types = {}
-    for unit, level in profile.items():
+    for unit, level in kept_levels(profile):
         entry = database.manifest.units[unit]
         kind = entry.level(level).ggml
         if kind is None:
             raise ProfileError(f"level {level} of {unit} is no ggml type; build the database with the target llamacpp")
         types[entry.view.parameter] = kind
     return types
+
+
+def kept_levels(profile: Profile) -> list[tuple[str, str]]:
+    """Weight and level of all that are not dropped with a part of the model."""
+    return [(unit, level) for unit, level in profile.items() if level != DROP]
 
 
 def level_packs(profile: Profile, database: Database) -> dict[str, Callable[[], Ggml]]:
@@ -39,7 +44,7 @@ def level_packs(profile: Profile, database: Database) -> dict[str, Callable[[], 
 
         return read
 
-    return {database.manifest.units[unit].view.parameter: reader(unit, level) for unit, level in profile.items()}
+    return {database.manifest.units[unit].view.parameter: reader(unit, level) for unit, level in kept_levels(profile)}
 
 
 def dense_packs(

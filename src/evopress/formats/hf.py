@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,25 +58,21 @@ class HuggingFace:
 
     def costs(self, source: Source) -> FileCosts:
         """Those of blocks that are dropped whole; ConfigError where nothing that is searched changes the size."""
-        map = source.map
-        if not source.parts:
+        if not source.parts or len(source.sections) > 1:
             raise ConfigError("a size needs a format that stores levels packed; choose one with --target")
         stored = [kept(name, tensor) for name, tensor in stored_tensors(source.loaded.model)]
-        entries = carry(stored, source.loaded, map)
+        entries = carry(stored, source.loaded, source.map)
         names = [entry.name for entry in stored] + [""] * (len(entries) - len(stored))
         sizes = [(name, entry_bytes(entry)) for name, entry in zip(names, entries, strict=True)]
-        levels = {}
-        for unit, parts in source.parts.items():
-            gone = source.left_out([sublayer.name for sublayer in parts])
-            prefixes = tuple(f"{map.blocks}.{block}." for block in gone)
-            if not prefixes:
-                raise ConfigError(
-                    f"without {unit} the files are as large as with it: only whole blocks are left out of them, where "
-                    "the model allows it; use --granularity block or pair"
-                )
-            levels[unit] = {DROP: 0, KEEP: sum(own for name, own in sizes if name.startswith(prefixes))}
+        parts = part_bytes(source, sizes)
+        if odd := next((unit for unit in source.parts if unit not in parts), None):
+            raise ConfigError(
+                f"without {odd} the files are as large as with it: only whole blocks are left out of them, where "
+                "the model allows it; use --granularity block or pair"
+            )
+        levels = {unit: {DROP: 0, KEEP: own} for unit, own in parts.items()}
         frame = frame_bytes(sum(entry.nbytes for entry in entries))
-        return FileCosts(frame + sum(own for _, own in sizes) - sum(own[KEEP] for own in levels.values()), levels)
+        return FileCosts(frame + sum(own for _, own in sizes) - sum(parts.values()), levels)
 
     def write(self, source: Source, content: Content, out: Path, progress: Progress) -> None:
         """Tensors, configuration and tokenizer; blocks that are dropped whole are in none of them."""
@@ -97,12 +93,22 @@ class HuggingFace:
         return verify_checkpoint(source.loaded.model, out, searched, tolerance=0.0)
 
 
+def part_bytes(source: Source, sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """What files lack without each part that leaves out blocks: `sizes` are those of their tensors, by name."""
+    known, found = list(sizes), {}
+    for unit, parts in source.parts.items():
+        gone = source.left_out([sublayer.name for sublayer in parts])
+        if prefixes := tuple(f"{source.map.blocks}.{block}." for block in gone):
+            found[unit] = sum(own for name, own in known if name.startswith(prefixes))
+    return found
+
+
 def _entries(source: Source, content: Content) -> list[Entry]:
     gone, model = content.left_out, source.loaded.model
     names = new_names(model.state_dict(), source.map, gone)
     entries = dense_entries(model, content.tensors, names)
     cut = cut_along(model, source.map) if gone else {}
-    cuts = [_without(entry, cut, source.map.n_blocks, gone) for entry in entries]
+    cuts = [without_parts(entry, cut, source.map.n_blocks, gone) for entry in entries]
     if content.experts:
         cuts = without_experts(cuts, find_routed(model, source.map), content.experts)
     moved = with_stacks(cuts, names, source.loaded)
@@ -118,7 +124,7 @@ def with_fewer(config: Any, source: Source, count: int) -> Any:
     return found
 
 
-def _without(entry: Entry, cut: Mapping[str, int], count: int, gone: Collection[int]) -> Entry:
+def without_parts(entry: Entry, cut: Mapping[str, int], count: int, gone: Collection[int]) -> Entry:
     """The entry without its parts of the blocks that are gone, if it has parts of blocks."""
     if entry.name not in cut:
         return entry

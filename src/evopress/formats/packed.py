@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,19 @@ from typing import Any
 import torch
 
 from evopress.core.costs import FileCosts
-from evopress.core.profile import DENSE
+from evopress.core.profile import DENSE, DROP
 from evopress.database.store import Database
 from evopress.errors import ConfigError, UnsupportedModel
 from evopress.formats.carried import carry
 from evopress.formats.experts import names_in_files, split_rows
 from evopress.formats.format import Content, Source
-from evopress.formats.hf import save_rest, stored_tensors
+from evopress.formats.hf import part_bytes, save_rest, stored_tensors, without_parts
 from evopress.formats.shards import Entry, Progress, entry_bytes, frame_bytes, kept, predicted_bytes, write_shards
 from evopress.formats.verification import Searched, Verification
 from evopress.levels.grid import Grid, named_grids
 from evopress.levels.quantized import Quantized
 from evopress.models import Linear
+from evopress.models.shorten import cut_along, new_names, shortened_config
 from evopress.search.presets import ApplicationName
 from evopress.settings.sections import QuantizeSection
 
@@ -90,6 +92,8 @@ class PackedFormat(ABC):
 
     def _check_experts(self, source: Source, section: QuantizeSection) -> None:
         """Errors for experts that it cannot hold."""
+        if source.map.experts and len(source.sections) > 1:
+            raise UnsupportedModel(f"format {self.name} holds no mixtures without some of their blocks; use hf")
         names = names_in_files(source.loaded)
         for linear in source.map.linears:
             if not linear.experts:
@@ -132,7 +136,8 @@ class PackedFormat(ABC):
         longest = max(len(own) for unit in units for own in names.get(unit, (unit,)))
         levels: dict[str, dict[str, int]] = {}
         others = [kept(name, tensor) for name, tensor in stored_tensors(model) if name not in units]
-        constant = sum(map(entry_bytes, _carried(others, source)))
+        sizes = [(entry.name, entry_bytes(entry)) for entry in _carried(others, source)]
+        left_out, constant = part_bytes(source, sizes), sum(size for _, size in sizes)
         for name, tensor in stored_tensors(model):
             if name not in units:
                 continue
@@ -143,12 +148,14 @@ class PackedFormat(ABC):
             } | {DENSE: list(split_rows(kept(name, tensor), parts))}
             levels[units[name].name] = {level: sum(map(entry_bytes, own)) for level, own in made.items()}
         largest = constant + sum(max(own.values()) for own in levels.values())
-        return FileCosts(constant + frame_bytes(largest), levels)
+        return FileCosts(constant + frame_bytes(largest) - sum(left_out.values()), levels, left_out)
 
     def write(self, source: Source, content: Content, out: Path, progress: Progress) -> None:
         """Configuration and tokenizer, then the weights."""
-        announced = self.configuration(self._grids(source, content))
-        save_rest(source.loaded, out, more={"quantization_config": announced})
+        announced, config = self.configuration(self._grids(source, content)), source.loaded.model.config
+        if content.left_out:
+            config = shortened_config(config, source.map, content.left_out)
+        save_rest(source.loaded, out, config, more={"quantization_config": announced})
         write_shards(out, self._entries(source, content), progress)
 
     def _level(
@@ -174,6 +181,8 @@ class PackedFormat(ABC):
         names, found = _names(source), dict[str, Grid | None]()
         for linear in source.map.linears:
             level, weight = levels[linear.name], linear.view.parameter
+            if level == DROP:
+                continue
             own = [weight, names.get(weight, (weight,))[0]]
             if linear.experts:
                 number = linear.name.removeprefix(f"{linear.experts}.").partition(".")[0]
@@ -181,7 +190,9 @@ class PackedFormat(ABC):
             grid = None if level == DENSE else units[linear.name].level(level).grid
             found |= dict.fromkeys((name.removesuffix(".weight") for name in own), grid)
         left = [name for module in self._left(source) for name in (module, *_announced(module, names))]
-        return found | dict.fromkeys(left)
+        modules = found | dict.fromkeys(left)
+        moved = new_names(modules, source.map, content.left_out)
+        return {moved[module]: grid for module, grid in modules.items() if module in moved}
 
     def _left(self, source: Source) -> list[str]:
         """Linear layers that are no units, routers and the head: readers would take them for packed ones."""
@@ -197,6 +208,8 @@ class PackedFormat(ABC):
         names, entries = _names(source), list[Entry]()
         for name, tensor in stored_tensors(source.loaded.model):
             level = DENSE if name not in units else levels[units[name].name]
+            if level == DROP:
+                continue
             if level != DENSE:
                 unit = database.manifest.units[units[name].name]
                 grid = unit.level(level).grid
@@ -207,7 +220,7 @@ class PackedFormat(ABC):
                 entries += split_rows(kept(name, tensor), names[name])
             else:
                 entries.append(kept(name, tensor))
-        return _carried(entries, source)
+        return _carried(_moved(entries, source, content.left_out), source, content.left_out)
 
 
 def _names(source: Source) -> dict[str, tuple[str, ...]]:
@@ -222,8 +235,18 @@ def _announced(module: str, names: Mapping[str, tuple[str, ...]]) -> list[str]:
     return [name.removesuffix(".weight") for name in names.get(f"{module}.weight", ())]
 
 
-def _carried(entries: Sequence[Entry], source: Source) -> list[Entry]:
-    return carry(entries, source.loaded, source.map, own_names=not source.map.experts)
+def _carried(entries: Sequence[Entry], source: Source, gone: Collection[int] = ()) -> list[Entry]:
+    return carry(entries, source.loaded, source.map, gone, own_names=not source.map.experts)
+
+
+def _moved(entries: Sequence[Entry], source: Source, gone: Collection[int]) -> list[Entry]:
+    """The entries that files have without some blocks, under the names that those behind them then have."""
+    if not gone:
+        return list(entries)
+    names = new_names([entry.name for entry in entries], source.map, gone)
+    cut, count = cut_along(source.loaded.model, source.map), source.map.n_blocks
+    left = [without_parts(entry, cut, count, gone) for entry in entries if entry.name in names]
+    return [replace(entry, name=names[entry.name]) for entry in left]
 
 
 def _rows(database: Database, unit: str, level: str, first: int, count: int) -> Read:

@@ -138,6 +138,8 @@ def _check_together(config: Config) -> None:
         raise ConfigError(f"drops are searched with {', '.join(TOGETHER)}, not with {config.compression.application}")
     if config.budget.exchange != "any":
         raise ConfigError(f"--exchange {config.budget.exchange} cannot be met: drops and levels trade any with any")
+    if config.depth.granularity == "expert":
+        raise ConfigError("experts are not dropped beside levels yet; use --granularity sublayer, block or pair")
     if config.target and config.depth.granularity == "sublayer":
         raise ConfigError(
             f"format {config.format} leaves out whole blocks beside levels; use --granularity block or pair"
