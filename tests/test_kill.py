@@ -75,8 +75,8 @@ print(json.dumps({"kills": done, "runs": runs, "moments": moments}))
 
 
 def test_twenty_kills_leave_the_same_bytes(small: dict[str, Any], tmp_path: Path) -> None:
-    settings = small | {"generations": 8, "race": True, "preselect": 4, "mutation": "adaptive"}
-    settings |= {"polish": "both", "polish_epochs": 2, "polish_tokens": 448, "polish_watched": 64, "polish_batch": 128}
+    settings = small | {"generations": 4, "race": True, "preselect": 4, "mutation": "adaptive"}
+    settings |= {"polish": "both", "polish_epochs": 1, "polish_tokens": 448, "polish_watched": 64, "polish_batch": 128}
     job = json.dumps({"settings": settings, "kills": KILLS, "folder": str(tmp_path)})
     ended = subprocess.run([sys.executable, "-c", SERVER, job], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
