@@ -12,14 +12,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import evopress
+from evopress.cli.watch import frame
 from evopress.core.profile import DROP, Profile
 from evopress.errors import BudgetError, ConfigError, UnsupportedModel
 from evopress.formats.shards import weight_bytes
 from evopress.pipeline import Run
+from evopress.report import read_data
+from evopress.report.summary import summarize
 from evopress.run.directory import read_run, start_run
 from evopress.run.observer import Observer
 from evopress.settings.config import from_toml, to_toml
 from evopress.settings.resolve import resolve
+from evopress.steps.analyze import Sizes, analyze
 from evopress.steps.compare import compare
 from evopress.steps.strategies import make_strategy, warm_up
 from evopress.steps.workspace import Workspace
@@ -121,6 +125,22 @@ def test_other_commands_take_joint_runs(run: Run):
     assert "evopress compress" in card
     assert "--use bits,depth" in card
     assert "which parts should go" in run.directory.report.read_text(encoding="utf-8")
+
+
+def test_random_profiles_of_analyses_are_whole(run: Run):
+    workspace = Workspace(read_run(run.directory.path), Observer())
+    found = analyze(workspace, ("monotonicity", "landscape"), Sizes(4, 64), figures=False)
+    assert found.keys() == {"monotonicity", "landscape"}
+    watch = frame(read_data(run.directory.path))
+    assert watch is not None
+    assert summarize(run.directory)
+
+
+def test_a_sweep_goes_from_one_budget_to_the_next(model: Path, text: Path, tmp_path: Path):
+    settings = SMALL | {"generations": 1, "sensitivity_tokens": (32,)}
+    runs = evopress.sweep(str(model), data=str(text), bits=[1.3, 2.5], out=tmp_path / "sweep", **settings)
+    assert [run.evaluation["profiles"]["searched"]["bits"] <= most for run, most in zip(runs, (2.5, 1.3), strict=True)]
+    assert DROP in runs[1].profile.levels
 
 
 def test_one_family_is_its_own_command(model: Path):
