@@ -47,6 +47,8 @@ SMALL: dict[str, Any] = {
     "use": ("bits", "depth"),
 }
 
+FIRST = ("model.layers.0", "model.layers.1")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -125,6 +127,11 @@ def test_other_commands_take_joint_runs(run: Run):
     assert "evopress compress" in card
     assert "--use bits,depth" in card
     assert "which parts should go" in run.directory.report.read_text(encoding="utf-8")
+
+
+def test_a_polish_is_refused(run: Run):
+    with pytest.raises(ConfigError, match="levels beside dropped parts cannot be polished yet"):
+        evopress.pipeline.polish(Workspace(read_run(run.directory.path), Observer()))
 
 
 def test_random_profiles_of_analyses_are_whole(run: Run):
@@ -218,6 +225,10 @@ def test_bad_input(options: dict[str, Any], message: str):
         (
             {"bits": 3, "protected": ("model.layers.0", "model.layers.1", "model.layers.2", "model.layers.3.attn")},
             "fewer",
+        ),
+        (
+            {"bits": "1.2", "protected": ("model.layers.0", "model.layers.1", "model.layers.2.mlp")},
+            "the levels allow 1",
         ),
         ({"size": "1kB", "target": "transformers", "group_size": 32, "levels": None}, "no profile takes 1000 bytes"),
     ],
