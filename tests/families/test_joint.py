@@ -12,14 +12,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import evopress
+from evopress.cli.watch import frame
 from evopress.core.profile import DROP, Profile
 from evopress.errors import BudgetError, ConfigError, UnsupportedModel
 from evopress.formats.shards import weight_bytes
 from evopress.pipeline import Run
+from evopress.report import read_data
+from evopress.report.summary import summarize
 from evopress.run.directory import read_run, start_run
 from evopress.run.observer import Observer
 from evopress.settings.config import from_toml, to_toml
 from evopress.settings.resolve import resolve
+from evopress.steps.analyze import Sizes, analyze
 from evopress.steps.compare import compare
 from evopress.steps.strategies import make_strategy, warm_up
 from evopress.steps.workspace import Workspace
@@ -42,6 +46,8 @@ SMALL: dict[str, Any] = {
     "levels": (2, 3, 4),
     "use": ("bits", "depth"),
 }
+
+FIRST = ("model.layers.0", "model.layers.1")
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +129,27 @@ def test_other_commands_take_joint_runs(run: Run):
     assert "which parts should go" in run.directory.report.read_text(encoding="utf-8")
 
 
+def test_a_polish_is_refused(run: Run):
+    with pytest.raises(ConfigError, match="levels beside dropped parts cannot be polished yet"):
+        evopress.pipeline.polish(Workspace(read_run(run.directory.path), Observer()))
+
+
+def test_random_profiles_of_analyses_are_whole(run: Run):
+    workspace = Workspace(read_run(run.directory.path), Observer())
+    found = analyze(workspace, ("monotonicity", "landscape"), Sizes(4, 64), figures=False)
+    assert found.keys() == {"monotonicity", "landscape"}
+    watch = frame(read_data(run.directory.path))
+    assert watch is not None
+    assert summarize(run.directory)
+
+
+def test_a_sweep_goes_from_one_budget_to_the_next(model: Path, text: Path, tmp_path: Path):
+    settings = SMALL | {"generations": 1, "sensitivity_tokens": (32,)}
+    runs = evopress.sweep(str(model), data=str(text), bits=[1.3, 2.5], out=tmp_path / "sweep", **settings)
+    assert [run.evaluation["profiles"]["searched"]["bits"] <= most for run, most in zip(runs, (2.5, 1.3), strict=True)]
+    assert DROP in runs[1].profile.levels
+
+
 def test_one_family_is_its_own_command(model: Path):
     options = {name: value for name, value in SMALL.items() if name != "use"}
     one = resolve(str(model), bits=3, use=("bits",), **options)
@@ -198,6 +225,10 @@ def test_bad_input(options: dict[str, Any], message: str):
         (
             {"bits": 3, "protected": ("model.layers.0", "model.layers.1", "model.layers.2", "model.layers.3.attn")},
             "fewer",
+        ),
+        (
+            {"bits": "1.2", "protected": ("model.layers.0", "model.layers.1", "model.layers.2.mlp")},
+            "the levels allow 1",
         ),
         ({"size": "1kB", "target": "transformers", "group_size": 32, "levels": None}, "no profile takes 1000 bytes"),
     ],

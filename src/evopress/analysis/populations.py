@@ -13,6 +13,7 @@ from random import Random
 
 from evopress.core.profile import Profile
 from evopress.core.space import SearchSpace
+from evopress.search.moves.bundles import shed
 from evopress.search.moves.draft import Draft
 from evopress.search.moves.mutation import Indices
 from evopress.search.starts.drawn import distinct
@@ -41,7 +42,9 @@ def worst(evaluate: Evaluate, profiles: Sequence[Profile], count: int, *, tokens
 
 
 def _random_profile(space: SearchSpace, rng: Random) -> Indices:
-    draft = Draft(space, [rng.randrange(len(unit.levels)) for unit in space.units])
+    levels = [rng.randrange(floor, len(unit.levels)) for unit, floor in zip(space.units, space.floors, strict=True)]
+    draft = Draft(space, levels)
+    shed(space, draft, rng)
     for group, share in zip(space.groups, space.shares, strict=True):
         draft.limit = draft.cost + share - sum(space.costs[unit][draft.levels[unit]] for unit in group)
         draft.shrink(group, rng)

@@ -9,12 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from evopress.cli.app import Directory, app
-from evopress.cli.options import Counts, Debug, Json, Model, Out, parsed, trackers, with_settings
+from evopress.cli.options import Counts, Debug, Json, Model, Out, names, parsed, trackers, with_settings
 from evopress.cli.show import Screen
+from evopress.search.presets import ApplicationName
+from evopress.settings.resolve import known_families
 
 Targets = Annotated[str | None, typer.Option(help="budgets in code bits a weight, such as 2.25,2.5,3,4")]
 TargetsBpw = Annotated[str | None, typer.Option(help="budgets in bits a weight with scales and zeros")]
 Sparsities = Annotated[str | None, typer.Option(help="shares of the weights that become zero, such as 0.4,0.5,0.6")]
+Together = Annotated[str | None, typer.Option(help="families to search together, such as bits,depth")]
 Fractions = Annotated[str | None, typer.Option(help="shares of the depth to drop, such as 0.1,0.2,0.3")]
 
 Directories = Annotated[list[Path], typer.Argument(help="run directories, all of one model", metavar="DIRECTORY...")]
@@ -43,6 +46,7 @@ def _sweep(
     sparsity: Sparsities = None,
     fraction: Fractions = None,
     counts: Counts = "count",
+    use: Together = None,
     **rest: Any,
 ) -> None:
     """Search one budget after the other, each from its neighbour's result: the front of size against quality."""
@@ -50,9 +54,10 @@ def _sweep(
 
     given = {"bits": bits, "bpw": bpw, "sparsity": sparsity, "fraction": fraction}
     lists = {name: text.split(",") for name, text in given.items() if text is not None}
-    application = "sparsity" if sparsity else "depth" if fraction else "bits"
+    own: ApplicationName = "sparsity" if sparsity else "depth" if fraction else "bits"
+    families = (own,) if use is None else known_families(names(use))
     as_json, track, _ = (rest.pop(name) for name in ("as_json", "track", "debug"))
-    configs = plan(model, out, counts=counts, **lists, **parsed(rest, application))  # type: ignore[arg-type]
+    configs = plan(model, out, counts=counts, use=families, **lists, **parsed(rest, *families))
     with Screen(as_json) as screen:
         screen.title(configs[0], out)
         found = table(run_sweep(configs, out, screen, trackers(track)))

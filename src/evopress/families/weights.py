@@ -38,9 +38,11 @@ def _dropped_level() -> LevelEntry:
 
 
 def layer_errors(database: Database) -> dict[str, dict[str, float]]:
-    """unit -> level -> ||(W - Wc) X||^2 / ||W X||^2 of all levels of a database, and of the dense weight."""
+    """unit -> level -> ||(W - Wc) X||^2 / ||W X||^2 of a database's levels, and of weights left dense or dropped."""
     units = database.manifest.units
-    return {name: {DENSE: 0.0} | {level.name: level.error for level in e.levels} for name, e in units.items()}
+    return {
+        name: {DENSE: 0.0, DROP: 1.0} | {level.name: level.error for level in e.levels} for name, e in units.items()
+    }
 
 
 class WeightFamily(ABC):

@@ -117,6 +117,8 @@ def resolve_polish(config: Config, asked: str | None = None, rounds: int | None 
 
     None is what the configuration says itself.
     """
+    if asked is not None and config.depth is not None:
+        raise ConfigError("levels beside dropped parts cannot be polished yet; polish a run of evopress quantize")
     found = config.polish.polish if asked is None else asked
     if found == "auto":
         found = "none" if nothing_to_learn(config.compression) or config.depth else "blocks"
