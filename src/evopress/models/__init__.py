@@ -12,7 +12,7 @@ from evopress.models.capture import collect_inputs
 from evopress.models.describe import Linear, ModelMap, WeightView, describe
 from evopress.models.dissect import find_sublayers
 from evopress.models.droppable import find_blocks, find_droppable
-from evopress.models.influence import INFLUENCE_TOKENS, Influence, measure_influence
+from evopress.models.influence import Influence, measure_influence
 from evopress.models.integrity import check_finite, fingerprint
 from evopress.models.load import LoadedModel, choose_device, choose_dtype, load_model
 from evopress.models.removal import Removal
@@ -21,7 +21,6 @@ from evopress.models.sublayers import Granularity, SubLayer, group_sublayers
 from evopress.models.weights import set_weight, weight
 
 __all__ = [
-    "INFLUENCE_TOKENS",
     "Blocks",
     "BypassSlot",
     "Context",

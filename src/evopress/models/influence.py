@@ -23,9 +23,6 @@ from evopress.models.runner import Runner
 MULTIPLES = (3, 5, 7, 10)
 """How many times the mean an outlier is: the grid of the OWL authors."""
 
-INFLUENCE_TOKENS = 8192
-"""Means over tokens of one number a token: a few thousand tell the order of blocks."""
-
 SLAB = 256  # tokens whose hidden states are compared at a time
 
 Progress = Callable[[int, int, str], None]
