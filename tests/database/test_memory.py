@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -69,3 +70,46 @@ def test_the_peak_does_not_grow_with_depth(tmp_path: Path) -> None:
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
     grown = int(done.stdout.split()[-1])
     assert grown < 0.5 * blocks  # six more blocks held would be 0.75
+
+
+EXPERTS = """
+import json
+
+from evopress.models.memory import build_memory, measure_shapes
+from evopress.levels.quantized import storage_bits
+
+folder, database = sys.argv[1:]
+torch.set_num_threads(1)
+model = load_model(folder, dtype=torch.float32, device="cpu").model
+for parameter in model.parameters():
+    parameter.data = parameter.data.clone()  # its own memory, not pages of files
+runner, grids = Runner(model, describe(model)), {str(bits): Grid(bits, 64, False) for bits in (3, 4)}
+needs = build_memory(
+    measure_shapes(model, runner.map), 512, [storage_bits((1, 64), grid) / 64 for grid in grids.values()], corrects=True
+)
+
+def resident(what):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
+
+anonymous()
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+before = resident("VmRSS:")
+build_database(Path(database), runner, Quantization(grids=grids, propagate="4"), [torch.arange(1, 65)] * 8, {})
+del needs["model"]
+print(json.dumps({"peak": resident("VmHWM:") - before, "needs": needs}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's account of memory")
+def test_the_peak_of_32_experts_is_within_the_formula(tmp_path: Path) -> None:
+    config = transformers.Qwen3MoeConfig(
+        hidden_size=256, moe_intermediate_size=256, num_hidden_layers=2, num_attention_heads=8, vocab_size=512,
+        num_experts=32, num_experts_per_tok=4, max_position_embeddings=128,
+    )  # fmt: skip
+    random_model(config).save_pretrained(tmp_path / "model")
+    pico_tokenizer().save_pretrained(tmp_path / "model")
+    words = [sys.executable, "-c", BUILD.partition("def peak")[0] + EXPERTS, tmp_path / "model", tmp_path / "database"]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert sum(found["needs"].values()) / 8 < found["peak"] < sum(found["needs"].values()), found

@@ -111,12 +111,6 @@ def test_transformers_loads_experts_of_one_level(small_other: dict[str, Any], tm
 @pytest.mark.parametrize(
     ("model_type", "own", "kind", "message"),
     [
-        (
-            "mixtral",
-            {"experts": "each"},
-            ConfigError,
-            "one level for all experts of a layer, not for each expert; make",
-        ),
         ("mixtral", {"target": "transformers"}, UnsupportedModel, "only if those of all layers have one level"),
         ("gpt_oss", {}, UnsupportedModel, r"files, which have model\.layers\.0\.mlp\.experts in stacks; use hf"),
     ],
@@ -132,6 +126,13 @@ def test_what_cannot_be_said_of_experts_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(kind, match=message):
         pipeline.quantize(out=tmp_path / "run", **small_other | VLLM | {"model": mixture(model_type), "bits": 6} | own)
+
+
+def test_levels_of_single_experts_are_not_packed(small_other: dict[str, Any], tmp_path: Path, mixture: Mixture) -> None:
+    own = {"model": mixture("mixtral"), "bits": 6, "target": None, "symmetric": True, "levels": (4, 8)}
+    workspace = Workspace(start_run(tmp_path / "run", resolve(**small_other | VLLM | own)), Observer())
+    with pytest.raises(ConfigError, match="one level for all experts of a layer; make the run with --experts layer"):
+        FORMATS["compressed-tensors"].check(workspace.plain_source)
 
 
 def test_gptq_holds_no_experts(small_other: dict[str, Any], tmp_path: Path, mixture: Mixture) -> None:

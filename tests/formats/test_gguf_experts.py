@@ -131,7 +131,7 @@ def test_what_llama_cpp_computes_otherwise_is_refused(model_type: str, options: 
 @pytest.mark.parametrize(
     ("own", "format", "message"),
     [
-        ({"bpw": 6, "experts": "each"}, "gguf", "one type for a matrix of all experts of a layer; make the run with"),
+        ({"bits": 4, "target": None}, "gguf", "one type for a matrix of all experts of a layer; make the run with"),
         ({"fraction": 0.5, "granularity": "sublayer"}, "gguf", "no GGUF layout without some attentions or MLPs"),
         ({"bpw": 6}, "llama-quantize", "llama-quantize does not hold experts; use gguf"),
     ],

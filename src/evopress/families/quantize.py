@@ -20,7 +20,7 @@ from evopress.levels.grid import Grid, named_grids
 from evopress.levels.quantized import storage_bits
 from evopress.models import Linear, ModelMap
 from evopress.settings.sections import BudgetSection, QuantizeSection
-from evopress.settings.targets import Target
+from evopress.settings.targets import Target, tied_experts
 
 
 class Quantize(WeightFamily):
@@ -145,7 +145,7 @@ class Quantize(WeightFamily):
         groups = self._target.ties(self._map.linears) if self._target else [(one,) for one in self._map.linears]
         tied: dict[tuple[str, str], list[Unit]] = {}
         for first, *others in groups:
-            name = experts_that_share(first, self._section.experts) or first.name
+            name = experts_that_share(first, tied_experts(self._section, self._target)) or first.name
             role = name.removeprefix(first.name.removesuffix(first.role))
             tied.setdefault((name, role), []).append(tie([own[linear.name] for linear in (first, *others)]))
         units = [tie(members, *called) for called, members in tied.items()]

@@ -42,6 +42,7 @@ from evopress.levels.tensor_types import read_tensor_types, write_tensor_types
 from evopress.models import load_model
 from evopress.search.presets import ApplicationName
 from evopress.settings.sections import DropSection, QuantizeSection, SparsifySection
+from evopress.settings.targets import find_target, tied_experts
 
 FILE = "model.gguf"
 TYPES_FILE = "tensor-types.txt"
@@ -68,7 +69,7 @@ class Gguf:
             raise UnsupportedModel(
                 "mixtures have no GGUF layout without some attentions or MLPs; use --granularity block"
             )
-        if isinstance(section, QuantizeSection) and section.experts == "each":
+        if isinstance(section, QuantizeSection) and tied_experts(section, find_target(source.target)) == "each":
             raise ConfigError(
                 "format gguf holds one type for a matrix of all experts of a layer; make the run with --experts matrix"
             )

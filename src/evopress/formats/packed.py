@@ -32,6 +32,7 @@ from evopress.models import Linear
 from evopress.models.shorten import cut_along, new_names, shortened_config
 from evopress.search.presets import ApplicationName
 from evopress.settings.sections import QuantizeSection
+from evopress.settings.targets import find_target, tied_experts
 
 Read = Callable[[], Quantized]
 """Reads a level from the database."""
@@ -100,10 +101,9 @@ class PackedFormat(ABC):
                 continue
             if not self.experts:
                 raise UnsupportedModel(f"format {self.name} does not hold experts, such as {linear.name}; use hf")
-            if section.experts != "layer":
+            if tied_experts(section, find_target(source.target)) != "layer":
                 raise ConfigError(
-                    f"format {self.name} holds one level for all experts of a layer, not for each "
-                    f"{section.experts.replace('each', 'expert')}; make the run with --experts layer"
+                    f"format {self.name} holds one level for all experts of a layer; make the run with --experts layer"
                 )
             if linear.view.parameter not in names:
                 raise UnsupportedModel(

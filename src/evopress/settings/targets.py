@@ -32,7 +32,7 @@ class Target:
     dropped; otherwise whole blocks. `embeddings`: embedding and head can have levels. `few` are the levels of who names
     none, where it would be too much to make all. `stored`: a budget of bits counts those that are stored, scales too.
     `first_attention`: the attention of the first block cannot be dropped by itself. `experts`: which of a mixture's
-    matrices share a level.
+    matrices share a level at least.
     """
 
     name: TargetName
@@ -57,7 +57,6 @@ class Target:
                 "levels": self.few or self.levels,
                 "symmetric": self.symmetric,
                 "embeddings": self.embeddings,
-                "experts": self.experts,
             }
         return {"granularity": "block"} if application == "depth" and not self.sublayers else {}
 
@@ -145,6 +144,15 @@ TARGETS: dict[str, Target] = {
     )
 }
 """Name -> target."""
+
+
+def tied_experts(section: QuantizeSection, target: Target | None) -> str:
+    """Which of a mixture's matrices share a level: those that were asked for, and those that the target runs as one.
+
+    >>> tied_experts(QuantizeSection(), TARGETS["vllm"]), tied_experts(QuantizeSection(experts="matrix"), None)
+    ('layer', 'matrix')
+    """
+    return max(section.experts, "each" if target is None else target.experts, key=("each", "matrix", "layer").index)
 
 
 def find_target(name: str | None) -> Target | None:
