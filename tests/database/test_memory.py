@@ -112,4 +112,5 @@ def test_the_peak_of_32_experts_is_within_the_formula(tmp_path: Path) -> None:
     words = [sys.executable, "-c", BUILD.partition("def peak")[0] + EXPERTS, tmp_path / "model", tmp_path / "database"]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    assert sum(found["needs"].values()) / 8 < found["peak"] < sum(found["needs"].values()), found
+    needs = sum(found["needs"].values())
+    assert needs / 4 < found["peak"] < needs + 2**24, found  # what threads and allocators take is not counted
