@@ -101,7 +101,7 @@ def bits(directory: Path, seed: int) -> Iterator[dict[str, Any]]:
     """A level for each expert's matrix, BITS bits on average."""
     own = {"bits": BITS, "levels": (2, 3, 4), "group_size": 32, "calibration_tokens": 16384, "start": "knapsack"}
     common = TEXT | SEARCH | {"seed": seed, "text_seed": seed, "dtype": "float32"}
-    run = pipeline.quantize(str(directory / "model"), out=directory / f"bits-{seed}", verify=False, **common | own)
+    run = pipeline.quantize(str(directory / "model"), out=directory / f"bits-{seed}", **common | own)
     workspace = Workspace(run.directory, Observer())
     space, start = workspace.space, workspace.space.uniforms()[-1]
     squares = measured(workspace, start, seed, "weights").curvature
