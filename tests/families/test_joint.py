@@ -18,6 +18,7 @@ from evopress.errors import BudgetError, ConfigError, UnsupportedModel
 from evopress.formats.shards import weight_bytes
 from evopress.pipeline import Run
 from evopress.report import read_data
+from evopress.report.allocation import bytes_of
 from evopress.report.summary import summarize
 from evopress.run.directory import read_run, start_run
 from evopress.run.observer import Observer
@@ -127,6 +128,15 @@ def test_other_commands_take_joint_runs(run: Run):
     assert "evopress compress" in card
     assert "--use bits,depth" in card
     assert "which parts should go" in run.directory.report.read_text(encoding="utf-8")
+
+
+def test_reports_know_what_is_dropped_together(run: Run):
+    data = read_data(run.directory.path)
+    assert data.search_space == Workspace(read_run(run.directory.path), Observer()).space
+    assert data.uniform == {}
+    searched = bytes_of(data)[-1]
+    assert searched.name == "searched"
+    assert searched.total <= run.evaluation["profiles"]["searched"]["bytes"]
 
 
 def test_a_polish_is_refused(run: Run):

@@ -155,7 +155,8 @@ def test_both_orders_are_proposed_and_fit():
     assert drop_then_quantize(toy(16), errors, ()) is None  # three blocks at the lowest level cost 22
 
 
-@pytest.mark.parametrize("budget", [pytest.param(22, marks=pytest.mark.slow), 26])
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [22, 26])
 def test_the_optimum_of_small_spaces_is_found(budget: int):
     """From random starts, blind to everything but scores that do not add up, in 20 of 20 seeds."""
     space = toy(budget)

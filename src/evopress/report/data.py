@@ -67,7 +67,8 @@ class RunData:
         )
         split, groups = self.space["split"], tuple(map(tuple, self.space["groups"]))
         rungs = tuple(map(tuple, self.space.get("rungs", ())))
-        return SearchSpace(units, self.space["budget"], groups, split and tuple(split), rungs)
+        bundles = tuple(map(tuple, self.space.get("bundles", ())))
+        return SearchSpace(units, self.space["budget"], groups, split and tuple(split), rungs, bundles)
 
     @cached_property
     def levels(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:

@@ -73,7 +73,8 @@ def write_space(path: Path, space: SearchSpace, stored: Mapping[str, Mapping[str
     scales and masks. Depth has no layer errors. `share` is the part of the blocks' weights that lie in linears which
     could be compressed.
     `units` are what profiles name; the indices in each of `ties` are of those that must share a level, those in each of
-    `rungs` of the levels that together count as uniform, where units call them differently.
+    `rungs` of the levels that together count as uniform, where units call them differently. `bundles`, where there are
+    any, are of the units that are dropped together.
     """
     units = [
         {
@@ -102,6 +103,8 @@ def write_space(path: Path, space: SearchSpace, stored: Mapping[str, Mapping[str
             [index for whole, index in zip(space.units, rung, strict=True) for _ in whole.parts] for rung in space.rungs
         ],
     }
+    if space.bundles:
+        data["bundles"] = [[place for unit in bundle for place in own[unit]] for bundle in space.bundles]
     write_text(path, json.dumps(data) + "\n")
 
 
