@@ -28,7 +28,14 @@ from evopress.steps.analyze import Sizes, analyze
 from evopress.steps.compare import compare
 from evopress.steps.strategies import make_strategy, warm_up
 from evopress.steps.workspace import Workspace
-from evopress.testing import write_pico_checkpoint
+from evopress.testing import (
+    gguf_config,
+    merging_tokenizer,
+    pico_model,
+    pico_tokenizer,
+    random_model,
+    write_pico_checkpoint,
+)
 
 SMALL: dict[str, Any] = {
     "sequence_length": 16,
@@ -173,19 +180,14 @@ def test_files_take_what_the_budget_says(tmp_path: Path, text: Path, target: str
     """Whole blocks are left out of files with packed levels, which load and answer as the searched model."""
     settings = SMALL | {"levels": None, "group_size": 32 if target == "transformers" else None, "target": target}
     if target == "transformers":
-        write_pico_checkpoint(tmp_path / "model", "llama", blocks=4)
-        from evopress.testing import pico_model, pico_tokenizer
-
         pico_model("llama", blocks=4, width=64).save_pretrained(tmp_path / "model")
         pico_tokenizer().save_pretrained(tmp_path / "model")
     else:
-        from evopress.testing import gguf_config, merging_tokenizer, random_model
-
         random_model(gguf_config("llama", blocks=4)).save_pretrained(tmp_path / "model")
         merging_tokenizer().save_pretrained(tmp_path / "model")
         settings |= {"levels": ("Q4_0", "Q8_0")}
     files = _files(tmp_path, text, settings)
-    low = min(sum(min(own.values()) for own in files.levels.values()) + sum(files.parts.values()), 10**9)
+    low = sum(min(own.values()) for own in files.levels.values()) + sum(files.parts.values())
     size = files.constant + int(0.8 * low)  # less than everything at its lowest level
     run = evopress.compress(str(tmp_path / "model"), data=str(text), size=size, out=tmp_path / "run", **settings)
     assert DROP in run.profile.levels
@@ -245,8 +247,6 @@ def test_bad_input(options: dict[str, Any], message: str):
 )
 def test_bad_input_that_the_model_tells(model: Path, text: Path, tmp_path: Path, options: dict[str, Any], message: str):
     if "target" in options:
-        from evopress.testing import pico_model
-
         pico_model("llama", blocks=4, width=64).save_pretrained(tmp_path / "model")
         shutil.copyfile(model / "tokenizer.json", tmp_path / "model" / "tokenizer.json")
         shutil.copyfile(model / "tokenizer_config.json", tmp_path / "model" / "tokenizer_config.json")
