@@ -30,6 +30,7 @@ MORE = {
     "sparsify": CALIBRATED,
     "drop": [],
     "sweep": [*CALIBRATED, "--levels", "2,3,4", "--group-size", "16", "--start", "knapsack"],
+    "compress": [*CALIBRATED, "--levels", "2,3,4", "--group-size", "16"],
 }
 SIZES = {"quantize": "400kB", "drop": "490kB"}
 """Budgets in bytes that the pico model can meet."""
