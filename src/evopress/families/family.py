@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
@@ -97,3 +98,26 @@ class Family(Protocol):
 
     def from_text(self, text: str) -> Profile:
         """Read the official code's text format; ProfileError says what does not fit."""
+
+
+class StartsFromReferences(ABC):
+    """The part of a `Family` that finds starts, where these are its references: layer errors come with the database."""
+
+    @property
+    @abstractmethod
+    def references(self) -> dict[str, Profile]:
+        """As in `Family`."""
+
+    @property
+    def starts(self) -> dict[str, Profile]:
+        """The references."""
+        return self.references
+
+    @property
+    def start_tokens(self) -> int:
+        """Nothing was scored."""
+        return 0
+
+    def scored_start(self, tokens: int) -> Strategy | None:
+        """None: the knapsack needs no scores, and what drops do is measured with the sensitivities."""
+        return None

@@ -22,7 +22,7 @@ from evopress.database.methods import Method
 from evopress.database.store import Database
 from evopress.errors import BudgetError, UnsupportedModel
 from evopress.families.drop import Drop
-from evopress.families.family import Family, Stored
+from evopress.families.family import Family, StartsFromReferences, Stored
 from evopress.families.quantize import Quantize
 from evopress.models import ModelMap, SubLayer
 from evopress.models.assemble import Load, Slots, Switch, Tensors, weight_slots
@@ -48,7 +48,7 @@ def together(
     return Joint(weights, drop, map, budget, files)
 
 
-class Joint:
+class Joint(StartsFromReferences):
     """Implements `Family`. BudgetError for a budget below all but one part dropped, or above everything dense.
 
     UnsupportedModel where no part that can be dropped has weights with levels, or blocks share weights.
@@ -176,20 +176,6 @@ class Joint:
         if alone := drop_then_quantize(self.space, self._weights.layer_errors, ()):
             found["dp"] = alone
         return found
-
-    @property
-    def starts(self) -> dict[str, Profile]:
-        """The references."""
-        return self.references
-
-    @property
-    def start_tokens(self) -> int:
-        """Nothing: layer errors come with the database."""
-        return 0
-
-    def scored_start(self, tokens: int) -> Strategy | None:
-        """None: what drops do is measured with the sensitivities."""
-        return None
 
     def baselines(self, rng: Random, search: SearchSection, brute: bool) -> dict[str, Callable[[], Strategy]]:
         """The references, and the best of random profiles."""

@@ -6,7 +6,7 @@ what a profile amounts to. References, baselines, slots, checkpoints and the tex
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from random import Random
@@ -17,7 +17,7 @@ from evopress.core.space import SearchSpace
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Method
 from evopress.database.store import Database
-from evopress.families.family import Stored
+from evopress.families.family import StartsFromReferences, Stored
 from evopress.models import ModelMap, SubLayer
 from evopress.models.assemble import Load, Slots, Tensors, weight_slots
 from evopress.search import BestOf, BruteForce, Knapsack, Strategy, Uniform, knapsack
@@ -45,7 +45,7 @@ def layer_errors(database: Database) -> dict[str, dict[str, float]]:
     }
 
 
-class WeightFamily(ABC):
+class WeightFamily(StartsFromReferences):
     """Implements `Family` but for `method`, `space` and the figures of a profile.
 
     `database` is asked for when the first thing is wanted that needs the levels: it is made after the method is known.
@@ -111,20 +111,6 @@ class WeightFamily(ABC):
     def references(self) -> dict[str, Profile]:
         """Uniform, and the knapsack on layer errors."""
         return {"uniform": self.space.uniform(), "dp": knapsack(self.space, self.layer_errors)}
-
-    @property
-    def starts(self) -> dict[str, Profile]:
-        """The references."""
-        return self.references
-
-    @property
-    def start_tokens(self) -> int:
-        """Nothing: layer errors come with the database."""
-        return 0
-
-    def scored_start(self, tokens: int) -> Strategy | None:
-        """None: the knapsack needs no scores."""
-        return None
 
     def baselines(self, rng: Random, search: SearchSection, brute: bool) -> dict[str, Callable[[], Strategy]]:
         """Uniform, knapsack and the best of random profiles."""
