@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import evopress
 from evopress.cli.watch import frame
+from evopress.core.polish_record import read_record
 from evopress.core.profile import DROP, Profile
 from evopress.errors import BudgetError, ConfigError, UnsupportedModel
+from evopress.fitness.divergence import KL
 from evopress.formats.shards import weight_bytes
 from evopress.pipeline import Run
 from evopress.report import read_data
@@ -36,6 +39,7 @@ from evopress.testing import (
     random_model,
     write_pico_checkpoint,
 )
+from evopress.text.tokens import Tokens
 
 SMALL: dict[str, Any] = {
     "sequence_length": 16,
@@ -53,6 +57,7 @@ SMALL: dict[str, Any] = {
     "group_size": 16,
     "levels": (2, 3, 4),
     "use": ("bits", "depth"),
+    "polish": "none",
 }
 
 FIRST = ("model.layers.0", "model.layers.1")
@@ -146,9 +151,36 @@ def test_reports_know_what_is_dropped_together(run: Run):
     assert searched.total <= run.evaluation["profiles"]["searched"]["bytes"]
 
 
-def test_a_polish_is_refused(run: Run):
-    with pytest.raises(ConfigError, match="levels beside dropped parts cannot be polished yet"):
-        evopress.pipeline.polish(Workspace(read_run(run.directory.path), Observer()))
+def test_what_stays_is_polished_around_what_is_dropped(run: Run, tmp_path: Path):
+    copy = read_run(Path(shutil.copytree(run.directory.path, tmp_path / "run")))
+    sizes = {"polish_tokens": 1024, "polish_watched": 64, "polish_batch": 64, "polish_model_epochs": 3}
+    config = copy.config.model_copy(update={"polish": copy.config.polish.model_copy(update=sizes)})
+    (copy.path / "config.toml").write_text(to_toml(config))
+    workspace = Workspace(read_run(copy.path), Observer())
+    found = dict(run.profile.items())
+    whole = [block for block in range(4) if {found[n] for n in found if f".{block}." in n} != {DROP}]
+    gone = {name.split(".")[2] for name, level in found.items() if level == DROP}
+    assert any(str(block) in gone for block in range(max(whole)))  # what lies behind a drop learns, too
+    evopress.pipeline.polish(workspace, "both")
+    record = read_record(workspace.run.polished)
+    assert record is not None
+    assert record.result == "model"
+    assert (len(record.blocks), "sweep" in record.watched) == (4, False)
+    text = Tokens.of(workspace.text_to_learn(1024 + 64).sequences[-4:], "watched")
+    with workspace.evaluator(text, (KL(),), 1) as evaluator:
+        assert record.watched["unpolished"] == pytest.approx(evaluator.evaluate_all([run.profile]).scores(0)[0], 1e-4)
+    assert record.watched["blocks"] < record.watched["unpolished"]
+    workspace = Workspace(read_run(copy.path), Observer())
+    rows = evopress.pipeline.evaluate(workspace)["profiles"]
+    assert rows["polished"]["kl"] < rows["searched"]["kl"]
+    assert rows["polished"]["bytes"] == rows["searched"]["bytes"]
+    stored = load_file(evopress.pipeline.export(workspace, out=tmp_path / "export") / "model.safetensors")
+    levels = workspace.polished(run.profile)
+    assert levels is not None
+    for name, level in found.items():
+        if level != DROP:
+            weight = stored[f"{name}.weight"]
+            assert torch.equal(weight, levels.load(name, level).dequantize(weight.dtype))
 
 
 def test_random_profiles_of_analyses_are_whole(run: Run):
@@ -217,7 +249,7 @@ def _files(folder: Path, text: Path, settings: dict[str, Any]) -> Any:
         ({"use": ("bits", "sparsity")}, "bits and sparsity cannot be searched together; use bits,depth"),
         ({"use": ("bits", "depth"), "preset": "paper"}, "preset paper is the paper's, for one family alone"),
         ({"exchange": "role"}, "--exchange role cannot be met: drops and levels trade any with any"),
-        ({"polish": "blocks"}, "--polish blocks cannot be done where parts are dropped"),
+        ({"polish": "blocks", "rounds": 2}, "--rounds 2 cannot be done where parts are dropped"),
         ({"bits": 9}, "9 bits lie outside the levels"),
         ({"target": "vllm", "levels": None, "group_size": 32, "granularity": "sublayer"}, "granularity block or pair"),
         ({"bits": None, "size": "1MB"}, "a size is that of a runtime's files"),

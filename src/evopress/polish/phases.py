@@ -6,7 +6,7 @@ hold is said in `evopress.polish.blocks` and `evopress.polish.model`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,8 +17,9 @@ import torch
 from evopress.core.polish_record import Phase, PolishRecord
 from evopress.core.profile import DENSE, Profile
 from evopress.levels.packed import Packed
-from evopress.models import Linear
-from evopress.models.assemble import EMBEDDING, HEAD, Assembly
+from evopress.models import Linear, SubLayer
+from evopress.models.assemble import EMBEDDING, HEAD
+from evopress.models.bypass import dropped
 from evopress.models.ends import head_unit
 from evopress.polish.blocks import Forms, Outcome, Rates, polish_block
 from evopress.polish.estimate import estimate
@@ -47,7 +48,6 @@ class Phases:
     directory: Path
     tokens: Tokens
     watched: int
-    assembly: Assembly
     sweep: bool
 
     def run(self, record: PolishRecord) -> PolishRecord:
@@ -89,6 +89,11 @@ class Phases:
     def linears(self) -> list[Linear]:
         """The same in the model's order: the embedding, those of the blocks, the head."""
         return [linear for linear in self.workspace.map.linears if linear.name in self.levels]
+
+    @cached_property
+    def _gone(self) -> tuple[SubLayer, ...]:
+        """What the profile drops."""
+        return self.workspace.family.dropped(self.profile)
 
     @property
     def _stored(self) -> bool:
@@ -137,26 +142,20 @@ class Phases:
             return divergence(self._student(database), text, teacher)
 
     @contextmanager
-    def _dropped(self, blocks: Iterable[int]) -> Iterator[None]:
+    def _dropped(self, blocks: Container[int]) -> Iterator[None]:
         """While active, what the profile drops of these blocks is dropped; weights are the caller's matter."""
-        choices = [] if self._stored else self.assembly.choices(self.profile)
-        own = [block for block in blocks if block < len(choices)]
-        for block in own:
-            self.assembly.use(block, choices[block])
-        try:
+        own = [sublayer for sublayer in self._gone if sublayer.block in blocks]
+        with dropped(self.workspace.loaded.model, own):
             yield
-        finally:
-            for block in own:
-                self.assembly.use(block)
 
     @property
     def _sweeps(self) -> bool:
         """Whether the levels are made again. Without error feedback, or where all blocks saw these very levels when the
-        database was made, they would be the same.
+        database was made, they would be the same; a build knows no dropped parts.
         """
         method = self.workspace.family.method
         possible = self.sweep and self.section.polish != "model" and sweeps(self.workspace.config.compression)
-        if method is None or not possible:
+        if method is None or not possible or self._gone:
             return False
         levels = self.profile.items()
         return any(method.seen(unit) != (None if level == DENSE else level) for unit, level in levels)
@@ -172,9 +171,8 @@ class Phases:
             if not shelf.has([linear]):
                 shelf.write(linear.block, self.packed(base, [linear]))
         dense = text.begin()
-        self.assembly.use(EMBEDDING, self.assembly.choices(self.profile)[EMBEDDING])
-        own = text.begin()
-        self.assembly.use(EMBEDDING)
+        with self._student(base).at(EMBEDDING):
+            own = text.begin()
         for block in range(runner.map.n_blocks):
             observer.progress("polish", block, runner.map.n_blocks, f"block {block}")
             linears = self.of_block(block)

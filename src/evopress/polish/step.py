@@ -58,8 +58,7 @@ def polish_levels(
     directory.mkdir(exist_ok=True)
     record = PolishRecord(wanted, dict(profile.items()))
     write_record(directory, record)
-    with workspace.assembly() as assembly:
-        record = Phases(workspace, section, profile, directory, text, watched, assembly, sweep).run(record)
+    record = Phases(workspace, section, profile, directory, text, watched, sweep).run(record)
     write_record(directory, record)
     workspace.observer.note(summary(record))
     return record

@@ -144,8 +144,8 @@ def _check_together(config: Config) -> None:
         raise ConfigError(
             f"format {config.format} leaves out whole blocks beside levels; use --granularity block or pair"
         )
-    if config.polish.polish not in ("none", "auto"):
-        raise ConfigError(f"--polish {config.polish.polish} cannot be done where parts are dropped; leave it out")
+    if config.polish.rounds > 1:
+        raise ConfigError(f"--rounds {config.polish.rounds} cannot be done where parts are dropped; leave it out")
 
 
 def nothing_to_learn(section: Compression) -> str:

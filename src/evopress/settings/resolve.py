@@ -117,11 +117,9 @@ def resolve_polish(config: Config, asked: str | None = None, rounds: int | None 
 
     None is what the configuration says itself.
     """
-    if asked is not None and config.depth is not None:
-        raise ConfigError("levels beside dropped parts cannot be polished yet; polish a run of evopress quantize")
     found = config.polish.polish if asked is None else asked
     if found == "auto":
-        found = "none" if nothing_to_learn(config.compression) or config.depth else "blocks"
+        found = "none" if nothing_to_learn(config.compression) else "blocks"
     own = {"polish": found} | ({} if rounds is None else {"rounds": rounds})
     return validated(config.model_dump() | {"polish": config.polish.model_dump() | own})
 
