@@ -10,14 +10,14 @@ as `evopress.polish.text` keeps them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from evopress.polish.learnable import Learnable
-from evopress.polish.text import Text, epochs, pick
+from evopress.polish.text import Part, Text, epochs, pick
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,10 @@ class Forms:
         found = [getattr(form, kind) for form in self.learned.values()]
         return [numbers for numbers in found if numbers is not None]
 
+    def moving(self) -> list[Tensor]:
+        """What an optimiser moves: a rate of nothing leaves numbers out."""
+        return [numbers for kind in ("codes", "floats") for numbers in self.numbers(kind) if numbers.requires_grad]
+
     def state(self) -> list[Tensor]:
         """A copy of all numbers."""
         return [tensor.detach().clone() for kind in ("codes", "floats") for tensor in self.numbers(kind)]
@@ -83,7 +87,20 @@ def polish_block(
 
     Where nothing was better than the start, the start is what stays, bit for bit.
     """
-    before = block_error(text, block, forms, inputs, targets)
+
+    def backward(part: Part) -> None:
+        hidden, weights = pick(inputs, part), forms.weights(text.runner.model.dtype)
+        output = text.runner.block(block, hidden, text.contexts(part), weights)
+        torch.autograd.backward(relative_error(output, pick(targets, part)).mean(), inputs=forms.moving())
+
+    return learn(text, forms, rates, block, lambda: block_error(text, block, forms, inputs, targets), backward)
+
+
+def learn(
+    text: Text, forms: Forms, rates: Rates, block: int, error: Callable[[], float], backward: Callable[[Part], None]
+) -> Outcome:
+    """Follow the gradients that `backward` adds for parts of the text; what has the least `error` stays."""
+    before = error()
     if not forms.learned:
         return Outcome(before, before)
     best, state = before, forms.state()
@@ -92,19 +109,17 @@ def polish_block(
     for epoch, parts in epochs(text, rates.epochs, rates.seed + block):
         for part in parts:
             optimizer.zero_grad()
-            hidden = pick(inputs, part)
-            output = text.runner.block(block, hidden, text.contexts(part), forms.weights(text.runner.model.dtype))
-            torch.autograd.backward(relative_error(output, pick(targets, part)).mean(), inputs=numbers_of(optimizer))
+            backward(part)
             optimizer.step()
             schedule.step()
             for form in forms.learned.values():
                 form.confine()
         if (epoch + 1) * rates.checks // rates.epochs > epoch * rates.checks // rates.epochs:
-            now = block_error(text, block, forms, inputs, targets)
+            now = error()
             if now < best:
                 best, state = now, forms.state()
     forms.restore(state)
-    for tensor in numbers_of(optimizer):
+    for tensor in forms.moving():
         tensor.requires_grad_(False)
     return Outcome(before, best)
 
@@ -133,8 +148,3 @@ def make_optimizer(groups: Sequence[tuple[Sequence[Tensor], float]]) -> torch.op
 def linear_decay(optimizer: torch.optim.Optimizer, steps: int, done: int = 0) -> torch.optim.lr_scheduler.LambdaLR:
     """Steps that shrink to nothing in `steps`, `done` of which have been made."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps, last_epoch=done - 1)
-
-
-def numbers_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """All that an optimizer moves."""
-    return [tensor for group in optimizer.param_groups for tensor in group["params"]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from evopress.models.describe import Linear
 from evopress.models.runner import Contexts, Runner
 from evopress.models.weights import replaced
 from evopress.polish.blocks import Forms, linear_decay, make_optimizer
-from evopress.polish.learnable import learnable
+from evopress.polish.learnable import Learnable, learnable
 from evopress.polish.text import Part, Text, epochs, pick
 
 
@@ -43,6 +43,7 @@ class Student:
 
     `ends` says which linear acts as the embedding (EMBEDDING) and as the head (HEAD), where these have levels, too: one
     weight may be both. Their dense weights are made once for each step, and `gradients` collects those of both uses.
+    Of `whole`, forms by name, the codes are learned, too.
     """
 
     runner: Runner
@@ -50,6 +51,7 @@ class Student:
     transposed: frozenset[str]
     ends: Mapping[int, Linear]
     head_rows: int
+    whole: Mapping[str, Learnable] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         prefix = f"{self.runner.map.blocks}."
@@ -59,7 +61,7 @@ class Student:
         self._dense: dict[str, Tensor] = {}
         self._names: list[list[str]] = [[] for _ in range(self.runner.map.n_blocks)]
         for name, packed in self.levels.items():
-            form = learnable(packed)
+            form = self.whole.get(name) or learnable(packed)
             if form is not None:
                 self.floats[name] = form.floats
                 if name not in self.outer:
@@ -69,7 +71,7 @@ class Student:
         """Weights by their parameters' names, with the floats of now."""
         made = {}
         for name in names:
-            form = learnable(self.levels[name])
+            form = self.whole.get(name) or learnable(self.levels[name])
             assert form is not None  # `floats` has only those
             form.floats = self.floats[name]
             made[name] = form
@@ -120,10 +122,11 @@ class Student:
             self.gradients[name] = gradient.float()
 
     def pass_on(self) -> None:
-        """Give the collected gradients to the floats that the weights are made of."""
+        """Give the collected gradients to the numbers that the weights are made of."""
         for name, gradient in self.gradients.items():
-            weight = self.forms([name]).learned[name].weight(torch.float32)
-            torch.autograd.backward(weight, gradient, inputs=[self.floats[name]])
+            forms = self.forms([name])
+            weight = forms.learned[name].weight(torch.float32)
+            torch.autograd.backward(weight, gradient, inputs=forms.moving())
         self.gradients.clear()
 
     def through(self, hidden: Tensor, contexts: Contexts) -> Tensor:
@@ -154,7 +157,7 @@ def divergence(student: Student, text: Text, teacher: Sequence[Tensor]) -> float
         for part in text.parts():
             with student.at(EMBEDDING):
                 hidden, contexts = student.runner.begin(text.tokens_of(part))
-            total += _head(student, student.through(hidden, contexts), pick(teacher, part))[0]
+            total += head_divergence(student, student.through(hidden, contexts), pick(teacher, part))[0]
     return total / text.tokens
 
 
@@ -165,7 +168,7 @@ def gradient_step(student: Student, text: Text, part: Part, teacher: Sequence[Te
     entered = hidden.detach().requires_grad_(embedding is not None)
     output = student.through(entered, contexts)
     tokens = output.shape[0] * output.shape[1]
-    total, gradient = _head(student, output, pick(teacher, part), backward=True)
+    total, gradient = head_divergence(student, output, pick(teacher, part), backward=True)
     inner = [floats for name, floats in student.floats.items() if name not in student.outer]
     torch.autograd.backward(output, gradient / tokens, inputs=[*inner, *([] if embedding is None else [entered])])
     with student.at(EMBEDDING, learning=True) as embedding:
@@ -175,7 +178,7 @@ def gradient_step(student: Student, text: Text, part: Part, teacher: Sequence[Te
     return total / tokens
 
 
-def _head(student: Student, output: Tensor, teacher: Tensor, backward: bool = False) -> tuple[float, Tensor]:
+def head_divergence(student: Student, output: Tensor, teacher: Tensor, backward: bool = False) -> tuple[float, Tensor]:
     """The summed KL of head inputs (batch, length, width), and its gradient with respect to them (zeros if not asked).
 
     To logits the gradient is q - p, so no graph of a divergence is needed; tokens go in chunks. The gradient of the

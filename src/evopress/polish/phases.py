@@ -17,12 +17,12 @@ import torch
 from evopress.core.polish_record import Phase, PolishRecord
 from evopress.core.profile import DENSE, Profile
 from evopress.levels.packed import Packed
-from evopress.models import Linear, SubLayer
+from evopress.models import Linear, SubLayer, dropped
 from evopress.models.assemble import EMBEDDING, HEAD
-from evopress.models.bypass import dropped
 from evopress.models.ends import head_unit
 from evopress.polish.blocks import Forms, Outcome, Rates, polish_block
 from evopress.polish.estimate import estimate
+from evopress.polish.head import polish_head
 from evopress.polish.kept import Kept, Levels
 from evopress.polish.learnable import learnable
 from evopress.polish.model import Learning, ModelRates, Student, divergence, learn_epochs, teacher_inputs
@@ -69,7 +69,8 @@ class Phases:
         if self.section.polish in ("blocks", "both"):
             shelf = Shelf(directory / "blocks", self.linears, self.levels)
             found = self._blocks(shelf, base)
-            outcomes = tuple((found[block].before, found[block].after) for block in sorted(found))
+            inside = sorted(block for block in found if block < self.workspace.map.n_blocks)
+            outcomes = tuple((found[block].before, found[block].after) for block in inside)
             watched["blocks"] = self._divergence(shelf.database)
             if watched["blocks"] < min(value for name, value in watched.items() if name != "blocks"):
                 result, base = "blocks", shelf.database
@@ -129,12 +130,20 @@ class Phases:
         text = self._split[1]
         return text, teacher_inputs(text)
 
+    @property
+    def _own_head(self) -> Linear | None:
+        """The head, where it is a unit that is not the embedding, too."""
+        return next((own for own in self.linears if own.block == self.workspace.map.n_blocks), None)
+
+    @property
+    def _head_rows(self) -> int:
+        return max(16, self.workspace.head_bytes // (4 * self.workspace.runner.vocabulary))
+
     def _student(self, database: Levels) -> Student:
         runner, map = self.workspace.runner, self.workspace.map
-        rows = max(16, self.workspace.head_bytes // (4 * runner.vocabulary))
         own = {EMBEDDING: map.linears[0] if map.linears[0].block < 0 else None, HEAD: head_unit(runner.model, map)}
         ends = {place: linear for place, linear in own.items() if linear in self.linears and linear is not None}
-        return Student(runner, self.packed(database, self.linears), self.transposed, ends, rows)
+        return Student(runner, self.packed(database, self.linears), self.transposed, ends, self._head_rows)
 
     def _divergence(self, database: Levels) -> float:
         text, teacher = self._watched
@@ -167,8 +176,8 @@ class Phases:
         rates = Rates(epochs=section.polish_epochs, codes=section.polish_code_rate, floats=section.polish_scale_rate,
                       seed=self.workspace.config.search.seed)  # fmt: skip
         ends = [linear for linear in self.linears if linear.block not in range(runner.map.n_blocks)]
-        for linear in ends:  # they learn end to end
-            if not shelf.has([linear]):
+        for linear in ends:
+            if linear != self._own_head and not shelf.has([linear]):  # an embedding learns end to end
                 shelf.write(linear.block, self.packed(base, [linear]))
         dense = text.begin()
         with self._student(base).at(EMBEDDING):
@@ -185,7 +194,24 @@ class Phases:
                     shelf.write(block, levels | {name: form.packed() for name, form in forms.learned.items()}, outcome)
                 own = text.through(own, self._pass(block, self.packed(shelf.database, linears)))
         observer.progress("polish", runner.map.n_blocks, runner.map.n_blocks, "blocks")
+        if self._own_head is not None and not shelf.learned(runner.map.n_blocks, [self._own_head]):
+            self._learn_head(self._own_head, shelf, base, rates, own, dense)
         return shelf.outcomes()
+
+    def _learn_head(
+        self, head: Linear, shelf: Shelf, base: Levels, rates: Rates, own: list[torch.Tensor], dense: list[torch.Tensor]
+    ) -> None:
+        """Learn a head of its own from the last block's outputs, compressed and dense."""
+        text, finish, levels = self._split[0], self.workspace.runner.finish, self.packed(base, [head])
+        [(name, packed)] = levels.items()
+        forms = self._forms([head], levels)
+        outcome = None
+        if form := forms.learned.get(name):
+            inputs, teacher = text.through(own, finish), text.through(dense, finish)
+            outcome = polish_head(text, head, packed, form, inputs, teacher, rates, self._head_rows)
+            self.workspace.observer.note(f"polish: the head's KL {outcome.before:.4g} -> {outcome.after:.4g}")
+            packed = form.packed()
+        shelf.write(head.block, {name: packed}, outcome or Outcome(0.0, 0.0))
 
     def _pass(self, block: int, levels: dict[str, Packed]) -> Pass:
         """A block with these levels; dense where there are none."""
