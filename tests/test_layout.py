@@ -76,7 +76,7 @@ OWN = {
         "levels": "levels.gptq levels.rtn levels.grid levels.quantized levels.scales levels.tables levels.refine "
         "levels.mixes levels.tensor_types",
         "family": "families.quantize families.ggml",
-        "formats": "formats.compressed_tensors formats.gptq formats.packed",
+        "formats": "formats.compressed_tensors formats.gptq formats.mlx formats.packed",
     },
     "sparsity": {
         "levels": "levels.magnitude levels.wanda levels.scored levels.masks levels.sparse levels.sparsegpt",

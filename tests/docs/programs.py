@@ -8,6 +8,7 @@
 | ruff, mypy, mkdocs | run |
 | pytest | run, but the tests are only collected, as they would start themselves |
 | lm_eval, evaluate --tasks | run; tasks whose data lies on the hub are looked up, and a local one takes their place |
+| mlx_lm.generate | run, for two tokens |
 | tensorboard | its server starts and has the events |
 | vllm, llama-completion | run where they are installed, else flags from a list; the checkpoint is there: `runtimes` |
 """
@@ -132,11 +133,19 @@ def dashboard(words: list[str]) -> str:
     return "" if runs else f"no events in {board.flags.logdir}"
 
 
+def generated(words: list[str]) -> str:
+    """Two tokens of mlx_lm."""
+    line = [sys.executable, "-m", "mlx_lm", "generate", *words, "--max-tokens", "2"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    return f"mlx_lm: {done.stderr.strip()[-300:]}" if done.returncode else ""
+
+
 HANDLERS: dict[str, Callable[[list[str]], str]] = {
     "evopress": evopress,
     "lm_eval": harness,
     "llama-completion": partial(runtime, "llama-completion"),
     "make": dry_run,
+    "mlx_lm.generate": generated,
     "mkdocs": partial(checked, "mkdocs"),
     "mypy": partial(checked, "mypy"),
     "pip": installed,

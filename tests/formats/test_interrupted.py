@@ -130,7 +130,9 @@ def test_whatever_stops_an_export(small: dict[str, Any], tmp_path: Path) -> None
     packed = {"levels": (4, 8), "group_size": 16, "bits": 5, "symmetric": True}
     first = evopress.quantize(out=tmp_path / "packed", **bare | packed).directory.path
     second = evopress.quantize(out=tmp_path / "gguf", **bare | llama).directory.path
-    runs = {name: str(second if name in ("gguf", "llama-quantize") else first) for name in FORMATS}
+    third = evopress.quantize(out=tmp_path / "mlx", **bare | packed | {"model": llama["model"], "group_size": 32})
+    own = {"gguf": second, "llama-quantize": second, "mlx": third.directory.path}
+    runs = {name: str(own.get(name, first)) for name in FORMATS}
     (tmp_path / "place").mkdir()
     arguments = [str(tmp_path / "place"), json.dumps(runs)]
     done = subprocess.run([sys.executable, "-c", SERVER, *arguments], capture_output=True, text=True, check=False)

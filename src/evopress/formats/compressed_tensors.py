@@ -21,7 +21,7 @@ from evopress.formats.about import TRANSFORMERS, VLLM, About
 from evopress.formats.format import Content, Source
 from evopress.formats.packed import PackedFormat, Read
 from evopress.formats.shards import Entry
-from evopress.formats.unpacked import verify_unpacked
+from evopress.formats.unpacked import unpacked, verify_unpacked
 from evopress.formats.verification import Searched, Verification, verify_checkpoint
 from evopress.levels.grid import Grid
 from evopress.levels.quantized import Quantized
@@ -86,7 +86,7 @@ class CompressedTensors(PackedFormat):
     def verify(self, source: Source, content: Content, out: Path, searched: Searched) -> Verification:
         """Load it with transformers, or with what this cannot read unpacked by compressed-tensors."""
         if self._mixed(source, content):
-            return verify_unpacked(source.loaded.model, out, searched)
+            return verify_unpacked(source.loaded.model, out, searched, unpacked, self.name)
         return verify_checkpoint(source.loaded.model, out, searched)
 
     def _mixed(self, source: Source, content: Content) -> bool:

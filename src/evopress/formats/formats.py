@@ -8,10 +8,11 @@ from evopress.formats.format import Format
 from evopress.formats.gguf_format import Gguf, LlamaQuantize
 from evopress.formats.gptq import Gptq
 from evopress.formats.hf import HuggingFace
+from evopress.formats.mlx import Mlx
 from evopress.search.presets import ApplicationName
 
 FORMATS: dict[str, Format] = {
-    format.name: format for format in (HuggingFace(), CompressedTensors(), Gguf(), LlamaQuantize(), Gptq())
+    format.name: format for format in (HuggingFace(), CompressedTensors(), Gguf(), LlamaQuantize(), Gptq(), Mlx())
 }
 """Name -> format."""
 

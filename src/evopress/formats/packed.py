@@ -45,6 +45,7 @@ class PackedFormat(ABC):
     """Implements `Format` but for what a level becomes."""
 
     holds: tuple[tuple[ApplicationName, ...], ...] = (("bits",),)
+    announces = "quantization_config"  # where config.json has the levels
     experts = False  # whether it holds those of a mixture, all of a layer in one level
 
     @property
@@ -63,7 +64,7 @@ class PackedFormat(ABC):
 
     @abstractmethod
     def configuration(self, grids: Mapping[str, Grid | None]) -> dict[str, Any]:
-        """What config.json says under `quantization_config`; module -> its grid, None where it is left as it is."""
+        """What config.json `announces`; module -> its grid, None where it is left as it is."""
 
     @abstractmethod
     def verify(self, source: Source, content: Content, out: Path, searched: Searched) -> Verification:
@@ -155,7 +156,7 @@ class PackedFormat(ABC):
         announced, config = self.configuration(self._grids(source, content)), source.loaded.model.config
         if content.left_out:
             config = shortened_config(config, source.map, content.left_out)
-        save_rest(source.loaded, out, config, more={"quantization_config": announced})
+        save_rest(source.loaded, out, config, more={self.announces: announced})
         write_shards(out, self._entries(source, content), progress)
 
     def _level(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from evopress.core.files import PARTIAL
@@ -25,6 +26,7 @@ _NAMES = {
     torch.int64: "I64",
     torch.float64: "F64",
     torch.float32: "F32",
+    torch.uint32: "U32",
     torch.int32: "I32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
@@ -94,6 +96,15 @@ def write_shards(directory: Path, entries: Sequence[Entry], progress: Progress) 
         total = sum(entry.nbytes for entry in entries)
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
         (directory / INDEX).write_text(text + "\n", encoding="utf-8")
+
+
+def read_tensors(directory: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint by name."""
+    tensors: dict[str, torch.Tensor] = {}
+    for file in sorted(directory.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no dict)
+    return tensors
 
 
 def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:

@@ -1,18 +1,19 @@
-"""A checkpoint of compressed-tensors as that library itself unpacks it, in the class of its model.
+"""A checkpoint unpacked and run by the class of its model, for what transformers cannot load by itself.
 
-For what transformers cannot load: its converters take one scheme for the experts of all layers, and read those of other
-layers wrong without a word. Costs the memory of a second, dense model.
+Its converters take one scheme for the experts of all layers, for one, and read those of other layers wrong without a
+word: compressed-tensors' own unpacking reads them right. Costs the memory of a second, dense model.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
+from evopress.formats.shards import read_tensors
 from evopress.formats.verification import HALF_TOLERANCE, TOLERANCE, Searched, Verification, compare, no_room, probe
 from evopress.formats.verification import logits as logits_of
 from evopress.models.experts import split_experts
@@ -29,10 +30,7 @@ def unpacked(directory: Path) -> dict[str, torch.Tensor]:
 
     announced = json.loads((directory / "config.json").read_text(encoding="utf-8"))["quantization_config"]
     groups = QuantizationConfig.model_validate(announced).config_groups.values()
-    tensors: dict[str, torch.Tensor] = {}
-    for file in sorted(directory.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no dict)
+    tensors = read_tensors(directory)
     for module in [name.removesuffix(f".{PACKED[0]}") for name in tensors if name.endswith(f".{PACKED[0]}")]:
         scheme: Any = next(own for own in groups if any(match_name(module, target) for target in own.targets))
         state = {own: tensors.pop(f"{module}.{own}") for own in PACKED}
@@ -41,22 +39,35 @@ def unpacked(directory: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def verify_unpacked(model: Any, out: Path, searched: Searched) -> Verification:
-    """What the class of the `model` makes of the checkpoint in `out`, unpacked; not verified where it has no room."""
-    tolerance, consumer = TOLERANCE.get(model.dtype, HALF_TOLERANCE), "compressed-tensors"
+def verify_unpacked(
+    model: Any, out: Path, searched: Searched, unpack: Callable[[Path], dict[str, torch.Tensor]], consumer: str
+) -> Verification:
+    """What the class of the `model` makes of the checkpoint in `out` as `unpack` reads it, in the name of a `consumer`.
+
+    Not verified where a second model has no room.
+    """
+    tolerance = TOLERANCE.get(model.dtype, HALF_TOLERANCE)
     if reason := no_room(model, searched.free):
         return Verification(consumer, None, tolerance, reason)
     ids = probe(model.get_input_embeddings().weight.shape[0])
     expected = searched.logits(ids)
-    kind: Any = type(model)
     try:
-        with silence():
-            found, report = kind.from_pretrained(
-                None, config=model.config, state_dict=unpacked(out), dtype=model.dtype, output_loading_info=True
-            )
+        found = load_unpacked(model, out, unpack).to(searched.device)
     except (OSError, ValueError, KeyError, RuntimeError, StopIteration) as error:
         return Verification(consumer, float("nan"), tolerance, str(error))
-    if report["missing_keys"]:
-        return Verification(consumer, float("nan"), tolerance, f"{sorted(report['missing_keys'])[0]} is missing")
-    found = split_experts(found.eval().to(searched.device))
     return compare(consumer, expected, logits_of(found, ids), tolerance)
+
+
+def load_unpacked(model: Any, out: Path, unpack: Callable[[Path], dict[str, torch.Tensor]]) -> Any:
+    """A model of the class and configuration of `model` with the tensors that `unpack` reads in `out`.
+
+    ValueError where one is missing, and what reading raises.
+    """
+    kind: Any = type(model)
+    with silence():
+        found, report = kind.from_pretrained(
+            None, config=model.config, state_dict=unpack(out), dtype=model.dtype, output_loading_info=True
+        )
+    if report["missing_keys"]:
+        raise ValueError(f"{sorted(report['missing_keys'])[0]} is missing")
+    return split_experts(found.eval())

@@ -57,7 +57,12 @@ def _said(config: Config, given: dict[str, Any]) -> dict[str, Any]:
         said |= fresh
 
 
-SERVE = {"vllm": "vllm serve {}", "transformers": "transformers serve {}", "llamacpp": "llama-server -m {}/*.gguf"}
+SERVE = {
+    "vllm": "vllm serve {}",
+    "transformers": "transformers serve {}",
+    "mlx": "mlx_lm.server --model {}",
+    "llamacpp": "llama-server -m {}/*.gguf",
+}
 """Target -> the command that serves its checkpoints; where no target was named, all that read Hugging Face's."""
 
 

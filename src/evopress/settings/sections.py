@@ -188,7 +188,7 @@ class ExportSection(Section):
     """What the searched model is for."""
 
     target: str | None = Field(
-        None, description="what will serve the model: vllm, transformers or llamacpp; decides what is legal"
+        None, description="what will serve the model: vllm, transformers, llamacpp or mlx; decides what is legal"
     )
 
 

@@ -20,7 +20,7 @@ from evopress.settings.sections import DropSection, QuantizeSection, Section
 if TYPE_CHECKING:
     from evopress.models import Linear
 
-TargetName = Literal["vllm", "transformers", "llamacpp"]
+TargetName = Literal["vllm", "transformers", "llamacpp", "mlx"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +139,18 @@ TARGETS: dict[str, Target] = {
             few=("IQ4_XS", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0"),  # IQ4_NL serves odd widths before Q4_0
             stored=True,
             first_attention=True,
+            experts="matrix",
+        ),
+        Target(
+            name="mlx",
+            formats={"bits": "mlx", "sparsity": "hf", "depth": "hf"},
+            methods=("gptq", "rtn"),
+            levels=("2", "3", "4", "5", "6", "8", DENSE),
+            group_sizes=(32, 64, 128),
+            symmetric=True,
+            fuses=False,
+            sublayers=True,
+            embeddings=False,
             experts="matrix",
         ),
     )

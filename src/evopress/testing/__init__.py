@@ -121,10 +121,10 @@ def gguf_config(architecture: str, *, width: int = 256, blocks: int = 2, **optio
 
 
 def write_pico_checkpoint(
-    directory: Path | str, architecture: str, seed: int = 0, blocks: int = 3, *, bos: bool = False
+    directory: Path | str, architecture: str, seed: int = 0, blocks: int = 3, width: int = 48, *, bos: bool = False
 ) -> None:
     """Save a pico model and its tokenizer like a checkpoint from the hub: safetensors, config.json, tokenizer.json."""
-    pico_model(architecture, seed, blocks).save_pretrained(directory)
+    pico_model(architecture, seed, blocks, width).save_pretrained(directory)
     pico_tokenizer(bos=bos).save_pretrained(directory)
 
 
