@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,11 @@ def from_words(words: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.stack(lanes, -1).view(len(words), -1)
 
 
-def unpacked(directory: Path) -> dict[str, torch.Tensor]:
-    """The dense tensors of a checkpoint by name, each weight by the level that config.json names for it."""
+def unpacked(directory: Path, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """The dense tensors of a checkpoint by name, each weight by the level that config.json names for it.
+
+    Weights that had levels are rounded to `dtype`, by default that of their scales.
+    """
     levels = json.loads((directory / "config.json").read_text(encoding="utf-8"))["quantization"]
     tensors = read_tensors(directory)
     for module in [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]:
@@ -118,14 +122,15 @@ def unpacked(directory: Path) -> dict[str, torch.Tensor]:
         own = levels[module]
         codes = from_words(tensors[f"{module}.weight"], own["bits"]).view(len(scales), -1, own["group_size"]).float()
         values = scales.float().unsqueeze(-1) * codes + biases.float().unsqueeze(-1)
-        tensors[f"{module}.weight"] = values.flatten(1).to(scales.dtype)
+        tensors[f"{module}.weight"] = values.flatten(1).to(dtype or scales.dtype)
     return tensors
 
 
 def verify_with_mlx(model: Any, out: Path, searched: Searched) -> Verification:
     """What mlx_lm makes of the checkpoint in `out`, beside the class of the `model` with the same weights.
 
-    Both in fp32, so that nothing but the order of additions differs: sums of half precision differ more on MLX's CPUs.
+    Both in fp32, weights too, so that nothing but the order of additions differs: in half precision MLX does not round
+    weights before it multiplies with them, and sums poorly on CPUs.
     """
     import mlx.core as mx
     from mlx_lm.utils import load_model
@@ -139,7 +144,8 @@ def verify_with_mlx(model: Any, out: Path, searched: Searched) -> Verification:
         answers = torch.tensor(found(mx.array(ids.tolist())).astype(mx.float32).tolist())
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         return Verification("mlx_lm", float("nan"), MLX_TOLERANCE, str(error))
-    return compare("mlx_lm", logits(load_unpacked(model, out, unpacked).float(), ids), answers, MLX_TOLERANCE)
+    whole = load_unpacked(model, out, partial(unpacked, dtype=torch.float32), torch.float32)
+    return compare("mlx_lm", logits(whole, ids), answers, MLX_TOLERANCE)
 
 
 def _level(grid: Grid) -> dict[str, Any]:

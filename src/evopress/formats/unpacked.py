@@ -52,21 +52,21 @@ def verify_unpacked(
     ids = probe(model.get_input_embeddings().weight.shape[0])
     expected = searched.logits(ids)
     try:
-        found = load_unpacked(model, out, unpack).to(searched.device)
+        found = load_unpacked(model, out, unpack, model.dtype).to(searched.device)
     except (OSError, ValueError, KeyError, RuntimeError, StopIteration) as error:
         return Verification(consumer, float("nan"), tolerance, str(error))
     return compare(consumer, expected, logits_of(found, ids), tolerance)
 
 
-def load_unpacked(model: Any, out: Path, unpack: Callable[[Path], dict[str, torch.Tensor]]) -> Any:
-    """A model of the class and configuration of `model` with the tensors that `unpack` reads in `out`.
+def load_unpacked(model: Any, out: Path, unpack: Callable[[Path], dict[str, torch.Tensor]], dtype: torch.dtype) -> Any:
+    """A model of the class and configuration of `model` with the tensors that `unpack` reads in `out`, in `dtype`.
 
     ValueError where one is missing, and what reading raises.
     """
     kind: Any = type(model)
     with silence():
         found, report = kind.from_pretrained(
-            None, config=model.config, state_dict=unpack(out), dtype=model.dtype, output_loading_info=True
+            None, config=model.config, state_dict=unpack(out), dtype=dtype, output_loading_info=True
         )
     if report["missing_keys"]:
         raise ValueError(f"{sorted(report['missing_keys'])[0]} is missing")
