@@ -10,6 +10,7 @@ A job is a run directory, so it can be stopped at any time; what is finished bec
 the sources and is not repeated. Scored are held-out articles and English of another kind (Python's reference manual).
 
     OMP_NUM_THREADS=1 python benchmarks/joint.py runs/joint                # three seeds; 5 to 10 minutes for each line
+    python benchmarks/joint.py runs/blocks --set granularity=block --rows runs/blocks.jsonl
     python benchmarks/joint.py runs/joint --bits 3 --seeds 1 --only 3-joint
     python benchmarks/joint.py runs/joint --only-table
 """
@@ -35,7 +36,7 @@ from evopress.core.profile import DROP
 from evopress.core.space import SearchSpace
 from evopress.database.build import stored_bits
 from evopress.database.methods import Quantization
-from evopress.errors import BudgetError
+from evopress.errors import BudgetError, ProfileError
 from evopress.families.joint import Joint
 from evopress.fitness.sensitivity import Sensitivity
 from evopress.run.directory import locked, start_run
@@ -104,6 +105,8 @@ class Bench:
         settings = common | {"token_limit": tokens} | dict(self.options.set)
         if "fraction" in own:
             settings = {name: value for name, value in settings.items() if name not in QuantizeSection.model_fields}
+        elif "use" not in own:
+            settings.pop("granularity", None)
         config = resolve(self.options.model, seed=seed, **settings, **own)
         workspace = Workspace(start_run(self.folder / name, config), Printer())
         self.first = self.first or workspace
@@ -113,10 +116,20 @@ class Bench:
     @cached_property
     def stored(self) -> dict[float, float]:
         """Bits a weight of each level, with scales and zeros, by those of its codes."""
-        workspace = self.workspace("levels", 0, TOKENS, bits=3)
-        method = workspace.family.method
+        method = self.probe.family.method
         assert isinstance(method, Quantization)
-        return {float(level): own for level, own in zip(method.grids, stored_bits(workspace.map, method), strict=True)}
+        return {float(level): own for level, own in zip(method.grids, stored_bits(self.probe.map, method), strict=True)}
+
+    @cached_property
+    def probe(self) -> Workspace:
+        """A run that never begins, to ask before there is a budget."""
+        return self.workspace("probe", 0, TOKENS, bits=3, use=("bits", "depth"))
+
+    def dropping(self, share: float) -> dict[str, Any]:
+        """The budget of a search of depth that drops a share of the weights, in the parts that joint searches drop."""
+        own = self.probe.config.dropping
+        assert own is not None
+        return {"fraction": f"{share:.4f}", "counts": "parameters", "exchange": "any", "granularity": own.granularity}
 
     def bpw(self, job: Job) -> float:
         """The job's budget; bits between two levels lie between what these take."""
@@ -149,7 +162,7 @@ class Bench:
         line |= {"model": self.options.model, "bpw_limit": self.bpw(job)}
         try:
             workspace, *before = self.found(job)
-        except BudgetError as error:
+        except (BudgetError, ProfileError) as error:
             return line | {"skipped": str(error)}
         profile, second = read_profile(workspace.run.profile), self.options.second
         second = HeldOut(second or str(manual(self.folder / "manual.txt")), SECOND_TOKENS)
@@ -167,11 +180,13 @@ class Bench:
         """The run that holds the job's profile, behind it the one that it went on from."""
         tokens, bpw = self.options.tokens, self.bpw(job)
         if job.method == FIRST:
-            before = self.workspace(f"drop-{job.share:.2f}-{job.seed}", job.seed, tokens // 2, **dropping(job.share))
+            before = self.workspace(
+                f"drop-{job.share:.2f}-{job.seed}", job.seed, tokens // 2, **self.dropping(job.share)
+            )
         elif job.method == SECOND:
             before = self.workspace(f"{job.name}-first", job.seed, tokens // 2, bpw=exact(bpw / (1 - job.share)))
         elif job.method == "depth":
-            return [searched(self.workspace(job.name, job.seed, tokens, **dropping(1 - bpw / DENSE_BITS)))]
+            return [searched(self.workspace(job.name, job.seed, tokens, **self.dropping(1 - bpw / DENSE_BITS)))]
         elif job.method == "joint":
             return [searched(self.joint(job))]
         else:
@@ -231,11 +246,6 @@ class Bench:
 def exact(bpw: float) -> str:
     """The budget, rounded up so that the uniform profile is not above it."""
     return f"{bpw + 5e-7:.6f}"
-
-
-def dropping(share: float) -> dict[str, Any]:
-    """The budget of a search of depth that drops a share of the weights."""
-    return {"fraction": f"{share:.4f}", "counts": "parameters", "exchange": "any"}
 
 
 def searched(workspace: Workspace, uniform: bool = False) -> Workspace:
