@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-KILLS = 20
+KILLS = {"bits": 13, "joint": 7}
+"""What is searched -> how often such runs are killed."""
 
 SERVER = """
 import json, os, random, shutil, signal, sys, time
@@ -19,15 +20,14 @@ import evopress.pipeline, evopress.steps.workspace, transformers.models.llama.mo
 import torch
 
 torch.set_num_threads(1)
-job = json.loads(sys.argv[1])
-settings, kills, folder = job["settings"], job["kills"], job["folder"]
+rng = random.Random(0)
 
-def start(out):
+def start(settings, out):
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            evopress.pipeline.quantize(out=out, **settings)
+            evopress.pipeline.compress(out=out, **settings)
             code = 0
         finally:
             os._exit(code)
@@ -38,7 +38,8 @@ def files(out):
     names += ["database/" + name for name in sorted(os.listdir(out + "/database"))]
     names += ["export/" + name for name in sorted(os.listdir(out + "/export"))]
     names += ["polished/" + name for name in ("polish.json", "blocks/manifest.json", "model/manifest.json")]
-    return {name: open(os.path.join(out, name), "rb").read() for name in names}
+    paths = {name: os.path.join(out, name) for name in names}
+    return {name: open(path, "rb").read() for name, path in paths.items() if os.path.exists(path)}
 
 def progress(out):
     folders = [out + name for name in ("", "/database", "/polished/blocks", "/polished/model", "/export")]
@@ -46,41 +47,50 @@ def progress(out):
     journal = out + "/journal.jsonl"
     return str([*entries, os.path.getsize(journal) if os.path.exists(journal) else 0])
 
-began = time.monotonic()
-assert os.waitstatus_to_exitcode(os.waitpid(start(folder + "/whole"), 0)[1]) == 0
-whole, length = files(folder + "/whole"), time.monotonic() - began
+def kill(settings, kills, folder):
+    began = time.monotonic()
+    assert os.waitstatus_to_exitcode(os.waitpid(start(settings, folder + "/whole"), 0)[1]) == 0
+    whole, length = files(folder + "/whole"), time.monotonic() - began
+    done, runs, moments = 0, 0, []
+    out = folder + "/killed0"
+    while done < kills or os.path.exists(out):
+        child = start(settings, out)
+        deadline = time.monotonic() + (rng.uniform(0, length) if done < kills else 600)
+        while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if ended[0] == 0:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            done += 1
+            moments.append(progress(out))
+            continue
+        assert os.waitstatus_to_exitcode(ended[1]) == 0, "a continued run failed"
+        ours = files(out)
+        differing = [name for name in whole.keys() | ours.keys() if whole.get(name) != ours.get(name)]
+        assert not differing, differing
+        shutil.rmtree(out)
+        runs += 1
+        out = folder + "/killed" + str(runs)
+    return {"files": sorted(whole), "kills": done, "runs": runs, "moments": moments}
 
-rng, done, runs, moments = random.Random(0), 0, 0, []
-out = folder + "/killed0"
-while done < kills or os.path.exists(out):
-    child = start(out)
-    deadline = time.monotonic() + (rng.uniform(0, length) if done < kills else 600)
-    while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
-        time.sleep(0.001)
-    if ended[0] == 0:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        done += 1
-        moments.append(progress(out))
-        continue
-    assert os.waitstatus_to_exitcode(ended[1]) == 0, "a continued run failed"
-    ours = files(out)
-    differing = [name for name in whole.keys() | ours.keys() if whole.get(name) != ours.get(name)]
-    assert not differing, differing
-    shutil.rmtree(out)
-    runs += 1
-    out = folder + "/killed" + str(runs)
-print(json.dumps({"kills": done, "runs": runs, "moments": moments}))
+print(json.dumps([kill(*job) for job in json.loads(sys.argv[1])]))
 """
 
 
 def test_twenty_kills_leave_the_same_bytes(small: dict[str, Any], tmp_path: Path) -> None:
     settings = small | {"generations": 4, "race": True, "preselect": 4, "mutation": "adaptive"}
-    settings |= {"polish": "both", "polish_epochs": 1, "polish_tokens": 448, "polish_watched": 64, "polish_batch": 128}
-    job = json.dumps({"settings": settings, "kills": KILLS, "folder": str(tmp_path)})
-    ended = subprocess.run([sys.executable, "-c", SERVER, job], capture_output=True, text=True, check=False)
+    polish = {"polish": "both", "polish_epochs": 1, "polish_tokens": 448, "polish_watched": 64, "polish_batch": 128}
+    kinds = {"bits": polish, "joint": {"use": ["bits", "depth"], "bits": 1.5}}
+    for name in kinds:
+        (tmp_path / name).mkdir()
+    jobs = [[settings | own, KILLS[name], str(tmp_path / name)] for name, own in kinds.items()]
+    command = [sys.executable, "-c", SERVER, json.dumps(jobs)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    result = json.loads(ended.stdout.splitlines()[-1])
-    assert result["kills"] == KILLS
-    assert result["runs"] >= 1
-    assert len(set(result["moments"])) > 3, "the kills fell at too few different moments to say anything"
+    results = json.loads(ended.stdout.splitlines()[-1])
+    assert [result["kills"] for result in results] == list(KILLS.values())
+    assert "polished/polish.json" in results[0]["files"]
+    assert "drop" in (tmp_path / "joint" / "whole" / "profile.txt").read_text()
+    for result in results:
+        assert result["runs"] >= 1
+        assert len(set(result["moments"])) > 3, "the kills fell at too few different moments to say anything"

@@ -54,9 +54,18 @@ def sizes() -> list[str]:
 
 @pytest.fixture
 def quantize(call: Call, checkpoint: Path, text: Path) -> Call:
-    """`quantize(out, "--seed", "1")`: a whole small run; later flags win over the default ones."""
+    """`quantize(out, "--seed", "1")`: a whole small run; later flags win over the default ones.
 
-    def run(out: Path, *words: str | Path, model: str | Path = checkpoint, data: str | Path = text) -> Result:
-        return call("quantize", model, "-o", out, "--data", data, *FLAGS.split(), *words)
+    `command` may be another one that takes such flags.
+    """
+
+    def run(
+        out: Path,
+        *words: str | Path,
+        model: str | Path = checkpoint,
+        data: str | Path = text,
+        command: str = "quantize",
+    ) -> Result:
+        return call(command, model, "-o", out, "--data", data, *FLAGS.split(), *words)
 
     return run

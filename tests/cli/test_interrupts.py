@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from evopress.cli.show import Screen
 Call = Callable[..., Any]
 NAMES = ("journal.jsonl", "profile.json", "profile.txt")
 PHASES = ("build", "search", "evaluate", "export")
+CASES = [
+    *(("quantize", phase, "middle") for phase in PHASES),
+    ("quantize", "build", "begin"),
+    *(("compress", phase, "begin") for phase in ("search", "evaluate", "export")),
+    *(("compress", phase, "middle") for phase in ("measure", "search")),
+]
+"""The command, and where and when Ctrl-C is pressed."""
+FLAGS: dict[str, tuple[str, ...]] = {"quantize": (), "compress": ("--use", "bits,depth", "--bits", "1.5")}
 
 
 def files(run: Path) -> dict[str, bytes]:
@@ -27,7 +36,7 @@ def files(run: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first uninterrupted run of this module lies."""
+    """Where the first uninterrupted run of each kind lies."""
     return tmp_path_factory.mktemp("whole")
 
 
@@ -39,12 +48,18 @@ def listening() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("moment", ["begin", "middle"])
+@pytest.mark.parametrize(("command", "phase", "moment"), CASES)
 def test_ctrl_c_in_any_phase_loses_nothing(
-    quantize: Call, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str, moment: str
+    quantize: Call,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    phase: str,
+    moment: str,
 ) -> None:
     out, pressed = tmp_path / "run", []
+    start = partial(quantize, command=command)
     drawn = Screen.progress
 
     def progress(self: Screen, name: str, done: float, total: float, detail: str = "") -> None:
@@ -53,14 +68,14 @@ def test_ctrl_c_in_any_phase_loses_nothing(
             pressed.append(name)
             os.kill(os.getpid(), signal.SIGINT)
 
-    if not list(whole.iterdir()):
-        assert quantize(whole / "run").code == 0
+    if not (whole / command).exists():
+        assert start(whole / command, *FLAGS[command]).code == 0
     with monkeypatch.context() as patch:
         patch.setattr(Screen, "progress", progress)
-        result = quantize(out)
+        result = start(out, *FLAGS[command])
     assert pressed == [phase]
     assert result.code == 130, result.err
     assert "the same command goes on" in result.err.splitlines()[-1]
     assert not (out / "export").exists() or phase == "export"
-    assert quantize(out).code == 0
-    assert files(out) == files(whole / "run")
+    assert start(out, *FLAGS[command]).code == 0
+    assert files(out) == files(whole / command)

@@ -95,6 +95,11 @@ SCRIPTS = {
     "gguf_quality.py": Small(
         "--model my-model --data my-text.txt --mixes Q4_K_M", without=frozenset({"data", "levels", "group_size"})
     ),
+    "joint.py": Small(
+        "--model my-model --data my-text.txt --second my-text.txt --bits 3 --seeds 1 --splits 0.15",
+        default="--only 3-drop",
+        without=frozenset(),
+    ),
     "levels.py": Small("--model my-model --bits 3 --seeds 1", default="--only all", without=frozenset({"levels"})),
     "long_run.py": Small("--model my-model --only 3-any-0 --tokens 57344", without=frozenset({"generations"})),
     "packed_quality.py": Small("--model my-model", without=frozenset({"levels", "group_size"}), more="group_size=32"),

@@ -21,7 +21,8 @@ from evopress.fitness.divergence import KL
 from evopress.formats.shards import weight_bytes
 from evopress.pipeline import Run
 from evopress.report import read_data
-from evopress.report.allocation import bytes_of
+from evopress.report.allocation import by_level, by_role, bytes_of, cells
+from evopress.report.page import render
 from evopress.report.summary import summarize
 from evopress.run.directory import read_run, start_run
 from evopress.run.observer import Observer
@@ -149,6 +150,17 @@ def test_reports_know_what_is_dropped_together(run: Run):
     searched = bytes_of(data)[-1]
     assert searched.name == "searched"
     assert searched.total <= run.evaluation["profiles"]["searched"]["bytes"]
+    found = cells(data)
+    gone, *kept = by_level(found)
+    assert (gone.name, gone.bytes, gone.lower) == (DROP, 0, gone.units)
+    assert gone.units == sum(level == DROP for level in run.profile.levels)
+    assert [own.name for own in kept] == sorted({level for level in run.profile.levels if level != DROP})
+    assert sum(own.share for own in (gone, *kept)) == pytest.approx(1)
+    roles = by_role(found)
+    assert sum(own.bytes for own in roles) == sum(own.bytes for own in kept)
+    assert sum(own.lower for own in roles) == gone.units
+    page = render([data])
+    assert f'<th scope="row">{DROP}</th><td>{gone.units}</td><td>{100 * gone.share:.1f} %</td>' in page
 
 
 def test_what_stays_is_polished_around_what_is_dropped(run: Run, tmp_path: Path):

@@ -255,6 +255,7 @@ def test_several_runs_have_a_front(runs: dict[str, Path]) -> None:
     ]
     best = [a for a in points if not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in points)]
     assert page.text.count("searched, on the front") == 1
+    assert "searched depth at 0.34 of the depth dropped: " in page.text
     dots = [tag for tag in page.named("circle") if tag["class"] == "accepted"]
     assert len(dots) >= len(best)
 

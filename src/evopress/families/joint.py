@@ -65,7 +65,7 @@ class Joint(StartsFromReferences):
             raise UnsupportedModel(
                 f"{again.name} uses a weight of another block; drops beside levels need blocks apart"
             )
-        if len(self._members) < 2:
+        if len(self.members) < 2:
             raise UnsupportedModel("fewer than 2 parts with compressed weights can be dropped; use evopress quantize")
         self._require_possible()
 
@@ -95,7 +95,7 @@ class Joint(StartsFromReferences):
         return found
 
     @cached_property
-    def _members(self) -> dict[str, tuple[str, ...]]:
+    def members(self) -> dict[str, tuple[str, ...]]:
         """Part -> the names of its weights, in the model's order."""
         return {name: self._inside(group) for name, group in self._parts.items()}
 
@@ -117,13 +117,13 @@ class Joint(StartsFromReferences):
         if self._budget.counts != "size":
             return {}
         parts = self._files().parts
-        return {members[0]: parts[name] for name, members in self._members.items()}
+        return {members[0]: parts[name] for name, members in self.members.items()}
 
     @property
     def _always(self) -> int:
         """What every profile takes beside levels: the constant of files, and parts that cannot be dropped."""
         files = self._files()
-        return files.constant + sum(own for name, own in files.parts.items() if name not in self._members)
+        return files.constant + sum(own for name, own in files.parts.items() if name not in self.members)
 
     @property
     def _limit(self) -> int:
@@ -134,9 +134,9 @@ class Joint(StartsFromReferences):
 
     def _require_possible(self) -> None:
         """Before any level is made: what the levels and drops allow."""
-        ahead, inside = self._weights.ahead(), {name for own in self._members.values() for name in own}
+        ahead, inside = self._weights.ahead(), {name for own in self.members.values() for name in own}
         floors = [
-            sum(min(ahead[name]) + self._extra.get(name, 0) for name in members) for members in self._members.values()
+            sum(min(ahead[name]) + self._extra.get(name, 0) for name in members) for members in self.members.values()
         ]
         low = sum(min(costs) for name, costs in ahead.items() if name not in inside) + min(floors)
         high = sum(map(max, ahead.values())) + sum(self._extra.values())
@@ -152,7 +152,7 @@ class Joint(StartsFromReferences):
         """Costs are those of the weights, and nothing for what is dropped."""
         units = [self._droppable(unit) for unit in self._weights.priced()]
         at = {name: position for position, unit in enumerate(units) for name in unit.named}
-        bundles = tuple(tuple(dict.fromkeys(at[name] for name in own)) for own in self._members.values())
+        bundles = tuple(tuple(dict.fromkeys(at[name] for name in own)) for own in self.members.values())
         inside = {unit for bundle in bundles for unit in bundle}
         rungs = tuple(
             tuple(level + (unit in inside) for unit, level in enumerate(rung)) for rung in self._weights.rungs
@@ -161,7 +161,7 @@ class Joint(StartsFromReferences):
 
     def _droppable(self, unit: Unit) -> Unit:
         """A unit with the level `drop` before its own, if it lies in a part, and what the part takes beside levels."""
-        if not any(unit.named[0] in own for own in self._members.values()):
+        if not any(unit.named[0] in own for own in self.members.values()):
             return unit
         extra = sum(self._extra.get(name, 0) for name in unit.named)
         levels = (Level(DROP, 0), *(Level(level.name, level.cost + extra) for level in unit.levels))
@@ -188,17 +188,17 @@ class Joint(StartsFromReferences):
 
     def slots(self, load: Load) -> Slots:
         """One for each weight; the first of a part in each block also drops the part there, and keeps it."""
-        switches: dict[str, Switch] = {name: _nothing for own in self._members.values() for name in own}
+        switches: dict[str, Switch] = {name: _nothing for own in self.members.values() for name in own}
         for part, blocks in part_switches(self._drop.model, self._parts).items():
             for block, own in blocks.items():
-                first = next(name for name in self._members[part] if self._blocks[name] == block)
+                first = next(name for name in self.members[part] if self._blocks[name] == block)
                 switches[first] = _switched(own)
         return weight_slots(self._drop.model, self._map, load, switches)
 
     def _depth(self, profile: Profile) -> Profile:
         """The same as a profile of depth: which parts are dropped."""
         levels = dict(profile.items())
-        gone = {part for part, members in self._members.items() if levels[members[0]] == DROP}
+        gone = {part for part, members in self.members.items() if levels[members[0]] == DROP}
         return Profile.of({name: DROP if name in gone else KEEP for name in self._drop.names})
 
     def dropped(self, profile: Profile) -> tuple[SubLayer, ...]:
@@ -228,7 +228,7 @@ class Joint(StartsFromReferences):
 
     def stored(self) -> dict[str, dict[str, Stored]]:
         """The database's entries, and nothing for what is dropped."""
-        inside = {name for own in self._members.values() for name in own}
+        inside = {name for own in self.members.values() for name in own}
         return {
             name: ({DROP: Stored(0, 0)} if name in inside else {}) | own for name, own in self._weights.stored().items()
         }

@@ -1,4 +1,7 @@
-"""Which unit got which level: the heat map's cells, what changed against uniform, and where the bytes went."""
+"""Which unit got which level: the heat map's cells, what changed against uniform, and where the bytes went.
+
+By role, by level (what is dropped is one), by block, and for the whole model.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evopress.core.profile import DENSE_BITS, Unit
+from evopress.core.profile import DENSE_BITS, DROP, Unit
 from evopress.report.data import RunData
 
 DROPPED = -3
@@ -35,7 +38,8 @@ class Cell:
 class Summary:
     """Some units taken together: how many have a higher, the same and a lower level than uniform.
 
-    `average` and `uniform` are costs for each weight, in the budget's own quantum.
+    Where there is no uniform profile, those dropped are the lower ones. `share` is of all units' weights. `average` and
+    `uniform` are costs for each weight, in the budget's own quantum.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Summary:
     higher: int
     same: int
     lower: int
+    share: float
     average: float
     uniform: float | None
     bytes: int
@@ -73,24 +78,31 @@ def cells(run: RunData) -> tuple[Cell, ...]:
 def _cell(run: RunData, unit: Unit) -> Cell:
     level, uniform = run.choice[unit.name], run.uniform.get(unit.name)
     stored = run.levels[unit.name][level]
-    if run.config.compression.method == "drop":
-        step = DROPPED if unit.levels[unit.index(level)].cost == 0 else 0
-    else:
-        step = unit.index(level) - unit.index(uniform) if uniform is not None else 0
+    step = 0 if uniform is None else unit.index(level) - unit.index(uniform)
+    step = DROPPED if level == DROP else step
     return Cell(unit, level, uniform, step, -(-stored["bits"] // 8), stored["error"])
 
 
 def by_role(found: tuple[Cell, ...]) -> tuple[Summary, ...]:
     """One summary for each role, in the order of the model."""
     roles = dict.fromkeys(cell.unit.role for cell in found)
-    return tuple(_summary(role, [cell for cell in found if cell.unit.role == role]) for role in roles)
+    return tuple(_summary(role, [cell for cell in found if cell.unit.role == role], found) for role in roles)
+
+
+def by_level(found: tuple[Cell, ...]) -> tuple[Summary, ...]:
+    """One summary for each level that a unit has, the one of the fewest bytes a weight first."""
+    kinds: dict[str, list[Cell]] = {}
+    for cell in found:
+        kinds.setdefault(cell.level, []).append(cell)
+    summaries = [_summary(level, own, found) for level, own in kinds.items()]
+    return tuple(sorted(summaries, key=lambda own: own.bytes / own.dense))
 
 
 def by_block(found: tuple[Cell, ...]) -> tuple[Summary, ...]:
     """One summary for each block, from the first to the last; embedding and head belong to none."""
     blocks = sorted({cell.unit.block for cell in found if in_block(cell.unit)})
     return tuple(
-        _summary(str(block), [cell for cell in found if cell.unit.block == block and in_block(cell.unit)])
+        _summary(str(block), [cell for cell in found if cell.unit.block == block and in_block(cell.unit)], found)
         for block in blocks
     )
 
@@ -100,7 +112,7 @@ def in_block(unit: Unit) -> bool:
     return any(part.partition("-")[0].isdigit() for part in unit.name.split("."))
 
 
-def _summary(name: str, members: list[Cell]) -> Summary:
+def _summary(name: str, members: list[Cell], everything: tuple[Cell, ...]) -> Summary:
     size = sum(cell.unit.size for cell in members)
     steps = Counter((cell.step > 0) - (cell.step < 0) for cell in members)
     uniform = None
@@ -112,6 +124,7 @@ def _summary(name: str, members: list[Cell]) -> Summary:
         higher=steps[1],
         same=steps[0],
         lower=steps[-1],
+        share=size / sum(cell.unit.size for cell in everything),
         average=sum(_cost(cell.unit, cell.level) for cell in members) / size,
         uniform=uniform,
         bytes=sum(cell.bytes for cell in members),

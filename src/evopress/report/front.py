@@ -44,6 +44,7 @@ def row(run: RunData, best: bool) -> dict[str, Any]:
     other = next(iter(wording.others(profiles)), None)
     return {
         "path": str(run.path),
+        "families": ", ".join(run.config.families),
         "budget": wording.budget_text(run.config),
         "searched": profiles.get(wording.final(profiles)),
         "reference": other,
@@ -77,9 +78,8 @@ def pareto(scored: Sequence[RunData], key: str) -> Chart | None:
             values = rows[profile]
             best = on_front(run, scored, key)
             kind = "reference" if profile != own else "accepted" if best else "kept"
-            text = (
-                f"{profile} at {wording.budget_text(run.config)}: {size(values['bytes'])}, {form.format(values[key])}"
-            )
+            what = f"{profile} {', '.join(run.config.families)}" if profile == own else profile
+            text = f"{what} at {wording.budget_text(run.config)}: {size(values['bytes'])}, {form.format(values[key])}"
             label = run.config.budget.target if profile == own else ""
             marks.append(Mark(values["bytes"] / 1e6, values[key], kind, text, label))
             if profile == own and best:

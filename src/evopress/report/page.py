@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from evopress.core.files import size, write_text
+from evopress.core.profile import DROP
 from evopress.report import allocation, commands, front, history
 from evopress.report.charts import Chart, Mark, columns, scatter, short
 from evopress.report.data import RunData, read_all
@@ -80,7 +81,8 @@ def view(run: RunData, name: str = "") -> dict[str, Any]:
         "charts": [chart for chart in (_by_tokens(course), _by_time(course)) if chart],
         "cells": found,
         "grid": grid(found),
-        "roles": allocation.by_role(found),
+        "summaries": {"role": allocation.by_role(found), "level": allocation.by_level(found)},
+        "drops": not run.uniform and any(cell.level == DROP for cell in found),
         "quantum": QUANTA[run.config.budget.counts],
         "blocks": _block_chart(run, found),
         "bytes": allocation.bytes_of(run),
