@@ -84,9 +84,8 @@ model = load_model(folder, dtype=torch.float32, device="cpu").model
 for parameter in model.parameters():
     parameter.data = parameter.data.clone()  # its own memory, not pages of files
 runner, grids = Runner(model, describe(model)), {str(bits): Grid(bits, 64, False) for bits in (3, 4)}
-needs = build_memory(
-    measure_shapes(model, runner.map), 512, [storage_bits((1, 64), grid) / 64 for grid in grids.values()], corrects=True
-)
+bits = [storage_bits((1, 64), grid) / 64 for grid in grids.values()]
+needs = build_memory(measure_shapes(model, runner.map), 512, 512, bits, corrects=True)
 
 def resident(what):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -113,4 +112,4 @@ def test_the_peak_of_32_experts_is_within_the_formula(tmp_path: Path) -> None:
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     needs = sum(found["needs"].values())
-    assert needs / 4 < found["peak"] < needs + 2**24, found  # what threads and allocators take is not counted
+    assert needs / 2 < found["peak"] < needs + 2**23, found  # what threads and allocators take is not counted

@@ -75,7 +75,6 @@ def test_protected_experts_stay(small_other: dict[str, Any], tmp_path: Path, mix
         ({"fraction": 0.1}, BudgetError, "drops 0 experts of "),
         ({"counts": "parameters"}, ConfigError, "as many in every layer; give --fraction, not parameters"),
         ({"protected": ("model.layers.9.mlp.experts.0",)}, ConfigError, "names model.layers.9.*, which is no expert"),
-        ({"target": "llamacpp"}, ConfigError, "format gguf holds no mixtures without some of their experts; use hf"),
         ({"model": "llama"}, UnsupportedModel, "has no experts to drop"),
     ],
 )

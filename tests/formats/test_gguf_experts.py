@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evopress import pipeline
-from evopress.core.profile import Profile
+from evopress.core.profile import KEEP, Profile
 from evopress.errors import ConfigError, EvopressError, ProfileError, UnsupportedModel
 from evopress.formats.formats import FORMATS
 from evopress.formats.gguf import export_gguf, plan_gguf, predicted_bytes
@@ -100,6 +100,26 @@ def test_searched_experts_lie_in_their_stacks_as_they_lie_in_the_database(
     bound = costs.constant + sum(costs.levels[unit][level] for unit, level in run.profile.items())
     size = (run.directory.export / FILE).stat().st_size
     assert size <= bound <= size + 64 * len(levels)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_moe", "mixtral"])
+def test_files_hold_the_experts_that_stay(model_type: str, small_other: dict[str, Any], tmp_path: Path) -> None:
+    own = {"model": saved(model_type, tmp_path / "model"), "target": "llamacpp", "granularity": "expert"}
+    run = pipeline.drop(  # verified where transformers reads the file
+        out=tmp_path / "run", **small_other | own | {"fraction": 0.25, "dtype": "float32"}
+    )
+    file = run.directory.export / FILE
+    reader = gguf.GGUFReader(file)
+    tensors = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
+    said = {name.partition(".")[2]: field.contents() for name, field in reader.fields.items()}
+    assert (said["expert_count"], said["expert_used_count"]) == (3, 2)
+    dense = made(model_type)
+    stacks = about_experts(dense)
+    for block, layer in enumerate(dense.model.layers):
+        stays = [n for n in range(4) if run.profile[f"model.layers.{block}.mlp.experts.{n}"] == KEEP]
+        assert torch.equal(tensors[f"blk.{block}.ffn_gate_inp.weight"], layer.mlp.gate.weight.detach()[stays])
+        for name in (f"blk.{block}.ffn_{what}_exps.weight" for what in ("gate", "up", "down")):
+            assert torch.equal(tensors[name], stacks[name][stays])
 
 
 def test_experts_of_one_stack_have_one_type(small_other: dict[str, Any], tmp_path: Path) -> None:

@@ -25,23 +25,33 @@ SHAPES = Shapes(
 
 
 def test_a_build_holds_one_block() -> None:
-    needs = build_memory(SHAPES, tokens=100, level_bits=(2.0, 4.0))
+    needs = build_memory(SHAPES, tokens=100, batch_tokens=32, level_bits=(2.0, 4.0))
     assert needs == {
         "model": 2000,
         "calibration activations": 2 * 100 * 8 * 2,
+        "inputs of one block": 32 * (8 + 8 + 16) * 2,
         "Hessians of one block": 4 * (64 + 64 + 256),
         "sweep of one input group": 4 * (6 * 256 + 4 * 16 * 8 * 2),
         "levels of one block": (8 * 24 + 8 * 8 + 16 * 8) * 6 // 8,
     }
-    deeper = build_memory(replace(SHAPES, blocks=30), tokens=100, level_bits=(2.0, 4.0))
+    deeper = build_memory(replace(SHAPES, blocks=30), tokens=100, batch_tokens=32, level_bits=(2.0, 4.0))
     assert deeper == needs
 
 
 def test_a_build_that_corrects_for_compressed_inputs_holds_both() -> None:
-    plain, both = (build_memory(SHAPES, tokens=100, level_bits=(2.0, 4.0), corrects=on) for on in (False, True))
-    for part in ("calibration activations", "Hessians of one block"):
+    plain, both = (
+        build_memory(SHAPES, tokens=100, batch_tokens=32, level_bits=(2.0, 4.0), corrects=on) for on in (False, True)
+    )
+    for part in ("calibration activations", "inputs of one block", "Hessians of one block"):
         assert both.pop(part) == 2 * plain.pop(part)
     assert both == plain
+
+
+def test_an_experts_hessian_has_nothing_of_the_uncompressed_model_beside_it() -> None:
+    routed = replace(SHAPES, reach=(1.0, 1.0, 0.5))
+    needs = build_memory(routed, tokens=100, batch_tokens=32, level_bits=(2.0, 4.0), corrects=True)
+    assert needs["Hessians of one block"] == 4 * (2 * (64 + 64) + 256)
+    assert needs["inputs of one block"] == 2 * 32 * (8 + 8 + 16 // 2) * 2
 
 
 def test_a_polish_holds_text_twice_on_its_way_and_one_blocks_numbers() -> None:
@@ -56,7 +66,7 @@ def test_a_polish_holds_text_twice_on_its_way_and_one_blocks_numbers() -> None:
 
 
 def test_embedding_and_head_count_where_they_are_compressed() -> None:
-    needs = build_memory(replace(SHAPES, ends=400), tokens=100, level_bits=(2.0, 4.0))
+    needs = build_memory(replace(SHAPES, ends=400), tokens=100, batch_tokens=32, level_bits=(2.0, 4.0))
     assert needs["embedding and head"] == 400 * (4 + 4 + 2) + 400 * 6 // 8
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from evopress.core.profile import DROP, KEEP
 from evopress.errors import UnsupportedModel
 from evopress.models import Runner, describe, load_model
-from evopress.models.routing import expert_slots, find_routed
+from evopress.models.assemble import Assembly
+from evopress.models.routing import ExpertSwitch, expert_slots, find_routed
 from evopress.models.saliency import measure_saliency
 
 Mixture = Callable[[str], str]
@@ -46,15 +47,12 @@ def test_the_router_chooses_among_those_that_stay(
     assert [(layer.count, layer.chosen, list(layer.rows)) for layer in layers] == [
         (4, 2, [f"model.layers.{block}.mlp.gate.weight"]) for block in range(4)
     ]
-    slots = expert_slots(model, layers, mapped.n_blocks)
     with torch.no_grad():
         dense = model(ids).logits
-        for block, numbers in GONE.items():
-            for number in numbers:
-                slots[block][number].apply(DROP)
-        found = model(ids).logits
-        for slot in (slot for own in slots for slot in own):
-            slot.apply(KEEP)
+        with Assembly(expert_slots(model, layers, mapped.n_blocks)) as assembly:
+            for block, numbers in GONE.items():
+                assembly.use(block, tuple(DROP if number in numbers else KEEP for number in range(4)))
+            found = model(ids).logits
         assert torch.equal(model(ids).logits, dense)
         for block, numbers in GONE.items():
             gate = model.model.layers[block].mlp.gate
@@ -62,6 +60,18 @@ def test_the_router_chooses_among_those_that_stay(
         expected = model(ids).logits
     assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
     assert not torch.allclose(found, dense, atol=1e-3)
+
+
+def test_a_router_is_cut_once_for_all_experts_of_a_switch(mixture: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, mapped = opened(mixture("mixtral"))
+    cuts: list[set[int]] = []
+    monkeypatch.setattr(ExpertSwitch, "cut", lambda self: cuts.append(set(self.dropped)))
+    assembly = Assembly(expert_slots(model, find_routed(model, mapped), mapped.n_blocks))
+    assembly.use(0, (DROP, KEEP, DROP, KEEP))
+    assembly.use(0, (KEEP, DROP, DROP, KEEP))
+    assembly.use(0, (KEEP, DROP, DROP, KEEP))
+    assembly.restore()
+    assert cuts == [{0, 2}, {1, 2}, set()]
 
 
 def test_models_without_experts_and_groups_of_experts_are_refused(checkpoint: Any, mixture: Mixture) -> None:

@@ -77,6 +77,25 @@ def test_projections_that_the_model_stores_fused_are_tied_to_nothing(architectur
     assert all(len(group) == 1 for group in VLLM.ties(mapped(architecture).linears))
 
 
+@pytest.mark.parametrize(
+    ("target", "asked", "message"),
+    [
+        (
+            "vllm",
+            "each",
+            "vllm runs all experts of a layer at one level, which --experts each would part; use --experts layer",
+        ),
+        ("vllm", "matrix", "--experts matrix would part; use --experts layer"),
+        ("llamacpp", "each", "a matrix of all experts of a layer at one level, .* use --experts matrix"),
+    ],
+)
+def test_experts_that_a_runtime_runs_at_one_level_are_not_parted(target: str, asked: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve("demo", target=target, bpw=6, experts=asked)
+    for coarse in ("layer", TARGETS[target].experts):
+        resolve("demo", target=target, bpw=6, experts=coarse)
+
+
 def test_transformers_fuses_nothing() -> None:
     assert all(len(group) == 1 for group in TARGETS["transformers"].ties(mapped("llama").linears))
 

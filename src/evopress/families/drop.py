@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from evopress.core.costs import FileCosts, require_size
-from evopress.core.profile import DENSE_BITS, DROP, KEEP, Level, Profile, Unit
+from evopress.core.profile import KEEP, Level, Profile, Unit
 from evopress.core.space import SearchSpace, exchange_groups
 from evopress.database.store import Database
 from evopress.errors import BudgetError, ConfigError, ProfileError
-from evopress.families.family import Stored
+from evopress.families.family import Stored, stored_or_gone
 from evopress.models import Influence, ModelMap, Removal, SubLayer, bypass_slots, group_sublayers
 from evopress.models.assemble import Load, Slots, Tensors
 from evopress.models.depth import (
@@ -225,8 +225,7 @@ class Drop:
             with suppress(ConfigError):
                 levels = self._served.files().levels
                 return {unit: {name: Stored(8 * n, 8 * n) for name, n in own.items()} for unit, own in levels.items()}
-        bits = {unit.name: DENSE_BITS * unit.size for unit in self.space.units}
-        return {name: {DROP: Stored(0, 0), KEEP: Stored(kept, kept)} for name, kept in bits.items()}
+        return stored_or_gone(self.space.units)
 
     def tensors(self, profile: Profile, database: Database | None) -> Tensors:
         """Zeros for what writes a dropped sub-layer's output, in blocks that stay: exact everywhere, but no faster.

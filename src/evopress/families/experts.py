@@ -12,12 +12,11 @@ from functools import cached_property
 from random import Random
 from typing import Any
 
-from evopress.core.profile import DENSE_BITS, DROP, KEEP, Level, Profile, Unit
+from evopress.core.profile import DROP, KEEP, Level, Profile, Unit
 from evopress.core.space import SearchSpace
 from evopress.database.store import Database
 from evopress.errors import BudgetError, ConfigError
-from evopress.families.family import Stored
-from evopress.models import SubLayer
+from evopress.families.family import KeepsSubLayers, LinesOfLevels, Stored, stored_or_gone
 from evopress.models.assemble import Load, Slots, Tensors
 from evopress.models.routing import Routed, expert_slots, sizes_of_experts
 from evopress.models.saliency import Saliency
@@ -28,7 +27,7 @@ from evopress.search.starts.sensitivity import GAMMAS
 from evopress.settings.sections import BudgetSection, DropSection, SearchSection
 
 
-class DropExperts:
+class DropExperts(KeepsSubLayers, LinesOfLevels):
     """Implements `Family`. `saliency` measures the experts when it is first asked for.
 
     BudgetError when a layer would keep fewer experts than a token needs, ConfigError for a budget that is no share.
@@ -133,8 +132,7 @@ class DropExperts:
 
     def stored(self) -> dict[str, dict[str, Stored]]:
         """Half precision, or nothing."""
-        bits = {unit.name: DENSE_BITS * unit.size for unit in self.space.units}
-        return {name: {DROP: Stored(0, 0), KEEP: Stored(kept, kept)} for name, kept in bits.items()}
+        return stored_or_gone(self.space.units)
 
     def kept(self, profile: Profile) -> dict[str, tuple[int, ...]]:
         """Layer -> the numbers of its experts that stay."""
@@ -143,14 +141,6 @@ class DropExperts:
             for layer in self.layers
         }
 
-    def dropped(self, profile: Profile) -> tuple[SubLayer, ...]:
-        """None."""
-        return ()
-
-    def left_out(self, profile: Profile) -> tuple[int, ...]:
-        """None: all blocks stay."""
-        return ()
-
     def tensors(self, profile: Profile, database: Database | None) -> Tensors:
         """None: what stays is as it was."""
         return {}
@@ -158,11 +148,3 @@ class DropExperts:
     def learns(self, profile: Profile) -> dict[str, str]:
         """Nothing yet."""
         return {}
-
-    def to_text(self, profile: Profile) -> str:
-        """`name: level` lines."""
-        return profile.to_text()
-
-    def from_text(self, text: str) -> Profile:
-        """`name: level` lines."""
-        return Profile.from_text(text)

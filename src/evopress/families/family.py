@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-from evopress.core.profile import Profile
+from evopress.core.profile import DENSE_BITS, DROP, KEEP, Profile, Unit
 from evopress.core.space import SearchSpace
 from evopress.database.methods import Method
 from evopress.database.store import Database
@@ -98,6 +98,36 @@ class Family(Protocol):
 
     def from_text(self, text: str) -> Profile:
         """Read the official code's text format; ProfileError says what does not fit."""
+
+
+class KeepsSubLayers:
+    """The part of a `Family` that says what is not run, where text runs everything."""
+
+    def dropped(self, profile: Profile) -> tuple[SubLayer, ...]:
+        """None."""
+        return ()
+
+    def left_out(self, profile: Profile) -> tuple[int, ...]:
+        """None: all blocks stay."""
+        return ()
+
+
+class LinesOfLevels:
+    """The part of a `Family` that reads and writes text, where that is `name: level` lines."""
+
+    def to_text(self, profile: Profile) -> str:
+        """`name: level` lines."""
+        return profile.to_text()
+
+    def from_text(self, text: str) -> Profile:
+        """`name: level` lines."""
+        return Profile.from_text(text)
+
+
+def stored_or_gone(units: Iterable[Unit]) -> dict[str, dict[str, Stored]]:
+    """What units take that are kept in half precision, or dropped."""
+    bits = {unit.name: DENSE_BITS * unit.size for unit in units}
+    return {name: {DROP: Stored(0, 0), KEEP: Stored(kept, kept)} for name, kept in bits.items()}
 
 
 class StartsFromReferences(ABC):

@@ -22,7 +22,7 @@ from evopress.database.methods import Method
 from evopress.database.store import Database
 from evopress.errors import BudgetError, UnsupportedModel
 from evopress.families.drop import Drop
-from evopress.families.family import Family, StartsFromReferences, Stored
+from evopress.families.family import Family, LinesOfLevels, StartsFromReferences, Stored
 from evopress.families.quantize import Quantize
 from evopress.models import ModelMap, SubLayer
 from evopress.models.assemble import Load, Slots, Switch, Tensors, weight_slots
@@ -48,7 +48,7 @@ def together(
     return Joint(weights, drop, map, budget, files)
 
 
-class Joint(StartsFromReferences):
+class Joint(LinesOfLevels, StartsFromReferences):
     """Implements `Family`. BudgetError for a budget below all but one part dropped, or above everything dense.
 
     UnsupportedModel where no part that can be dropped has weights with levels, or blocks share weights.
@@ -240,14 +240,6 @@ class Joint(StartsFromReferences):
     def learns(self, profile: Profile) -> dict[str, str]:
         """Weights that are neither left dense nor dropped."""
         return {name: level for name, level in self._weights.learns(profile).items() if level != DROP}
-
-    def to_text(self, profile: Profile) -> str:
-        """`name: level` lines."""
-        return self._weights.to_text(profile)
-
-    def from_text(self, text: str) -> Profile:
-        """`name: level` lines."""
-        return self._weights.from_text(text)
 
 
 def _nothing(gone: bool) -> None:

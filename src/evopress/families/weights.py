@@ -17,8 +17,8 @@ from evopress.core.space import SearchSpace
 from evopress.database.manifest import LevelEntry, UnitEntry
 from evopress.database.methods import Method
 from evopress.database.store import Database
-from evopress.families.family import StartsFromReferences, Stored
-from evopress.models import ModelMap, SubLayer
+from evopress.families.family import KeepsSubLayers, LinesOfLevels, StartsFromReferences, Stored
+from evopress.models import ModelMap
 from evopress.models.assemble import Load, Slots, Tensors, weight_slots
 from evopress.search import BestOf, BruteForce, Knapsack, Strategy, Uniform, knapsack
 from evopress.search.moves.adaptive import default_moves
@@ -45,7 +45,7 @@ def layer_errors(database: Database) -> dict[str, dict[str, float]]:
     }
 
 
-class WeightFamily(StartsFromReferences):
+class WeightFamily(KeepsSubLayers, LinesOfLevels, StartsFromReferences):
     """Implements `Family` but for `method`, `space` and the figures of a profile.
 
     `database` is asked for when the first thing is wanted that needs the levels: it is made after the method is known.
@@ -146,14 +146,6 @@ class WeightFamily(StartsFromReferences):
             for name, entry in self._database().manifest.units.items()
         }
 
-    def dropped(self, profile: Profile) -> tuple[SubLayer, ...]:
-        """None."""
-        return ()
-
-    def left_out(self, profile: Profile) -> tuple[int, ...]:
-        """None: all blocks stay."""
-        return ()
-
     def tensors(self, profile: Profile, database: Database | None) -> Tensors:
         """Dense tensors of the chosen levels: dequantized, or with exact zeros."""
         assert database is not None
@@ -168,11 +160,3 @@ class WeightFamily(StartsFromReferences):
         """All that are not left dense."""
         levels = dict(profile.items())
         return {own.name: levels[own.name] for own in self._map.linears if levels[own.name] != DENSE}
-
-    def to_text(self, profile: Profile) -> str:
-        """`name: level` lines."""
-        return profile.to_text()
-
-    def from_text(self, text: str) -> Profile:
-        """`name: level` lines."""
-        return Profile.from_text(text)

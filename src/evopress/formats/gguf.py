@@ -206,6 +206,7 @@ def _from_model(
     value = tensor.detach()
     if ".ffn_gate_inp" in name:
         value = value.float()  # as llama.cpp has routers: products with half precision would round what chooses
+        value = value[0] if len(value) == 1 else value  # a shared expert's gate is a vector there
     elif value.ndim == 1:
         value = value.float() + (found.norm_offset if name.endswith("norm.weight") else 0.0)
     return _dense_tensor(name, parameter, value if order is None else value[order])

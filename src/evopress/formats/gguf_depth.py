@@ -1,4 +1,4 @@
-"""A plan of a GGUF file without some attentions and MLPs: dropped blocks renumber, halves of blocks need a layout.
+"""A plan of a GGUF file without some attentions, MLPs or experts: blocks renumber, halves of blocks need a layout.
 
 A pure rewriting of the plan, so it works for Hugging Face models and GGUF files alike and costs nothing. llama.cpp has
 one layout whose blocks may lack a half, `deci` (Llama's own computation with widths for each block), which serves the
@@ -29,6 +29,7 @@ from evopress.models import SubLayer
 
 STUB = 32  # the width of an MLP that does nothing: the least that ggml's blocks of 32 divide
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
+_ROUTED = re.compile(r"ffn_(gate|up|down)_exps\.weight|ffn_gate_inp\.weight")
 _HALVES = {"attn_": "attn", "post_attention_norm": "attn", "ffn_": "mlp", "post_ffw_norm": "mlp"}
 _WRITERS = {"attn": "attn_output", "mlp": "ffn_down"}
 _LISTS = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")  # deci: one number for each block
@@ -57,6 +58,28 @@ def drop_sublayers(plan: GgufPlan, *, attention: Collection[int], mlp: Collectio
     if not any(gone.values()):
         return plan
     return _as_deci(plan, gone) if plan.architecture == "llama" else _silenced(plan, gone)
+
+
+def drop_experts(plan: GgufPlan, kept: Mapping[int, tuple[int, ...]]) -> GgufPlan:
+    """The plan with those experts alone whose numbers are `kept` in each block, as many in all.
+
+    Their stacks and the router's rows lose the others, and the number of experts is the new one.
+    """
+    count = len(next(iter(kept.values())))
+    changes = {"expert_count": KeyValue("", count, "UINT32")}
+    tensors = []
+    for tensor in plan.tensors:
+        found = _BLOCK.fullmatch(tensor.name)
+        routed = found is not None and _ROUTED.fullmatch(found[2]) and int(found[1]) in kept
+        tensors.append(_selected(tensor, kept[int(found[1])]) if found and routed else tensor)
+    return replace(plan, metadata=tuple(_changed(plan, changes)), tensors=tuple(tensors))
+
+
+def _selected(tensor: StoredTensor, numbers: tuple[int, ...]) -> StoredTensor:
+    """Some of a tensor's parts along its first dimension."""
+    make, count = tensor.make, tensor.shape[0]
+    assert make is not None  # experts have no levels where some are dropped
+    return replace(tensor, shape=(len(numbers), *tensor.shape[1:]), make=lambda: make().view(count, -1)[list(numbers)])
 
 
 def depth_costs(plan: GgufPlan, units: Mapping[str, Sequence[SubLayer]]) -> FileCosts:

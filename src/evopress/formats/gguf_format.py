@@ -23,10 +23,10 @@ from evopress.formats.gguf import (
     plan_gguf,
     predicted_bytes,
 )
-from evopress.formats.gguf_depth import depth_costs, drop_sublayers
+from evopress.formats.gguf_depth import depth_costs, drop_experts, drop_sublayers
 from evopress.formats.gguf_levels import dense_packs, level_packs, level_types
 from evopress.formats.gguf_metadata import architecture
-from evopress.formats.hf import stored_zeros
+from evopress.formats.hf import fewer_experts, stored_zeros
 from evopress.formats.shards import Progress
 from evopress.formats.staging import hidden
 from evopress.formats.verification import (
@@ -40,6 +40,7 @@ from evopress.formats.verification import (
 )
 from evopress.levels.tensor_types import read_tensor_types, write_tensor_types
 from evopress.models import load_model
+from evopress.models.routing import find_routed
 from evopress.search.presets import ApplicationName
 from evopress.settings.sections import DropSection, QuantizeSection, SparsifySection
 from evopress.settings.targets import find_target, tied_experts
@@ -58,8 +59,6 @@ class Gguf:
     def check(self, source: Source) -> None:
         """UnsupportedModel for an architecture that llama.cpp does not have, or computes otherwise."""
         section = source.section
-        if isinstance(section, DropSection) and section.granularity == "expert":
-            raise ConfigError("format gguf holds no mixtures without some of their experts; use hf")
         plan_gguf(source.loaded, {})
         if not source.map.experts:
             return
@@ -111,6 +110,8 @@ class Gguf:
         section, notes = source.section, []
         if isinstance(section, SparsifySection):
             notes.append(stored_zeros(content))
+        if content.experts:
+            notes.append(fewer_experts(content))
         if source.parts:
             kinds = Counter(sublayer.kind for sublayer in content.dropped)
             notes.append(
@@ -207,6 +208,9 @@ def _plan(source: Source, content: Content) -> GgufPlan:
     section, loaded = source.section, source.loaded
     if isinstance(section, SparsifySection):
         return plan_gguf(loaded, dict.fromkeys(content.tensors, DENSE_TYPES[loaded.model.dtype]))
+    if content.experts:
+        layers = find_routed(loaded.model, source.map)
+        return drop_experts(plan_gguf(loaded, {}), {layer.block: content.experts[layer.path] for layer in layers})
     types = {} if isinstance(section, DropSection) else level_types(content.profile, content.levels)
     if not source.parts:
         return plan_gguf(loaded, types)

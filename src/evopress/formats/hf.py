@@ -157,7 +157,15 @@ def stored_zeros(content: Content) -> str:
     )
 
 
+def fewer_experts(content: Content) -> str:
+    """How many experts stay in each layer."""
+    count = len(next(iter(content.experts.values())))
+    return f"Each of the {len(content.experts)} layers of experts has {count} of them, and the router's rows of these."
+
+
 def _shallow(source: Source, content: Content) -> str:
+    if content.experts:
+        return fewer_experts(content)
     kinds, blocks = Counter(sublayer.kind for sublayer in content.dropped), len(content.left_out)
     attention, mlp = kinds["attn"] - blocks, kinds["mlp"] - blocks
     text = f"{blocks} of the {source.map.n_blocks} blocks are left out whole."

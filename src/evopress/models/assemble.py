@@ -46,6 +46,10 @@ class Slot(Protocol):
     def apply(self, level: str | None) -> None:
         """Give the unit this level; None is the dense model's."""
 
+    @property
+    def afterwards(self) -> Callable[[], None] | None:
+        """What is to be done once when all units of a place have their levels, for all slots that name the same."""
+
 
 Slots = Sequence[Sequence[Slot]]
 """For each block the slots of the units in it, in the model's order; then those at HEAD, then those at EMBEDDING."""
@@ -73,6 +77,8 @@ class WeightSlot:
         self.name, self.parameter, self._load, self._index, self._switch = name, parameter, load, index, switch
         self.dense = parameter.data if index is None else parameter.data[index].clone()
         self.level: str | None = None
+
+    afterwards = None
 
     def tensor(self, level: str | None) -> torch.Tensor:
         """The tensor of this level, in the parameter's layout and dtype."""
@@ -142,9 +148,14 @@ class Assembly:
         touching only those that differ.
         """
         slots = self._slots[place]
+        together: dict[Callable[[], None], None] = {}
         for slot, level in zip(slots, choice or (None,) * len(slots), strict=True):
             if slot.level != level:
                 slot.apply(level)
+                if slot.afterwards:
+                    together[slot.afterwards] = None
+        for do in together:
+            do()
 
     def apply(self, profile: Profile | None) -> None:
         """Give the whole model a profile, for its own forward pass; None is the dense model."""

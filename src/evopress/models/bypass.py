@@ -142,6 +142,8 @@ class BypassSlot:
         self.name, self._switches = name, switches
         self.level: str | None = None
 
+    afterwards = None
+
     def apply(self, level: str | None) -> None:
         """`drop` drops, `keep` and None keep; ProfileError for any other level."""
         if level not in (DROP, KEEP, None):

@@ -1,6 +1,6 @@
 """How much memory and disk a run will need, from shapes alone, so that it can refuse before it starts.
 
-The same formulas make the table for models of 8B and 70B in `benchmarks/results/memory.md`.
+The same formulas make the table for models of 8B and 70B and one of 128 experts in `benchmarks/results/memory.md`.
 """
 
 from __future__ import annotations
@@ -72,19 +72,27 @@ def measure_shapes(model: Any, map: ModelMap) -> Shapes:
     )
 
 
-def build_memory(shapes: Shapes, tokens: int, level_bits: Sequence[float], *, corrects: bool = False) -> dict[str, int]:
+def build_memory(
+    shapes: Shapes, tokens: int, batch_tokens: int, level_bits: Sequence[float], *, corrects: bool = False
+) -> dict[str, int]:
     """Bytes that a build holds at its peak, by what they hold; `level_bits` are stored bits a weight, one a level.
 
     One that `corrects` for compressed inputs holds the activations of the uncompressed model too, and what both have in
-    common beside each Hessian.
+    common beside each Hessian; but not beside that of an expert, which other tokens reach there.
     """
     streams = 1 + corrects
+    reach = shapes.reach or (1.0,) * len(shapes.groups)
+    columns = [
+        (columns, streams if share == 1 else 1) for share, (columns, _) in zip(reach, shapes.groups, strict=True)
+    ]
     widest = max(shapes.groups, key=lambda group: group[0] * (group[0] + group[1] * len(level_bits)))
     ends = int(shapes.ends * (4 + 4 + len(level_bits) + sum(level_bits) / 8))
+    seen = shapes.seen(lambda columns, rows: columns) * min(tokens, batch_tokens)
     return {
         "model": shapes.parameters * shapes.bytes_per_weight,
         "calibration activations": 2 * streams * tokens * shapes.width * shapes.bytes_per_weight,
-        "Hessians of one block": streams * sum(4 * columns**2 for columns, _ in shapes.groups),
+        "inputs of one block": streams * seen * shapes.bytes_per_weight,
+        "Hessians of one block": sum(4 * held * own**2 for own, held in columns),
         "sweep of one input group": 4 * (6 * widest[0] ** 2 + 4 * widest[0] * widest[1] * len(level_bits)),
         "levels of one block": int(sum(level_bits) * shapes.compressed / shapes.blocks / 8),
     } | ({"embedding and head": ends} if ends else {})

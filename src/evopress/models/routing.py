@@ -2,7 +2,7 @@
 
 The rows of dropped experts are cut out of what the router multiplies with and adds, so its own softmax, sigmoid or
 top-k sees the others alone, and a checkpoint with the same rows cut computes the same bits. Costs a copy of the
-router's few rows at each switch; no number of an expert is moved.
+router's few rows each time a layer's experts change; no number of an expert is moved.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def count_names(config: Any, count: int) -> list[str]:
 
 
 class ExpertSwitch:
-    """One layer of experts in a live model, of which some can be dropped."""
+    """One layer of experts in a live model: `cut` leaves it without those in `dropped`."""
 
     def __init__(self, model: nn.Module, layer: Routed) -> None:
         self.layer, self.dropped = layer, set[int]()
@@ -102,17 +102,8 @@ class ExpertSwitch:
             if vars(module).get(name) == layer.count
         ]
 
-    def drop(self, number: int) -> None:
-        """Take one more expert away."""
-        self.dropped.add(number)
-        self._set()
-
-    def keep(self, number: int) -> None:
-        """Put an expert back."""
-        self.dropped.discard(number)
-        self._set()
-
-    def _set(self) -> None:
+    def cut(self) -> None:
+        """Let the router choose among the others."""
         kept = [number for number in range(self.layer.count) if number not in self.dropped]
         self._experts.kept = kept
         for owner, name, own, dim in self._rows:
@@ -135,16 +126,16 @@ def _owner(model: nn.Module, name: str) -> tuple[Any, str, Tensor]:
 
 
 class ExpertSlot:
-    """Implements `Slot`: one expert, kept or dropped."""
+    """Implements `Slot`: one expert, kept or dropped, once its layer is cut."""
 
     def __init__(self, switch: ExpertSwitch, number: int) -> None:
-        self.name, self.level, self._switch, self._number = switch.layer.expert(number), None, switch, number
-
-    level: str | None
+        self.name, self._dropped, self._number = switch.layer.expert(number), switch.dropped, number
+        self.level: str | None = None
+        self.afterwards = switch.cut
 
     def apply(self, level: str | None) -> None:
-        """Drop it, or put it back."""
-        (self._switch.drop if level == DROP else self._switch.keep)(self._number)
+        """Say whether it is to be dropped."""
+        (self._dropped.add if level == DROP else self._dropped.discard)(self._number)
         self.level = level
 
 

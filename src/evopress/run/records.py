@@ -32,14 +32,14 @@ SCHEMA = 1
 def journal_header(config: Config, digests: Mapping[str, str]) -> dict[str, Any]:
     """All that a search depends on: settings but for those of the polish, which comes after it, and `digests`.
 
-    What `bos` and the field of text came to is in the text's digest; a level for each expert is what was before
-    there was a choice.
+    What `bos` and the field of text came to is in the text's digest; a level for each expert, or what
+    the target asks for, is what was before there was a choice.
     """
     path = config.search.start_profile
     start = {} if path is None else {"start profile": sha256(Path(path))}
     left_out = ("polish.", "data.bos", "data.text_field")
     settings = {key: value for key, value in flat(config).items() if not key.startswith(left_out)}
-    if settings.get("compression.experts") == "each":
+    if settings.get("compression.experts") in ("auto", "each"):
         del settings["compression.experts"]
     return settings | dict(digests) | start
 

@@ -82,8 +82,10 @@ class QuantizeSection(Section):
     refine: int = Field(1, ge=0, description="rounds of coordinate descent on codes and scales after the sweep")
     damping: float = Field(0.01, gt=0, description="added to the Hessian's diagonal, relative to its mean")
     embeddings: bool = Field(False, description="compress the token embedding and the head too")
-    experts: Literal["each", "matrix", "layer"] = Field(
-        "each", description="of a mixture: a level for each expert, for each of a layer's matrices, or for a layer"
+    experts: Literal["auto", "each", "matrix", "layer"] = Field(
+        "auto",
+        description="of a mixture: a level for each expert, for each of a layer's matrices, or for a layer; "
+        "auto: for as many as the target can have, each without one",
     )
     database: str | None = Field(None, description="directory of a database to share with other runs")
     propagate: str = Field(

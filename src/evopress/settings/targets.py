@@ -83,6 +83,12 @@ class Target:
             raise ConfigError(f"{self.name} does not run groups of {section.group_size}; use {legal} (0: a row)")
         if section.embeddings and not self.embeddings:
             raise ConfigError(f"{self.name} runs embedding and head in full precision; leave --embeddings off")
+        order = list(_EXPERTS)
+        if section.experts in order[: order.index(self.experts)]:
+            raise ConfigError(
+                f"{self.name} runs {_EXPERTS[self.experts]} at one level, which --experts {section.experts} would "
+                f"part; use --experts {self.experts}"
+            )
 
     def ties(self, linears: Sequence[Linear]) -> tuple[tuple[Linear, ...], ...]:
         """The linears in their order, those that the runtime fuses together.
@@ -96,6 +102,13 @@ class Target:
             groups.setdefault(key, []).append(linear)
         return tuple(map(tuple, groups.values()))
 
+
+_EXPERTS = {
+    "each": "each matrix of each expert",
+    "matrix": "a matrix of all experts of a layer",
+    "layer": "all experts of a layer",
+}
+"""What has one level for each value of --experts, the finer first."""
 
 _WIDTHS = ("2", "3", "4", "5", "6", "7", "8")
 
@@ -159,12 +172,14 @@ TARGETS: dict[str, Target] = {
 
 
 def tied_experts(section: QuantizeSection, target: Target | None) -> str:
-    """Which of a mixture's matrices share a level: those that were asked for, and those that the target runs as one.
+    """Which of a mixture's matrices share a level: as was asked, else those that the target runs as one.
 
     >>> tied_experts(QuantizeSection(), TARGETS["vllm"]), tied_experts(QuantizeSection(experts="matrix"), None)
     ('layer', 'matrix')
     """
-    return max(section.experts, "each" if target is None else target.experts, key=("each", "matrix", "layer").index)
+    if section.experts != "auto":
+        return section.experts
+    return "each" if target is None else target.experts
 
 
 def find_target(name: str | None) -> Target | None:

@@ -229,7 +229,7 @@ class Workspace(Opened):
     def require_build_memory(self, method: Method) -> None:
         """ResourceError when the build would not fit; the model itself is already loaded."""
         shapes, tokens, bits = self.shapes, self.splits.calibration.total, stored_bits(self.map, method)
-        needs = build_memory(shapes, tokens, bits, corrects=corrects(method))
+        needs = build_memory(shapes, tokens, self.batch_tokens, bits, corrects=corrects(method))
         del needs["model"]
         require_memory(needs, self.free_memory, "the build")
 
