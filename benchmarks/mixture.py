@@ -173,10 +173,10 @@ def tables() -> str:
         for guide in dict.fromkeys(row["guide"] for row in own):
             mine = [row for row in own if row["guide"] == guide]
             kls = [row["kl"] for row in mine]
-            spread = f"{stdev(kls):.4f}" if len(kls) > 1 else ""
+            spread = f"{stdev(kls):.5f}" if len(kls) > 1 else ""
             size = "-".join(f"{n:,}" for n in dict.fromkeys(row["bytes"] for row in mine))
             lines.append(
-                f"| {guide} | {mean(kls):.4f} | {spread} | {mean(row['perplexity'] for row in mine):.2f} | {size} |"
+                f"| {guide} | {mean(kls):.5f} | {spread} | {mean(row['perplexity'] for row in mine):.2f} | {size} |"
             )
         lines.append("")
     return "\n".join(lines)
