@@ -61,14 +61,12 @@ def with_mlx(directory: Path, dtype: str) -> dict[str, Any]:
     """The same from mlx_lm, on whatever device MLX has here."""
     import mlx.core as mx
     import mlx_lm
+    from mlx_lm.generate import generate_step
 
     model, tokenizer = mlx_lm.load(str(directory))[:2]
+    model.set_dtype(getattr(mx, dtype))
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
-    texts = [list(ids) for ids in prompts]
-    for ids in texts:
-        for _ in range(LENGTH):
-            ids.append(int(mx.argmax(model(mx.array([ids]))[0, -1])))
-    tokens = [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
+    tokens = [[int(token) for token, _ in generate_step(mx.array(ids), model, max_tokens=LENGTH)] for ids in prompts]
     return {"runtime": f"mlx_lm {mlx_lm.__version__}", "dtype": dtype, "prompts": prompts, "tokens": tokens}
 
 

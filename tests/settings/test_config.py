@@ -45,6 +45,13 @@ def test_the_papers_presets_have_the_papers_levels_and_others_better_ones() -> N
     assert [getattr(other, name) for name in made] == ["range", False, 0.0, 0, "auto"]
 
 
+def test_runs_from_before_targets_said_what_experts_share_are_read() -> None:
+    text = to_toml(resolve("model", data="text.txt", bits=4, target="vllm"))
+    old = text.replace('experts = "auto"', 'experts = "each"')
+    assert old != text
+    assert from_toml(old, "old") == from_toml(text, "new")
+
+
 def test_runs_whose_files_do_not_say_how_levels_are_made_have_the_former_ones() -> None:
     text = to_toml(resolve("demo", bits=3, act_order=False))
     earlier = "".join(

@@ -223,6 +223,8 @@ def from_toml(text: str, where: str) -> Config:
         raise SchemaError(f"{where} has the old schema {schema}, this evopress reads {SCHEMA}; start a new run")
     data.get("data", {}).setdefault("bos", "no")  # there was no other
     compression = data.get("compression", {})
+    if compression.get("experts") == "each" and "target" in data.get("export", {}):
+        compression["experts"] = "auto"  # it was the default, and a target tied more
     if compression.get("method") in ("gptq", "rtn"):
         compression.setdefault("group_size", None)
         for key, value in FORMER_LEVELS.items():
