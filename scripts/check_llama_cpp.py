@@ -8,7 +8,7 @@ LIBRARIES is a directory with a prebuilt libllama (see scripts/libllama.py). Fiv
 * are the bytes of every type that can be a level ours, with an importance matrix;
 * does it take our --tensor-type-file and write the file that we write;
 * does every architecture compute in llama.cpp what it computes in transformers, mixtures of experts too;
-* does it still without blocks, attentions and MLPs.
+* does it still without some experts, and without blocks, attentions and MLPs.
 
 llama.cpp keeps keys and values in fp16 and multiplies quantized weights with activations of 8 bits; hence the
 tolerances: 0.02 of the logits' spread for fp32 files, 0.1 for quantized ones (random weights forgive less than
@@ -34,17 +34,20 @@ from evopress.core.ggml_types import GGML_TYPES, fitting_type
 from evopress.core.profile import DROP, KEEP
 from evopress.errors import UnsupportedModel
 from evopress.formats.gguf import GgufPlan, export_gguf, gguf_names, plan_gguf
-from evopress.formats.gguf_depth import drop_sublayers
+from evopress.formats.gguf_depth import drop_experts, drop_sublayers
 from evopress.levels.ggml import Ggml, pack_ggml
 from evopress.levels.mixes import mix_types
 from evopress.levels.tensor_types import write_tensor_types
 from evopress.models import LoadedModel, describe, find_sublayers
+from evopress.models.assemble import Assembly
 from evopress.models.bypass import bypass_slots
 from evopress.models.experts import split_experts
+from evopress.models.routing import expert_slots, find_routed
 from evopress.testing import gguf_config, merging_tokenizer, random_model
 
 VOCABULARY = 320
 EXACT, QUANTIZED = 0.02, 0.1
+PROMPTS, NEW = 8, 32
 WINDOWED = {"head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 16}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -87,6 +90,11 @@ def main() -> None:
                 "Mixtures",
                 "model | difference of logits (root mean square) / their spread",
                 mixtures(library, Path(folder)),
+            ),
+            (
+                "Dropped experts",
+                "model | difference of logits (root mean square) / their spread; greedy tokens",
+                experts(library, Path(folder)),
             ),
             ("Depth", "model | difference of logits (root mean square) / their spread", depth(library, Path(folder))),
         ):
@@ -218,6 +226,38 @@ def mixtures(library: Library, folder: Path) -> Iterator[Row]:
         plan = plan_gguf(loaded, {name: pack.type for name, pack in packs.items()})
         title = f"{architecture}, Q4_K to Q8_0, all experts"
         yield compared(title, library, folder, plan, packs, loaded.model, QUANTIZED)
+
+
+def experts(library: Library, folder: Path) -> Iterator[Row]:
+    """Mixtures without two of their eight experts, others in every block; and greedy text of the same file."""
+    for architecture in MIXTURES:
+        for title, settings, limit in (("2", {}, QUANTIZED), ("all", {"num_experts_per_tok": 6}, EXACT)):
+            loaded, rng = pico(architecture, 4, **settings), random.Random(3)
+            mapped = describe(loaded.model)
+            layers = find_routed(loaded.model, mapped)
+            kept = {layer.block: tuple(sorted(rng.sample(range(layer.count), 6))) for layer in layers}
+            plan = drop_experts(plan_gguf(loaded, {}), kept)
+            with Assembly(expert_slots(loaded.model, layers, mapped.n_blocks)) as assembly:
+                for block, numbers in kept.items():
+                    assembly.use(block, tuple(KEEP if number in numbers else DROP for number in range(8)))
+                name = f"{architecture}, fp32, 6 of 8 experts, of which a token has {title}"
+                name, found, fine = compared(name, library, folder, plan, {}, loaded.model, limit)
+                same = equal_tokens(Llama(library, folder / "model.gguf"), loaded.model)
+            yield name, f"{found}; {same} of {PROMPTS * NEW} equal", fine
+
+
+def equal_tokens(llama: Llama, model: Any) -> int:
+    """How many tokens of llama.cpp's greedy text are those that the live model would choose there."""
+    same = 0
+    for prompt in range(PROMPTS):
+        tokens = [(7 + prompt) * index % VOCABULARY for index in range(1, 9)]
+        start = len(tokens)
+        for _ in range(NEW):
+            tokens.append(int(llama.logits(tokens)[-1].argmax()))
+        with torch.no_grad():
+            ours = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].argmax(-1).tolist()
+        same += sum(own == token for own, token in zip(ours[start - 1 :], tokens[start:], strict=False))
+    return same
 
 
 def depth(library: Library, folder: Path) -> Iterator[Row]:
