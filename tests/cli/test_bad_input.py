@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from evopress import __version__, errors
-from evopress.testing import pico_tokenizer, write_pico_checkpoint
+from evopress.testing import gguf_config, merging_tokenizer, pico_tokenizer, random_model, write_pico_checkpoint
 from evopress.testing.tiny import tiny_config
 
 Call = Callable[..., Any]
@@ -67,6 +67,58 @@ def test_unsupported_architecture_says_what_was_not_found(quantize: Call, tmp_pa
         "holds 4 experts",
         "not supported",
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "part"),
+    [
+        (
+            "quantize --bits 3 --calibration-tokens 0",
+            errors.ConfigError,
+            "no calibration text, by which these levels are",
+        ),
+        ("quantize --bits 4 --target vllm --experts each", errors.ConfigError, "use --experts layer"),
+        (
+            "drop --granularity expert --fraction 0.75",
+            errors.BudgetError,
+            "2 of its 4 experts can go, as a token needs 2",
+        ),
+    ],
+)
+def test_mixtures_that_cannot_be_compressed_so(
+    call: Call, sizes: list[str], text: Path, mixture: Call, tmp_path: Path, words: str, error: Any, part: str
+) -> None:
+    command, *own = words.split()
+    group = ["--group-size", "32"] if command == "quantize" else []
+    result = call(command, mixture("mixtral"), "-o", tmp_path / "run", "--data", text, *group, *sizes, *own)
+    check(result, error, part)
+    assert not (tmp_path / "run" / "database" / "manifest.json").exists()
+
+
+def test_experts_whose_widths_have_no_type_in_common(call: Call, sizes: list[str], text: Path, tmp_path: Path) -> None:
+    experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size": 64}
+    random_model(gguf_config("mixtral", blocks=2, width=256, **experts)).save_pretrained(tmp_path / "mixture")
+    merging_tokenizer().save_pretrained(tmp_path / "mixture")
+    words = ["--target", "llamacpp", "--bpw", "5", "--levels", "Q4_K,Q6_K", "--experts", "layer"]
+    result = call("quantize", tmp_path / "mixture", "-o", tmp_path / "run", "--data", text, *sizes, *words)
+    check(result, errors.ConfigError, "mlp.experts have none of Q4_K, Q6_K in common", "use --experts matrix")
+    assert not (tmp_path / "run" / "database" / "manifest.json").exists()
+
+
+def test_profiles_of_experts_that_no_checkpoint_or_router_can_have(
+    call: Call, sizes: list[str], text: Path, mixture: Call, tmp_path: Path
+) -> None:
+    words = ["--granularity", "expert", "--fraction", "0.25"]
+    assert call("drop", mixture("mixtral"), "-o", tmp_path / "run", "--data", text, *sizes, *words).code == 0
+    found = (tmp_path / "run" / "profile.txt").read_text()
+    even = re.sub(r"(layers\.0\..*): drop", r"\1: keep", found)
+    (tmp_path / "uneven.txt").write_text(even)
+    result = call("export", tmp_path / "run", "--profile", tmp_path / "uneven.txt", "-o", tmp_path / "out")
+    check(result, errors.ProfileError, "keeps 3 to 4 experts a layer", "one number for all")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "few.txt").write_text(re.sub(r"(layers\.0\.mlp\.experts\.[012]): \w+", r"\1: drop", even))
+    result = call("evaluate", tmp_path / "run", "--profile", tmp_path / "few.txt")
+    check(result, errors.ProfileError, "keeps 1 of the 4 experts of model.layers.0.mlp.experts; a token needs 2")
 
 
 def test_a_tokenizer_without_bos(quantize: Call, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from evopress.core.profile import DROP, KEEP, Level, Profile, Unit
 from evopress.core.space import SearchSpace
 from evopress.database.store import Database
-from evopress.errors import BudgetError, ConfigError
+from evopress.errors import BudgetError, ConfigError, ProfileError
 from evopress.families.family import KeepsSubLayers, LinesOfLevels, Stored, stored_or_gone
 from evopress.models.assemble import Load, Slots, Tensors
 from evopress.models.routing import Routed, expert_slots, sizes_of_experts
@@ -135,11 +135,17 @@ class DropExperts(KeepsSubLayers, LinesOfLevels):
         return stored_or_gone(self.space.units)
 
     def kept(self, profile: Profile) -> dict[str, tuple[int, ...]]:
-        """Layer -> the numbers of its experts that stay."""
-        return {
+        """Layer -> the numbers of its experts that stay; ProfileError where layers differ in how many."""
+        found = {
             layer.path: tuple(number for number in range(layer.count) if profile[layer.expert(number)] == KEEP)
             for layer in self.layers
         }
+        counts = sorted({len(numbers) for numbers in found.values()})
+        if len(counts) > 1:
+            raise ProfileError(
+                f"the profile keeps {counts[0]} to {counts[-1]} experts a layer; a checkpoint says one number for all"
+            )
+        return found
 
     def tensors(self, profile: Profile, database: Database | None) -> Tensors:
         """None: what stays is as it was."""

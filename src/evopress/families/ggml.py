@@ -12,12 +12,13 @@ from evopress.core.profile import Profile, Unit
 from evopress.core.space import SearchSpace
 from evopress.database.manifest import LevelEntry
 from evopress.database.methods import GgmlQuantization
-from evopress.errors import ProfileError
-from evopress.families.quantize import Quantize
+from evopress.errors import ConfigError, ProfileError
+from evopress.families.quantize import Quantize, experts_that_share
 from evopress.levels.mixes import MIXES, mix_types
 from evopress.levels.tensor_types import is_tensor_types, read_tensor_types
 from evopress.models import Linear
 from evopress.search.moves.mutation import Indices
+from evopress.settings.targets import tied_experts
 
 
 class QuantizeGgml(Quantize):
@@ -83,7 +84,18 @@ class QuantizeGgml(Quantize):
         return 8 * padded(level.storage_bits // 8)
 
     def _require_fit(self) -> None:
-        """All types fit, or what llama-quantize takes in their place."""
+        """All types fit, or what llama-quantize takes in their place; ConfigError where experts share none of them."""
+        levels, how = self._section.levels, tied_experts(self._section, self._target)
+        common: dict[str, set[str]] = {}
+        for linear in self._map.linears:
+            if name := experts_that_share(linear, how):
+                own = set(fitting_types(levels, linear.view.shape[1]))
+                common[name] = common.get(name, own) & own
+        if apart := next((name for name, own in common.items() if not own), None):
+            raise ConfigError(
+                f"the matrices of {apart} have none of {', '.join(levels)} in common, as their widths differ; "
+                "use --experts matrix"
+            )
 
     def _require_average(self) -> None:
         """Said when the levels are there: what alignment adds is counted, too."""

@@ -148,10 +148,7 @@ class Quantize(WeightFamily):
             name = experts_that_share(first, tied_experts(self._section, self._target)) or first.name
             role = name.removeprefix(first.name.removesuffix(first.role))
             tied.setdefault((name, role), []).append(tie([own[linear.name] for linear in (first, *others)]))
-        units = [tie(members, *called) for called, members in tied.items()]
-        if apart := next((unit for unit in units if not unit.levels), None):
-            raise ConfigError(f"the matrices of {apart.name} have no level in common; use --experts matrix")
-        return units
+        return [tie(members, *called) for called, members in tied.items()]
 
     def levels(self, entry: UnitEntry) -> tuple[LevelEntry, ...]:
         """Those of the database, and the dense weight where the run has it as a level."""

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evopress.core.profile import DROP
-from evopress.errors import UnsupportedModel
+from evopress.core.profile import DROP, KEEP
+from evopress.errors import ProfileError, UnsupportedModel
 from evopress.models.describe import NOT_CALLED, ModelMap
 
 COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
@@ -103,8 +103,13 @@ class ExpertSwitch:
         ]
 
     def cut(self) -> None:
-        """Let the router choose among the others."""
+        """Let the router choose among the others; ProfileError where a token needs more than there are."""
         kept = [number for number in range(self.layer.count) if number not in self.dropped]
+        if len(kept) < self.layer.chosen:
+            raise ProfileError(
+                f"the profile keeps {len(kept)} of the {self.layer.count} experts of {self.layer.path}; "
+                f"a token needs {self.layer.chosen}"
+            )
         self._experts.kept = kept
         for owner, name, own, dim in self._rows:
             part = own if not self.dropped else own.index_select(dim, torch.tensor(kept, device=own.device))
@@ -134,7 +139,9 @@ class ExpertSlot:
         self.afterwards = switch.cut
 
     def apply(self, level: str | None) -> None:
-        """Say whether it is to be dropped."""
+        """Say whether it is to be dropped; ProfileError for another level."""
+        if level not in (DROP, KEEP, None):
+            raise ProfileError(f"unit {self.name}: unknown level {level!r}, it has {DROP}, {KEEP}")
         (self._dropped.add if level == DROP else self._dropped.discard)(self._number)
         self.level = level
 
