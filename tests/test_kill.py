@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-KILLS = {"bits": 13, "joint": 7}
+KILLS = {"bits": 10, "joint": 5, "experts": 5}
 """What is searched -> how often such runs are killed."""
 
 SERVER = """
 import json, os, random, shutil, signal, sys, time
 import evopress.pipeline, evopress.steps.workspace, transformers.models.llama.modeling_llama
+import transformers.models.qwen3_moe.modeling_qwen3_moe
 import torch
 
 torch.set_num_threads(1)
@@ -77,10 +79,16 @@ print(json.dumps([kill(*job) for job in json.loads(sys.argv[1])]))
 """
 
 
-def test_twenty_kills_leave_the_same_bytes(small: dict[str, Any], tmp_path: Path) -> None:
+def test_twenty_kills_leave_the_same_bytes(
+    small: dict[str, Any], tmp_path: Path, mixture: Callable[[str], str]
+) -> None:
     settings = small | {"generations": 4, "race": True, "preselect": 4, "mutation": "adaptive"}
     polish = {"polish": "both", "polish_epochs": 1, "polish_tokens": 448, "polish_watched": 64, "polish_batch": 128}
-    kinds = {"bits": polish, "joint": {"use": ["bits", "depth"], "bits": 1.5}}
+    kinds = {
+        "bits": polish,
+        "joint": {"use": ["bits", "depth"], "bits": 1.5},
+        "experts": {"model": mixture("qwen3_moe"), "group_size": 16, "polish": "none"},
+    }
     for name in kinds:
         (tmp_path / name).mkdir()
     jobs = [[settings | own, KILLS[name], str(tmp_path / name)] for name, own in kinds.items()]
