@@ -47,7 +47,7 @@ def test_one_database_one_run_a_target_and_the_files_that_show_all(swept: Path) 
     figure = ElementTree.parse(swept / "pareto.svg").getroot()
     titles = [title.text for title in figure.iter("{http://www.w3.org/2000/svg}title")]
     for target in ("3.5", "3", "2.5"):
-        assert any(str(title).startswith(f"searched at {target} bits: ") for title in titles)
+        assert any(str(title).startswith(f"searched bits at {target} bits: ") for title in titles)
     front = [row["profiles"]["searched"] for row in found["targets"] if row["front"]]
     assert front
     assert sorted(front, key=lambda row: row["bytes"]) == sorted(front, key=lambda row: -row["kl"])
